@@ -1,0 +1,1 @@
+"""The field's words as frozen records. Nothing here reads a file or knows a tensor."""

@@ -1,0 +1,203 @@
+"""Records that travel between stages."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from safesail.domain.ids import FeatureId
+
+Split = Literal["train", "calibration", "test"]
+"""`train` may be shown to an explainer; `calibration` fits thresholds; scores are computed on `test` only."""
+
+Kind = Literal["active", "random", "hard"]
+"""Why a window was taken: the feature fires in it, or it is a control (any, or one with the same words)."""
+
+
+@dataclass(frozen=True)
+class SubjectInfo:
+    """The language model whose features are studied."""
+
+    model_id: str
+    """Alias or path that the user gave, e.g. `"smollm2"`."""
+
+    fingerprint: str
+    """SHA-256 over the model's configuration and weights."""
+
+    d_model: int
+    n_layers: int
+
+
+@dataclass(frozen=True)
+class SaeInfo:
+    """What is known of an SAE without its weights."""
+
+    sae_id: str
+    model_id: str
+    hook: str
+    """Hook point in TransformerLens' names, e.g. `"blocks.14.hook_mlp_out"`."""
+
+    d_in: int
+    d_sae: int
+    architecture: str
+    """`"topk"`, `"standard"`, `"jumprelu"`, ... in SAELens' words."""
+
+    sha256: str
+    """Over the weights, names and shapes included."""
+
+    source: str
+    """Where it was loaded from: a release and id, or a folder's name (never a full path)."""
+
+    k: int | None = None
+    """Active features a token, for architectures that fix it."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, known by its content."""
+
+    document_id: str
+    """`content_id` of the text, so that a text read twice is one document."""
+
+    text: str
+    source: str
+    """File or data set that it came from."""
+
+    split: Split
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of consecutive tokens of one document, as the subject model saw it (without its BOS)."""
+
+    document_id: str
+    start: int
+    """Index of the first token within the document."""
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    """One string a token, in order."""
+
+    split: Split
+
+
+@dataclass(frozen=True)
+class Exemplar:
+    """A window with one feature's activations on it."""
+
+    feature: FeatureId
+    window: Window
+    activations: tuple[float, ...]
+    """Raw SAE activation at each token of the window; >= 0."""
+
+    kind: Kind
+    level: int
+    """Activation level of the window's maximum: 1 (weakest) .. n_levels; 0 for a window without activity."""
+
+    def __post_init__(self) -> None:
+        if len(self.window.tokens) != len(self.activations):
+            raise ValueError(
+                f"{self.feature}: {len(self.window.tokens)} tokens but {len(self.activations)} activations"
+            )
+
+
+@dataclass(frozen=True)
+class FeatureStats:
+    """How one feature behaved over a whole harvest."""
+
+    feature: FeatureId
+    n_tokens: int
+    """Tokens it was seen on."""
+
+    n_active: int
+    """Tokens on which it was greater than zero."""
+
+    mean: float | None
+    """Mean over its active tokens; None where it never fired."""
+
+    maximum: float | None
+    quantiles: dict[str, float]
+    """Quantiles over its active tokens, by name (`"0.9"`); empty where it never fired."""
+
+    @property
+    def density(self) -> float:
+        """Share of tokens on which the feature fires, in [0, 1]."""
+        return self.n_active / self.n_tokens
+
+
+@dataclass(frozen=True)
+class ConceptPair:
+    """A text that has a concept, and its twin that leaves only the concept out."""
+
+    pair_id: str
+    lang: str
+    form: str
+    """`statement`, `question`, `request`, `news` or `dialogue`."""
+
+    pos: str
+    neg: str
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Something a feature may stand for, with the contrastive pairs that test it."""
+
+    concept_id: str
+    """`domain.leaf.name`, or `domain.name` outside the paper's taxonomy."""
+
+    domain: str
+    leaf: str | None
+    name: str
+    definition: str
+    pairs: tuple[ConceptPair, ...]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer says a feature stands for."""
+
+    feature: FeatureId
+    text: str
+    tags: tuple[str, ...]
+    explainer: str
+    """Model and endpoint that wrote it."""
+
+    prompt_hash: str
+    """SHA-256 of the prompt template's text."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item that could not be done: it becomes a row, and the run goes on."""
+
+    feature: FeatureId
+    stage: str
+    error: str
+    """Class of the error."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well an explanation predicts its feature on texts that the explainer never saw."""
+
+    feature: FeatureId
+    method: str
+    """e.g. `"segment"`."""
+
+    value: float | None
+    """Pearson correlation over all units pooled, in [-1, 1]; None with a `reason`."""
+
+    low: float | None
+    high: float | None
+    """95 % bootstrap interval over windows."""
+
+    chance: float | None
+    """The same figure with another feature's explanation; None where none could be drawn."""
+
+    n_units: int
+    n_windows: int
+    reason: str | None
+    """Why `value` is None."""
+
+    simulator: str
+    prompt_hash: str

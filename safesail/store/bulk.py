@@ -1,0 +1,37 @@
+"""Bulk inserts by columns: row-by-row inserts are a thousand times slower in DuckDB."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from safesail.store.connection import Db
+
+Column = Any
+"""One column: a sequence, a numpy array or an Arrow array in row order; None for unknown."""
+
+
+def insert(db: Db, table: str, columns: Mapping[str, Column], *, on_conflict: str = "") -> int:
+    """Append `columns` (name -> values, all of one length) to `table`; returns the number of rows handed in.
+
+    Args:
+        db: The open store.
+        table: A table of `schema.py`.
+        columns: Values by column name; columns left out take their defaults.
+        on_conflict: `""` (a duplicate key is an error), `"IGNORE"` or `"REPLACE"`.
+    """
+    rows = pa.table({name: _arrow(values) for name, values in columns.items()})
+    if rows.num_rows == 0:
+        return 0
+    verb = f"INSERT OR {on_conflict} INTO" if on_conflict else "INSERT INTO"
+    names = ", ".join(f'"{name}"' for name in columns)
+    db.register("_incoming", rows)
+    try:
+        db.execute(f"{verb} {table} ({names}) SELECT {names} FROM _incoming")
+    finally:
+        db.unregister("_incoming")
+    return rows.num_rows
+
+
+def _arrow(values: Column) -> Any:
+    return values if isinstance(values, pa.Array) else pa.array(values)

@@ -1,0 +1,73 @@
+"""Opening the store."""
+
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from safesail.errors import DataError, NotFoundError, StoreLockedError
+from safesail.store.migrations import check_version, migrate
+
+Db = duckdb.DuckDBPyConnection
+"""An open store. Functions of this package take it first, and never open one themselves."""
+
+
+@contextmanager
+def open_writer(path: Path) -> Generator[Db, None, None]:
+    """Open the store at `path` for writing, creating and migrating it where needed.
+
+    DuckDB lets one process write and shuts all others out, readers too.
+
+    Raises:
+        StoreLockedError: another process holds the file.
+        SchemaVersionError: a newer Safe-SAIL wrote it.
+        DataError: the file is not a DuckDB store.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    db = _connect(path, read_only=False)
+    try:
+        migrate(db)
+        yield db
+    finally:
+        db.close()
+
+
+@contextmanager
+def open_reader(path: Path) -> Generator[Db, None, None]:
+    """Open the store at `path` read-only; many processes may read at once.
+
+    Raises:
+        NotFoundError: there is no store at `path`.
+        StoreLockedError: another process is writing to it.
+        SchemaVersionError: a newer Safe-SAIL wrote it, or an older one left it unmigrated.
+        DataError: the file is not a DuckDB store.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no store at {path}; name one with --store, or make one with `safesail run`")
+    db = _connect(path, read_only=True)
+    try:
+        check_version(db, path)
+        yield db
+    finally:
+        db.close()
+
+
+def _connect(path: Path, *, read_only: bool) -> Db:
+    try:
+        return duckdb.connect(path, read_only=read_only)
+    except duckdb.IOException as error:
+        raise _explain(path, error) from error
+    except duckdb.ConnectionException as error:
+        raise StoreLockedError(f"{path} is open in this process in another mode; close it first") from error
+
+
+def _explain(path: Path, error: duckdb.Error) -> DataError:
+    """The error a person can act on, out of DuckDB's own text."""
+    text = str(error)
+    if "lock" in text.lower():
+        holder = re.search(r"\(PID (\d+)\)", text)
+        who = f"process {holder.group(1)}" if holder else "another process"
+        return StoreLockedError(f"{path} is held by {who}; wait until it ends, or stop it")
+    return DataError(f"{path} cannot be opened as a DuckDB store: {text.splitlines()[0]}")

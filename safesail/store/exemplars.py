@@ -1,0 +1,123 @@
+"""Reading one feature's windows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Split, Window
+from safesail.errors import NotFoundError
+from safesail.store.connection import Db
+from safesail.store.sql import one, rows
+
+
+@dataclass(frozen=True)
+class HarvestedFeature:
+    """A feature that a harvest has seen, and where its rows lie."""
+
+    feature: FeatureId
+    sae_key: int
+    harvest_key: int
+    n_ctx: int
+    n_active: int
+    q999: float | None
+    """Value that counts as full activation; None where the feature never fired."""
+
+    top_tokens: tuple[str, ...]
+
+
+def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
+    """Where a feature's activations lie.
+
+    Raises:
+        NotFoundError: the store holds no finished harvest of it.
+    """
+    row = one(
+        db,
+        """
+        SELECT s.sae_key, h.harvest_key, h.n_ctx, f.n_active, f.q999, f.top_tokens
+        FROM features f JOIN saes s USING (sae_id) JOIN harvests h USING (harvest_key)
+        WHERE f.sae_id = ? AND f.feature = ? AND h.finished
+        """,
+        [feature.sae_id, feature.index],
+    )
+    if row is None:
+        raise NotFoundError(f"no finished harvest of {feature} in this store; run `safesail harvest` first")
+    return HarvestedFeature(
+        feature, int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], tuple(row[5] or ())
+    )
+
+
+def active_windows(
+    db: Db, f: HarvestedFeature, split: Split
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Windows of a split in which the feature fires: (window ids, maximum of the feature in each)."""
+    found = rows(
+        db,
+        """
+        SELECT w.window_id, m.maximum
+        FROM (SELECT token // ? AS window_id, max(value) AS maximum FROM activations
+              WHERE sae_key = ? AND feature = ? GROUP BY 1) m
+        JOIN windows w ON w.harvest_key = ? AND w.window_id = m.window_id AND w.split = ?
+        ORDER BY w.document_id, w.start
+        """,
+        [f.n_ctx, f.sae_key, f.feature.index, f.harvest_key, split],
+    )
+    return np.array([r[0] for r in found], dtype=np.int64), np.array([r[1] for r in found], dtype=float)
+
+
+def silent_windows(
+    db: Db, f: HarvestedFeature, split: Split, *, n: int, seed: int, with_tokens: bool
+) -> list[int]:
+    """Windows of a split in which the feature does not fire, drawn by a hash of their place in the text.
+
+    Args:
+        db: The open store.
+        f: The feature.
+        split: Windows of this split only.
+        n: At most so many.
+        seed: Of the draw.
+        with_tokens: Only windows that hold one of the feature's top tokens: hard controls.
+    """
+    condition = "AND list_has_any(w.tokens, ?)" if with_tokens else "AND ? IS NOT NULL"
+    found = rows(
+        db,
+        f"""
+        SELECT w.window_id FROM windows w
+        WHERE w.harvest_key = ? AND w.split = ?
+          AND w.window_id NOT IN (SELECT token // ? FROM activations WHERE sae_key = ? AND feature = ?)
+          {condition}
+        ORDER BY md5(concat_ws('/', ?, w.document_id, w.start)) LIMIT ?
+        """,
+        [f.harvest_key, split, f.n_ctx, f.sae_key, f.feature.index, list(f.top_tokens),
+         f"{seed}/{f.feature.index}", n],
+    )  # fmt: skip
+    return [int(r[0]) for r in found]
+
+
+def fetch_windows(
+    db: Db, f: HarvestedFeature, window_ids: list[int]
+) -> dict[int, tuple[Window, tuple[float, ...]]]:
+    """Windows by id, each with the feature's activation at every one of its tokens."""
+    found = rows(
+        db,
+        """
+        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split,
+               list(a.token % ?) FILTER (a.token IS NOT NULL), list(a.value) FILTER (a.token IS NOT NULL)
+        FROM windows w
+        LEFT JOIN activations a
+          ON a.sae_key = ? AND a.feature = ? AND a.token // ? = w.window_id AND list_contains(?, a.token // ?)
+        WHERE w.harvest_key = ? AND list_contains(?, w.window_id)
+        GROUP BY ALL
+        """,
+        [f.n_ctx, f.sae_key, f.feature.index, f.n_ctx, window_ids, f.n_ctx, f.harvest_key, window_ids],
+    )
+    windows: dict[int, tuple[Window, tuple[float, ...]]] = {}
+    for window_id, document_id, start, token_ids, tokens, split, positions, values in found:
+        activations = [0.0] * len(tokens)
+        for position, activation in zip(positions or [], values or [], strict=True):
+            activations[position] = float(activation)
+        window = Window(document_id, start, tuple(token_ids), tuple(tokens), split)
+        windows[int(window_id)] = (window, tuple(activations))
+    return windows

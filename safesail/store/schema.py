@@ -1,0 +1,330 @@
+"""Tables and views of the store, in SQL. All times are UTC."""
+
+TABLES = (
+    """
+    CREATE TABLE runs (
+        run_id      TEXT PRIMARY KEY,
+        stage       TEXT NOT NULL,
+        settings    TEXT NOT NULL,       -- JSON
+        version     TEXT NOT NULL,       -- of safesail
+        started_at  TIMESTAMP NOT NULL,
+        finished_at TIMESTAMP,         -- NULL: running, or killed
+        seconds     DOUBLE
+    )
+    """,
+    """
+    CREATE TABLE subject_models (
+        model_id    TEXT PRIMARY KEY,
+        fingerprint TEXT,                -- sha256 of configuration and weights; NULL: imported, unknown
+        d_model     INTEGER,
+        n_layers    INTEGER
+    )
+    """,
+    "CREATE SEQUENCE sae_keys START 1",
+    """
+    CREATE TABLE saes (
+        sae_id       TEXT PRIMARY KEY,
+        sae_key      INTEGER NOT NULL UNIQUE,   -- short key used in `activations`
+        model_id     TEXT NOT NULL,
+        layer        INTEGER,
+        hook         TEXT NOT NULL,
+        d_in         INTEGER,                   -- NULL: imported, unknown
+        d_sae        INTEGER,
+        architecture TEXT,
+        k            INTEGER,
+        sha256       TEXT,                      -- of the weights; NULL: imported, unknown
+        source       TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE concepts (
+        concept_id TEXT PRIMARY KEY,
+        domain     TEXT NOT NULL,
+        leaf       TEXT,
+        name       TEXT NOT NULL,
+        definition TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE concept_pairs (
+        pair_id    TEXT PRIMARY KEY,
+        concept_id TEXT NOT NULL,
+        lang       TEXT NOT NULL,
+        form       TEXT NOT NULL,
+        pos        TEXT NOT NULL,
+        neg        TEXT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE selections (                   -- one row an SAE scored on a concept set with given settings
+        selection_id TEXT NOT NULL,             -- hash of SAE, model, concept set and settings
+        sae_id       TEXT NOT NULL,
+        concept_set  TEXT NOT NULL,             -- hash of all pairs
+        settings     TEXT NOT NULL,             -- JSON
+        l0           DOUBLE,                    -- mean active features a token on the pairs' texts
+        fvu          DOUBLE,                    -- fraction of variance unexplained there, or NULL
+        seconds      DOUBLE NOT NULL,
+        PRIMARY KEY (selection_id)
+    )
+    """,
+    """
+    CREATE TABLE sae_scores (
+        selection_id TEXT NOT NULL,
+        sae_id       TEXT NOT NULL,
+        scope        TEXT NOT NULL CHECK (scope IN ('concept', 'domain', 'all')),
+        scope_id     TEXT NOT NULL,             -- concept_id, domain, or 'all'
+        measure      TEXT NOT NULL,             -- i_cdf, l0_t0.5, ...
+        value        DOUBLE,
+        low          DOUBLE,                    -- 95 % bootstrap interval over pairs
+        high         DOUBLE,
+        null_value   DOUBLE,                    -- the same with the sides of the pairs drawn at random
+        above_null   DOUBLE,                    -- value - null_value
+        n_pairs      INTEGER NOT NULL,
+        reason       TEXT,                      -- why value is NULL
+        PRIMARY KEY (selection_id, scope, scope_id, measure)
+    )
+    """,
+    """
+    CREATE TABLE feature_concepts (
+        selection_id TEXT NOT NULL,
+        sae_id       TEXT NOT NULL,
+        feature      INTEGER NOT NULL CHECK (feature >= 0),
+        concept_id   TEXT NOT NULL,
+        frequency    DOUBLE NOT NULL,           -- share of pairs in which the feature fires on q+ only
+        swapped      DOUBLE NOT NULL,           -- share in which it fires on q- only
+        n_pairs      INTEGER NOT NULL,
+        candidate    BOOLEAN NOT NULL           -- frequency reaches the threshold of the selection
+    )
+    """,
+    "CREATE SEQUENCE harvest_keys START 1",
+    """
+    CREATE TABLE harvests (
+        harvest_key INTEGER PRIMARY KEY,
+        harvest_id  TEXT NOT NULL UNIQUE,       -- hash of model, SAEs, sources and settings
+        model_id    TEXT NOT NULL,
+        fingerprint TEXT NOT NULL,              -- of the subject model
+        settings    TEXT NOT NULL,              -- JSON
+        n_ctx       INTEGER NOT NULL,           -- tokens a window holds at most
+        finished    BOOLEAN NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE harvest_saes (                 -- an SAE has one harvest in a store
+        sae_key     INTEGER PRIMARY KEY,
+        harvest_key INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE shards (                       -- a row is written in the transaction that holds the shard's data
+        harvest_key INTEGER NOT NULL,
+        shard       INTEGER NOT NULL,
+        content     TEXT NOT NULL,              -- hash of the shard's document ids, in order
+        n_documents INTEGER NOT NULL,
+        n_windows   BIGINT NOT NULL,
+        n_tokens    BIGINT NOT NULL,
+        PRIMARY KEY (harvest_key, shard)
+    )
+    """,
+    """
+    CREATE TABLE documents (
+        harvest_key INTEGER NOT NULL,
+        document_id TEXT NOT NULL,              -- hash of the text
+        source      TEXT NOT NULL,
+        split       TEXT NOT NULL CHECK (split IN ('train', 'calibration', 'test')),
+        n_tokens    INTEGER NOT NULL,
+        whole       BOOLEAN NOT NULL,           -- in the uniform sample of which every nonzero is kept
+        text        TEXT NOT NULL,
+        PRIMARY KEY (harvest_key, document_id)
+    )
+    """,
+    """
+    CREATE TABLE windows (
+        harvest_key INTEGER NOT NULL,
+        window_id   BIGINT NOT NULL,            -- 0, 1, 2, ... within the harvest
+        document_id TEXT NOT NULL,
+        start       INTEGER NOT NULL,           -- index of its first token in the document
+        split       TEXT NOT NULL,
+        token_ids   INTEGER[] NOT NULL,
+        tokens      TEXT[] NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE activations (                  -- nonzeros only; sorted by feature, then token, when finished
+        sae_key     INTEGER NOT NULL,
+        feature     INTEGER NOT NULL,
+        token       BIGINT NOT NULL,            -- window_id * n_ctx + position in the window
+        value       FLOAT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE activation_bins (              -- histogram of every feature's nonzeros, whether they are kept or not
+        sae_key     INTEGER NOT NULL,
+        feature     INTEGER NOT NULL,
+        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: bins 1/64 wide relative to their value
+        n           BIGINT NOT NULL,
+        total       DOUBLE NOT NULL,
+        maximum     FLOAT NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE features (
+        sae_id     TEXT NOT NULL,
+        feature    INTEGER NOT NULL CHECK (feature >= 0),
+        harvest_key INTEGER,                    -- NULL: imported
+        n_tokens   BIGINT,
+        n_active   BIGINT,
+        density    DOUBLE,                      -- n_active / n_tokens
+        mean       DOUBLE,                      -- over active tokens
+        maximum    DOUBLE,
+        q90        DOUBLE,                      -- quantiles over active tokens
+        q99        DOUBLE,
+        q999       DOUBLE,
+        top_tokens TEXT[],                      -- strings with the largest summed activation
+        PRIMARY KEY (sae_id, feature)
+    )
+    """,
+    "CREATE SEQUENCE explanation_order START 1",
+    """
+    CREATE TABLE explanations (
+        explanation_id TEXT PRIMARY KEY,        -- hash of feature, text, explainer and prompt
+        sae_id         TEXT NOT NULL,
+        feature        INTEGER NOT NULL CHECK (feature >= 0),
+        text           TEXT,                    -- NULL: failed, or masked
+        masked         BOOLEAN NOT NULL DEFAULT false,
+        lang           TEXT NOT NULL DEFAULT 'en',
+        explainer      TEXT NOT NULL,           -- model and endpoint, or who released it
+        prompt_hash    TEXT,                    -- NULL: imported, unknown
+        origin         TEXT NOT NULL,           -- 'run', or the name of the catalog it came from
+        confidence     DOUBLE,
+        error          TEXT,                    -- class of the failure
+        message        TEXT,
+        ordinal        BIGINT NOT NULL DEFAULT nextval('explanation_order')
+    )
+    """,
+    """
+    CREATE TABLE tags (
+        sae_id   TEXT NOT NULL,
+        feature  INTEGER NOT NULL,
+        tag      TEXT NOT NULL,
+        source   TEXT NOT NULL,                 -- 'concepts', 'explainer', 'person', or the catalog's name
+        severity INTEGER,
+        PRIMARY KEY (sae_id, feature, tag, source)
+    )
+    """,
+    "CREATE SEQUENCE score_order START 1",
+    """
+    CREATE TABLE scores (
+        explanation_id TEXT NOT NULL,
+        sae_id         TEXT NOT NULL,
+        feature        INTEGER NOT NULL,
+        method         TEXT NOT NULL,           -- segment, token, ...
+        simulator      TEXT NOT NULL,
+        prompt_hash    TEXT,
+        value          DOUBLE,                  -- Pearson correlation over all units
+        low            DOUBLE,
+        high           DOUBLE,
+        chance         DOUBLE,                  -- the same with another feature's explanation
+        auc            DOUBLE,
+        balanced_accuracy DOUBLE,
+        n_units        INTEGER,
+        n_windows      INTEGER,
+        reason         TEXT,                    -- why value is NULL
+        error          TEXT,                    -- class of the failure, where it failed
+        tokens         BIGINT,                  -- billed for it, cached answers included
+        ordinal        BIGINT NOT NULL DEFAULT nextval('score_order'),
+        PRIMARY KEY (explanation_id, method, simulator)
+    )
+    """,
+    "CREATE SEQUENCE call_order START 1",
+    """
+    CREATE TABLE llm_calls (                    -- the cache and the ledger in one
+        call_id       BIGINT PRIMARY KEY DEFAULT nextval('call_order'),
+        cache_key     TEXT NOT NULL,            -- hash of everything that can change the answer
+        run_id        TEXT NOT NULL,
+        stage         TEXT NOT NULL,
+        sae_id        TEXT,
+        feature       INTEGER,
+        model         TEXT NOT NULL,
+        endpoint      TEXT NOT NULL,
+        prompt_hash   TEXT NOT NULL,            -- of the template
+        request       TEXT NOT NULL,            -- JSON
+        answer        TEXT,                     -- NULL: failed
+        finish        TEXT,
+        status        TEXT NOT NULL,            -- reserved, ok, failed
+        error         TEXT,
+        reserved      BIGINT NOT NULL,          -- worst case in tokens, held while the call is under way
+        input_tokens  BIGINT,
+        output_tokens BIGINT,
+        usage_source  TEXT,                     -- billed, or estimated where the endpoint says nothing
+        price         DOUBLE,                   -- in US dollars; NULL without a price table
+        seconds       DOUBLE,
+        created_at    TIMESTAMP NOT NULL
+    )
+    """,
+    "CREATE INDEX llm_calls_key ON llm_calls (cache_key)",
+    """
+    CREATE TABLE imports (                      -- catalogs that were brought in
+        name        TEXT PRIMARY KEY,
+        format      TEXT NOT NULL,
+        sha256      TEXT NOT NULL,
+        imported_at TIMESTAMP NOT NULL,
+        report      TEXT NOT NULL               -- JSON: counts and faults by kind
+    )
+    """,
+)
+
+VIEWS = (
+    """
+    CREATE VIEW catalog AS                      -- one row a feature
+    WITH explained AS (
+        SELECT * FROM explanations WHERE error IS NULL
+        QUALIFY row_number() OVER (
+            PARTITION BY sae_id, feature ORDER BY (lang = 'en') DESC, ordinal DESC) = 1
+    ), scored AS (
+        SELECT * FROM scores
+        QUALIFY row_number() OVER (PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1
+    ), tagged AS (
+        SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags FROM tags GROUP BY sae_id, feature
+    )
+    SELECT
+        f.sae_id,
+        s.layer,
+        f.feature AS "index",
+        CASE WHEN e.masked THEN '***' ELSE e.text END AS explanation,
+        coalesce(t.tags, []) AS tags,
+        c.value AS score,
+        c.low AS score_low,
+        c.high AS score_high,
+        c.chance AS chance_score,
+        f.density,
+        f.top_tokens,
+        e.explainer,
+        c.method AS score_method,
+        c.reason AS score_reason
+    FROM features f
+    JOIN saes s USING (sae_id)
+    LEFT JOIN explained e USING (sae_id, feature)
+    LEFT JOIN scored c USING (explanation_id)
+    LEFT JOIN tagged t ON t.sae_id = f.sae_id AND t.feature = f.feature
+    """,
+    """
+    CREATE VIEW ledger AS                       -- what was asked of language models, and what it cost
+    SELECT call_id, run_id, stage, sae_id, feature, model, endpoint, prompt_hash, status, error,
+           input_tokens, output_tokens, input_tokens + output_tokens AS tokens, usage_source, price, seconds,
+           created_at
+    FROM llm_calls
+    """,
+    """
+    CREATE VIEW exemplars AS                    -- windows in which a feature fires, strongest first within it
+    SELECT s.sae_id, a.feature AS "index", w.window_id, w.document_id, w.split, max(a.value) AS maximum,
+           any_value(w.tokens) AS tokens,
+           list(CAST(a.token % h.n_ctx AS INTEGER) ORDER BY a.token) AS positions,
+           list(a.value ORDER BY a.token) AS activations
+    FROM activations a
+    JOIN saes s USING (sae_key)
+    JOIN harvest_saes USING (sae_key)
+    JOIN harvests h USING (harvest_key)
+    JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
+    GROUP BY s.sae_id, a.feature, w.window_id, w.document_id, w.split
+    """,
+)

@@ -1,0 +1,173 @@
+"""Reading documents from files, folders, data sets and standard input."""
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from safesail.domain.ids import content_id
+from safesail.domain.records import Document
+from safesail.errors import ConfigError, NotFoundError
+from safesail.text.splits import split_of
+
+TEXT_COLUMNS = ("text", "content", "prompt", "question", "instruction", "sentence", "statement", "body")
+"""Names under which the text is looked for, in this order and in any case, when no column is named."""
+
+_SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
+_ROWS_LOOKED_AT = 50
+_PARQUET_BATCH_ROWS = 1000
+
+Row = dict[str, Any]
+
+
+def read_documents(
+    sources: Sequence[str], *, column: str | None = None, seed: int = 0
+) -> Iterator[Document]:
+    """Documents of all sources in order, each text once, empty texts left out.
+
+    A source is a .txt file (one document), .jsonl, .jsonl.gz, .csv or .parquet (one document a row), a
+    folder (all such files in order of name), `hf:NAME[:split]` (a data set, streamed), or `-` (standard
+    input, one document). The text is in `column`, or in the first of `TEXT_COLUMNS` that is there, or in
+    the column of strings that is longest on average.
+
+    Args:
+        sources: names as above.
+        column: the text's column, in files that have columns.
+        seed: of the splits.
+
+    Raises:
+        NotFoundError: a source that is not there, or holds nothing to read.
+        ConfigError: a file that cannot be read as what its name says, or has no column of text.
+    """
+    seen: set[str] = set()
+    for source in sources:
+        for name, text in _texts(source, column):
+            document_id = content_id(text)
+            if text.strip() and document_id not in seen:
+                seen.add(document_id)
+                yield Document(document_id, text, name, split_of(document_id, seed))
+
+
+def _texts(source: str, column: str | None) -> Iterator[tuple[str, str]]:
+    if source == "-":
+        yield "stdin", sys.stdin.read()
+        return
+    if source.startswith("hf:"):
+        for text in _column_texts(_hub_rows(source), column, source):
+            yield source, text
+        return
+    for path, name in _files(source):
+        for text in _file_texts(path, column):
+            yield name, text
+
+
+def _files(source: str) -> list[tuple[Path, str]]:
+    """Files of a source with the names they get in the records: a folder's file is `folder/file`."""
+    path = Path(source)
+    if path.is_file():
+        if not path.name.endswith(_SUFFIXES):
+            raise ConfigError(f"{source}: cannot read this kind of file; use one of {', '.join(_SUFFIXES)}")
+        return [(path, path.name)]
+    if not path.is_dir():
+        raise NotFoundError(f"no text at {source}: not a file, a folder, hf:NAME or -")
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
+    if not found:
+        raise NotFoundError(f"folder {source} holds no text file ({', '.join(_SUFFIXES)})")
+    folder = path.resolve().name
+    return [(file, f"{folder}/{file.relative_to(path).as_posix()}") for file in found]
+
+
+def _file_texts(path: Path, column: str | None) -> Iterator[str]:
+    if path.name.endswith(".txt"):
+        return iter([_decoded(path)])
+    rows = {"l": _json_rows, "z": _json_rows, "v": _csv_rows, "t": _parquet_rows}[path.name[-1]]
+    return _column_texts(rows(path), column, str(path))
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    number = 0
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{path} line {number}: each line must be a JSON object")
+                yield row
+    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ConfigError(f"{path} after line {number}: not readable as JSON lines ({error})") from error
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    csv.field_size_limit(1 << 30)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            yield from csv.DictReader(lines)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{path} is not readable as CSV ({error})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise ConfigError(f"{path} is not readable as Parquet ({' '.join(str(error).split())})") from error
+
+
+def _hub_rows(source: str) -> Iterator[Row]:
+    import datasets
+
+    name, _, split = source.removeprefix("hf:").partition(":")
+    try:
+        yield from datasets.load_dataset(name, split=split or "train", streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise NotFoundError(f"cannot read data set {name}: {reason}") from error
+
+
+def _column_texts(rows: Iterator[Row], column: str | None, where: str) -> Iterator[str]:
+    head = [row for row, _ in zip(rows, range(_ROWS_LOOKED_AT), strict=False)]
+    if not head:
+        return
+    chosen = _text_column(head, column, where)
+    for row in _chain(head, rows):
+        value = row.get(chosen)
+        if isinstance(value, str):
+            yield value
+
+
+def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
+    yield from head
+    yield from rest
+
+
+def _text_column(head: list[Row], column: str | None, where: str) -> str:
+    names = [name for name in head[0] if any(isinstance(row.get(name), str) for row in head)]
+    if column is not None:
+        if column not in head[0]:
+            raise ConfigError(f"{where} has no column {column!r}; it has {', '.join(map(str, head[0]))}")
+        return column
+    if not names:
+        raise ConfigError(f"{where} has no column of text; name one of {', '.join(map(str, head[0]))}")
+    by_lower = {name.lower(): name for name in reversed(names)}
+    for known in TEXT_COLUMNS:
+        if known in by_lower:
+            return by_lower[known]
+    return max(names, key=lambda name: sum(len(str(row.get(name) or "")) for row in head))
