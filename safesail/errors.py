@@ -12,6 +12,7 @@ SafeSailError
 ├── SubjectError               a subject model cannot be found, fetched or loaded
 ├── SaeError                   an SAE cannot be loaded or does not fit the subject model
 └── LLMError
+    ├── TransientLLMError      one attempt failed; it is tried again
     ├── LLMUnavailableError    still failing after every retry: stops the run
     ├── BudgetExceededError    the next call could overrun the budget: ends the run in order
     └── BadAnswerError         about this one request: recorded as a row, the run goes on
@@ -69,6 +70,17 @@ class SaeError(SafeSailError):
 
 class LLMError(SafeSailError):
     """A call to a language model gave no usable answer."""
+
+
+class TransientLLMError(LLMError):
+    """One attempt failed in a way that another may not."""
+
+    def __init__(self, message: str, *, maybe_billed: bool, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.maybe_billed = maybe_billed
+        """Whether the endpoint may have done the work, and charged for it, before it failed."""
+        self.retry_after = retry_after
+        """Seconds the endpoint asked to wait; None where it did not say."""
 
 
 class LLMUnavailableError(LLMError):

@@ -200,15 +200,15 @@ def _top_tokens(db: Db, sae_key: int, harvest_key: int) -> dict[int, list[str]]:
         db,
         """
         WITH summed AS (
-            SELECT a.feature, w.tokens[CAST(a.token % h.n_ctx AS INTEGER) + 1] AS token, sum(a.value) AS mass
+            SELECT a.feature, w.tokens[CAST(a.token % h.n_ctx AS INTEGER) + 1] AS string, sum(a.value) AS mass
             FROM activations a
             JOIN harvests h ON h.harvest_key = ?
             JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
             WHERE a.sae_key = ?
-            GROUP BY ALL
-            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY mass DESC, token) <= ?
+            GROUP BY 1, 2
+            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY mass DESC, string) <= ?
         )
-        SELECT feature, list(token ORDER BY mass DESC, token) FROM summed GROUP BY feature
+        SELECT feature, list(string ORDER BY mass DESC, string) FROM summed GROUP BY feature
         """,
         [harvest_key, sae_key, N_TOP_TOKENS],
     )

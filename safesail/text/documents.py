@@ -5,6 +5,7 @@ import gzip
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from safesail.domain.records import Document
 from safesail.errors import ConfigError, NotFoundError
 from safesail.text.splits import split_of
 
-TEXT_COLUMNS = ("text", "content", "prompt", "question", "instruction", "sentence", "statement", "body")
+TEXT_COLUMNS = (
+    "text",
+    "content",
+    "prompt",
+    "question",
+    "instruction",
+    "sentence",
+    "statement",
+    "body",
+    "test_case",
+)
 """Names under which the text is looked for, in this order and in any case, when no column is named."""
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
@@ -23,9 +34,7 @@ _PARQUET_BATCH_ROWS = 1000
 Row = dict[str, Any]
 
 
-def read_documents(
-    sources: Sequence[str], *, column: str | None = None, seed: int = 0
-) -> Iterator[Document]:
+def read_documents(sources: Sequence[str], *, column: str | None = None, seed: int = 0) -> Iterator[Document]:
     """Documents of all sources in order, each text once, empty texts left out.
 
     A source is a .txt file (one document), .jsonl, .jsonl.gz, .csv or .parquet (one document a row), a
@@ -83,7 +92,7 @@ def _files(source: str) -> list[tuple[Path, str]]:
 def _file_texts(path: Path, column: str | None) -> Iterator[str]:
     if path.name.endswith(".txt"):
         return iter([_decoded(path)])
-    rows = {"l": _json_rows, "z": _json_rows, "v": _csv_rows, "t": _parquet_rows}[path.name[-1]]
+    rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix, _json_rows)
     return _column_texts(rows(path), column, str(path))
 
 
@@ -133,29 +142,25 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def _hub_rows(source: str) -> Iterator[Row]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     name, _, split = source.removeprefix("hf:").partition(":")
     try:
         yield from datasets.load_dataset(name, split=split or "train", streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = " ".join(str(error).split())[:160]
         raise NotFoundError(f"cannot read data set {name}: {reason}") from error
 
 
 def _column_texts(rows: Iterator[Row], column: str | None, where: str) -> Iterator[str]:
-    head = [row for row, _ in zip(rows, range(_ROWS_LOOKED_AT), strict=False)]
+    head = list(islice(rows, _ROWS_LOOKED_AT))
     if not head:
         return
     chosen = _text_column(head, column, where)
-    for row in _chain(head, rows):
+    for row in chain(head, rows):
         value = row.get(chosen)
         if isinstance(value, str):
             yield value
-
-
-def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
-    yield from head
-    yield from rest
 
 
 def _text_column(head: list[Row], column: str | None, where: str) -> str:

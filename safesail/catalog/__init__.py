@@ -1,0 +1,1 @@
+"""Query, search, release, download and compare catalogs of explained features."""

@@ -1,0 +1,107 @@
+"""The dataset card of a release: what it is, how it was made, and what it is not."""
+
+import json
+
+from safesail.catalog.format import CARD, TABLES, Manifest, SaeEntry
+
+_WHAT = {
+    "features": "one row a feature: density and activation statistics, top tokens",
+    "explanations": "texts, with who wrote them; failed and masked ones have no text",
+    "tags": "domains and leaves, with their source",
+    "scores": "simulation scores with 95 % interval, chance line and reason where undefined",
+    "exemplars": "windows of tokens with the feature's activation at each, strongest first",
+    "concepts": "concepts that SAEs were selected by",
+    "feature_concepts": "features that tell a concept's contrastive pairs apart",
+}
+
+
+def render_card(manifest: Manifest) -> str:
+    """README.md of a release, with the front matter by which `datasets.load_dataset` finds the tables."""
+    return "\n".join(
+        [*_front_matter(manifest), "", f"# {manifest.name}", "", *_intro(manifest), "", *_tables(manifest), "",
+         *_reading(manifest), "", *_limits(manifest), ""]
+    )  # fmt: skip
+
+
+def _front_matter(manifest: Manifest) -> list[str]:
+    lines = [
+        "---",
+        f"pretty_name: {json.dumps(manifest.name)}",
+        f"license: {json.dumps(manifest.licence)}",
+        "tags: [interpretability, sparse-autoencoders, ai-safety]",
+        "configs:",
+    ]
+    # A table without rows cannot be split, and `load_dataset` refuses it.
+    for table in TABLES:
+        if manifest.files[f"{table}.parquet"].rows:
+            default = ["  default: true"] if table == "features" else []
+            lines += [f"- config_name: {table}", f"  data_files: {table}.parquet", *default]
+    return [*lines, "---"]
+
+
+def _intro(manifest: Manifest) -> list[str]:
+    counts = manifest.counts
+    mean = "not scored" if counts.mean_score is None else f"mean score {counts.mean_score:.3f}"
+    chance = "no chance line" if counts.mean_chance is None else f"chance {counts.mean_chance:.3f}"
+    models = ", ".join(m.model_id for m in manifest.subject_models) or "unknown"
+    return [
+        f"Explanations of features of sparse autoencoders (SAEs). Version {manifest.version}, catalog release format"
+        f" {manifest.format_version}, written by Safe-SAIL {manifest.code_version}.",
+        "",
+        f"- Subject model: {models}",
+        *(f"- SAE: {_sae(sae)}" for sae in manifest.saes),
+        f"- {counts.features:,} features; {counts.explained:,} with a readable explanation, {counts.masked:,}"
+        f" explanations masked, {counts.failed:,} failed; {counts.tagged:,} features tagged",
+        f"- {counts.scored:,} scores, {counts.undefined:,} undefined; {mean}, {chance}",
+        *(f"- Explanations from {origin}: {n:,}" for origin, n in manifest.origins.items()),
+        f"- Licence: {manifest.licence}",
+        f"- Sensitivity: {manifest.sensitivity}",
+    ]
+
+
+def _sae(sae: SaeEntry) -> str:
+    width = "of unknown width" if sae.d_sae is None else f"{sae.d_sae:,} features"
+    weights = "" if sae.sha256 is None else f", weights {sae.sha256[:12]}"
+    return f"{sae.sae_id}: {sae.architecture or 'unknown architecture'}, {width}, at {sae.hook}{weights}"
+
+
+def _tables(manifest: Manifest) -> list[str]:
+    lines = ["| table | rows | holds |", "|---|---|---|"]
+    for table, what in _WHAT.items():
+        lines.append(f"| {table} | {manifest.files[f'{table}.parquet'].rows or 0:,} | {what} |")
+    return lines
+
+
+def _reading(manifest: Manifest) -> list[str]:
+    return [
+        "`sae_id` and `index` name a feature in every table. Read with anything that reads Parquet:",
+        "",
+        "```python",
+        "import datasets, duckdb, pandas",
+        "",
+        'datasets.load_dataset("PATH", "explanations")["train"]',
+        "duckdb.sql(\"SELECT text, value FROM 'PATH/explanations.parquet' JOIN 'PATH/scores.parquet'"
+        ' USING (explanation_id) ORDER BY value DESC")',
+        'pandas.read_parquet("PATH/features.parquet")',
+        "```",
+        "",
+        f"manifest.json holds the SHA-256 of every file, of {CARD} too.",
+    ]
+
+
+def _limits(manifest: Manifest) -> list[str]:
+    lines = [
+        "## Limits",
+        "",
+        "- A score is the Pearson correlation of a simulator's guess with the feature's activity, pooled over held-out"
+        " windows. Read it against the chance line: the same figure with another feature's explanation.",
+        "- An explanation describes the texts it was made from. It is no proof of what a feature does in the model.",
+        "- `undefined` and `failed` rows are part of the result; a mean over the others alone is too good.",
+        "- Scores of imported explanations are as their source gave them, and may have been computed another way.",
+    ]
+    if manifest.redacted:
+        lines.append(f"- Texts of these domains are masked: {', '.join(manifest.redacted)}. Scores and counts remain.")
+        lines.append("- A window of another feature may still hold words of a masked domain.")
+    if manifest.min_score is not None:
+        lines.append(f"- Only features with a score of at least {manifest.min_score} are here: a selected sample.")
+    return lines

@@ -1,0 +1,279 @@
+"""Format version 1 of a catalog release: its tables and its manifest. A public interface: never changed in place.
+
+A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file a table.
+"""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+from pydantic import Field, ValidationError
+
+from safesail.catalog.reading import parse_json
+from safesail.domain.config import Config
+from safesail.errors import DataError, NotFoundError, SchemaVersionError
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+CARD = "README.md"
+MAX_MANIFEST_BYTES = 16 * 2**20
+MAX_ROWS = 200_000_000
+"""Most rows that one table of a release may claim."""
+
+_SHA256 = r"^[0-9a-f]{64}$"
+_STRINGS = pa.list_(pa.string())
+_KEY = (("sae_id", pa.string()), ("index", pa.int32()))
+
+
+def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+    return pa.schema([pa.field(name, kind) for name, kind in fields])
+
+
+TABLES: dict[str, pa.Schema] = {
+    "features": _schema(
+        *_KEY,
+        ("layer", pa.int32()),
+        ("n_tokens", pa.int64()),
+        ("n_active", pa.int64()),
+        ("density", pa.float64()),
+        ("mean", pa.float64()),
+        ("maximum", pa.float64()),
+        ("q90", pa.float64()),
+        ("q99", pa.float64()),
+        ("q999", pa.float64()),
+        ("top_tokens", _STRINGS),
+        ("redacted", pa.bool_()),
+    ),
+    "explanations": _schema(
+        ("explanation_id", pa.string()),
+        *_KEY,
+        ("text", pa.string()),
+        ("masked", pa.bool_()),
+        ("lang", pa.string()),
+        ("explainer", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("origin", pa.string()),
+        ("confidence", pa.float64()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        ("ordinal", pa.int64()),
+    ),
+    "tags": _schema(
+        *_KEY,
+        ("position", pa.int32()),
+        ("tag", pa.string()),
+        ("source", pa.string()),
+        ("severity", pa.int32()),
+    ),
+    "scores": _schema(
+        ("explanation_id", pa.string()),
+        *_KEY,
+        ("method", pa.string()),
+        ("simulator", pa.string()),
+        ("prompt_hash", pa.string()),
+        ("value", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("chance", pa.float64()),
+        ("auc", pa.float64()),
+        ("balanced_accuracy", pa.float64()),
+        ("n_units", pa.int32()),
+        ("n_windows", pa.int32()),
+        ("reason", pa.string()),
+        ("error", pa.string()),
+        ("tokens", pa.int64()),
+        ("ordinal", pa.int64()),
+    ),
+    "exemplars": _schema(
+        *_KEY,
+        ("rank", pa.int32()),
+        ("split", pa.string()),
+        ("document_id", pa.string()),
+        ("start", pa.int32()),
+        ("maximum", pa.float32()),
+        ("tokens", _STRINGS),
+        ("activations", pa.list_(pa.float32())),
+    ),
+    "concepts": _schema(
+        ("concept_id", pa.string()),
+        ("domain", pa.string()),
+        ("leaf", pa.string()),
+        ("name", pa.string()),
+        ("definition", pa.string()),
+    ),
+    "feature_concepts": _schema(
+        *_KEY,
+        ("concept_id", pa.string()),
+        ("selection_id", pa.string()),
+        ("frequency", pa.float64()),
+        ("swapped", pa.float64()),
+        ("n_pairs", pa.int32()),
+    ),
+}
+"""Columns of every table; `index` is the feature's row of `W_dec`."""
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "features": ("sae_id", "index", "redacted"),
+    "explanations": ("explanation_id", "sae_id", "index", "masked", "lang", "explainer", "origin", "ordinal"),
+    "tags": ("sae_id", "index", "position", "tag", "source"),
+    "scores": ("explanation_id", "sae_id", "index", "method", "simulator", "ordinal"),
+    "exemplars": (
+        "sae_id", "index", "rank", "split", "document_id", "start", "maximum", "tokens", "activations",
+    ),  # fmt: skip
+    "concepts": ("concept_id", "domain", "name", "definition"),
+    "feature_concepts": ("sae_id", "index", "concept_id", "selection_id", "frequency", "swapped", "n_pairs"),
+}
+"""Columns that are never null."""
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "features": ("sae_id", "index"),
+    "explanations": ("explanation_id",),
+    "tags": ("sae_id", "index", "tag", "source"),
+    "scores": ("explanation_id", "method", "simulator"),
+    "exemplars": ("sae_id", "index", "rank"),
+    "concepts": ("concept_id",),
+    "feature_concepts": ("sae_id", "index", "concept_id", "selection_id"),
+}
+"""Columns that together are never repeated."""
+
+
+class FileEntry(Config):
+    """One file of a release."""
+
+    sha256: str = Field(pattern=_SHA256)
+    bytes: int = Field(ge=0)
+    rows: int | None = Field(default=None, ge=0, le=MAX_ROWS)
+    """Rows of a table; None for a file that is none."""
+
+
+class ModelEntry(Config):
+    """A subject model."""
+
+    model_id: str
+    fingerprint: str | None
+    """SHA-256 of configuration and weights; None where the source did not say."""
+
+    d_model: int | None = Field(gt=0)
+    n_layers: int | None = Field(gt=0)
+
+
+class SaeEntry(Config):
+    """An SAE whose features are explained."""
+
+    sae_id: str
+    model_id: str
+    hook: str
+    layer: int | None = Field(ge=0)
+    d_in: int | None = Field(gt=0)
+    d_sae: int | None = Field(gt=0)
+    architecture: str | None
+    k: int | None = Field(gt=0)
+    sha256: str | None
+    source: str
+
+
+class Counts(Config):
+    """What is in a release, failures included."""
+
+    features: int = Field(ge=0)
+    explained: int = Field(ge=0)
+    """Features with at least one explanation that can be read."""
+
+    masked: int = Field(ge=0)
+    """Explanations whose text is withheld, here or by their source."""
+
+    failed: int = Field(ge=0)
+    """Explanations that were tried and failed."""
+
+    scored: int = Field(ge=0)
+    undefined: int = Field(ge=0)
+    """Scores that these texts do not define."""
+
+    mean_score: float | None = Field(allow_inf_nan=False)
+    mean_chance: float | None = Field(allow_inf_nan=False)
+    """Mean over the scores that have one of the same figure with another feature's explanation."""
+
+    tagged: int = Field(ge=0)
+
+
+class Manifest(Config):
+    """manifest.json: what a release holds, and the digests of all its files."""
+
+    format: Literal["safesail-catalog"]
+    format_version: int = Field(ge=1)
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,49}$")
+    code_version: str
+    licence: str
+    sensitivity: str
+    redacted: tuple[str, ...]
+    """Domains whose texts are masked."""
+
+    min_score: float | None = Field(allow_inf_nan=False)
+    subject_models: tuple[ModelEntry, ...]
+    saes: tuple[SaeEntry, ...]
+    origins: dict[str, int]
+    """Explanations by where they came from."""
+
+    counts: Counts
+    files: dict[str, FileEntry]
+
+    def as_bytes(self) -> bytes:
+        """The manifest as it is written; its SHA-256 names the release."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """Check the text of a manifest.
+
+    Raises:
+        SchemaVersionError: a newer format.
+        DataError: not a manifest, or a faulty one.
+    """
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise DataError(f"{where} has {len(content):,} bytes, which no manifest has")
+    value = parse_json(content, where)
+    if not isinstance(value, dict) or value.get("format") != "safesail-catalog":
+        raise DataError(f"{where} is not the manifest of a Safe-SAIL catalog release")
+    version = value.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise SchemaVersionError(f"{where} has format {version}, this version reads {FORMAT_VERSION}; upgrade safesail")
+    try:
+        manifest = Manifest.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
+        raise DataError(f"{where} is faulty: {faults}") from error
+    _check_files(manifest, where)
+    return manifest
+
+
+def read_manifest(release: Path) -> Manifest:
+    """The manifest in the folder `release`.
+
+    Raises:
+        NotFoundError: there is none.
+        DataError: it is faulty.
+    """
+    path = release / MANIFEST
+    if path.is_symlink() or not path.is_file():
+        raise NotFoundError(f"no catalog release at {release}: it holds no {MANIFEST}")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise DataError(f"{path} has {path.stat().st_size:,} bytes, which no manifest has")
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def _check_files(manifest: Manifest, where: str) -> None:
+    """The files listed are those of the format, under plain names."""
+    expected = {CARD, *(f"{name}.parquet" for name in TABLES)}
+    if unknown := sorted(set(manifest.files) - expected):
+        shown = re.sub(r"[^ -~]", "?", unknown[0])[:60]
+        raise DataError(f"{where} lists {shown!r}, which format {FORMAT_VERSION} does not have")
+    if missing := sorted(expected - set(manifest.files)):
+        raise DataError(f"{where} does not list {missing[0]}")
+    for name, entry in manifest.files.items():
+        if (entry.rows is None) != (name == CARD):
+            raise DataError(f"{where}: files.{name}.rows must be a number for a table, and null otherwise")
+    ids = [sae.sae_id for sae in manifest.saes]
+    if len(set(ids)) != len(ids):
+        raise DataError(f"{where} lists an SAE twice")

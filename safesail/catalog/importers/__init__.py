@@ -1,0 +1,1 @@
+"""One module a format: each reads files into `Gathered`, and knows nothing of the store."""

@@ -1,0 +1,63 @@
+"""The `safesail` command."""
+
+import sys
+from typing import NoReturn
+
+import click
+
+from safesail import __version__
+from safesail.cli.catalog import catalog
+from safesail.cli.concepts import concepts
+from safesail.cli.explaining import cache, explain, ledger, score
+from safesail.cli.harvesting import harvest
+from safesail.cli.machine import doctor
+from safesail.cli.models import fetch, models
+from safesail.cli.pipelines import run
+from safesail.cli.selecting import select_sae
+from safesail.cli.training import train_sae
+from safesail.errors import SafeSailError
+
+INTERRUPTED = 130
+
+
+class InOrder(click.Group):
+    """A group that lists its commands in the order of the pipeline, not of the alphabet."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which they were added."""
+        return list(self.commands)
+
+
+@click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="safesail")
+def cli() -> None:
+    """Find, explain and score the features of sparse autoencoders (SAEs), for safety work.
+
+    A language model and its SAEs go in; a catalog of explained features comes out, in one DuckDB file.
+    """
+
+
+for _command in (
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, doctor,
+):  # fmt: skip
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line; every failure that a user can act on is one line on stderr."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        click.echo("stopped; what is stored so far is kept", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except SafeSailError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

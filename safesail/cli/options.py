@@ -1,0 +1,74 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def store_option() -> Decorator:
+    """`--store`: the DuckDB file."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path, dir_okay=False),
+        default=Path("safesail.duckdb"),
+        envvar="SAFESAIL_STORE",
+        show_default=True,
+        show_envvar=True,
+        help="The DuckDB file that the stages share.",
+    )
+
+
+def json_option() -> Decorator:
+    """`--json`: machine-readable results on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def quiet_option() -> Decorator:
+    """`--quiet`: no progress on stderr."""
+    return click.option("--quiet", "-q", is_flag=True, help="No progress on stderr.")
+
+
+def model_option() -> Decorator:
+    """`--model`: the subject model."""
+    return click.option(
+        "--model", "-m", default="smollm2", show_default=True, help="Subject model: alias, directory or hub id."
+    )
+
+
+def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--device`, `--dtype` and `--threads`: how the subject model runs."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch chooses."),
+        click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
+                     show_default=True, help="Number format of the subject model."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def parse_count(text: str) -> int:
+    """A number with `k`, `M` or `B` behind it: `500k` is 500,000."""
+    scale = {"k": 1_000, "m": 1_000_000, "b": 1_000_000_000}
+    number, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in scale else (text, "")
+    try:
+        count = round(float(number) * scale.get(unit, 1))
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise click.BadParameter(f"{text!r} is not a count such as 5000, 500k or 2M")
+    return count
+
+
+class Count(click.ParamType[int]):
+    """A count on the command line."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse `500k`."""
+        return value if isinstance(value, int) else parse_count(str(value))

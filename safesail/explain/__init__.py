@@ -1,0 +1,1 @@
+"""Stage: windows of a feature in, one explanation out."""

@@ -1,0 +1,1 @@
+"""Stage 2, harvest: the subject model runs over text once, and every SAE's nonzero activations go to the store."""

@@ -1,0 +1,35 @@
+"""Settings of a harvest."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from safesail.domain.config import Config
+
+
+class HarvestConfig(Config):
+    """What to run the subject model on, and how much of it to keep."""
+
+    n_ctx: Annotated[int, Field(ge=4, le=8192)] = 64
+    """Tokens of text a window holds at most, BOS not counted."""
+
+    n_tokens: PositiveInt | None = None
+    """Stop after the document that reaches this many tokens; None: all of the text."""
+
+    shard_tokens: PositiveInt = 16_384
+    """Tokens a shard holds at least; a killed harvest loses the work of one shard at most."""
+
+    batch_tokens: PositiveInt = 2_048
+    """Tokens that go through the subject model at once, padding included."""
+
+    features: Literal["all", "candidates"] = "all"
+    """Whose nonzeros are kept: all features, or the candidates that a selection nominated."""
+
+    whole_documents: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of documents, drawn uniformly, of which every feature's nonzeros are kept whatever `features` says."""
+
+    column: str | None = None
+    """Column that holds the text, in tables and JSON; None: found by its name."""
+
+    seed: int = 0
+    """Decides splits and the sample of whole documents, through hashes of the document."""

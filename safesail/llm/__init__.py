@@ -1,0 +1,1 @@
+"""Language models as tools: one chat seam, one cache, one ledger, one budget. Only this package imports openai."""

@@ -1,0 +1,155 @@
+"""Agreement between two columns of numbers, with bootstrap intervals over windows."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Real
+
+from safesail.domain.undefined import Undefined
+
+_LEVEL = 0.95
+
+
+def pearson(true: Real[np.ndarray, " n_units"], simulated: Real[np.ndarray, " n_units"]) -> float | Undefined:
+    """Pearson correlation over all units pooled, in [-1, 1]; unchanged by positive linear rescaling.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    x, y = _finite(true), _finite(simulated)
+    if x.size < 2:
+        return Undefined(f"{x.size} units; a correlation needs at least 2")
+    for name, side in (("true", x), ("simulated", y)):
+        if np.ptp(side) == 0:
+            return Undefined(f"{name} values are constant")
+    x, y = _standard(x), _standard(y)
+    return float(np.clip(np.mean(x * y), -1.0, 1.0))
+
+
+def spearman(
+    true: Real[np.ndarray, " n_units"], simulated: Real[np.ndarray, " n_units"]
+) -> float | Undefined:
+    """Spearman's rank correlation, ties sharing their mean rank; unchanged by any increasing rescaling."""
+    return pearson(ranks(_finite(true)), ranks(_finite(simulated)))
+
+
+def auc(labels: Bool[np.ndarray, " n_units"], values: Real[np.ndarray, " n_units"]) -> float | Undefined:
+    """Chance that a positive unit has a larger value than a negative one, ties counting one half.
+
+    The Mann-Whitney form of the area under the ROC curve, in [0, 1]; 0.5 says nothing.
+    """
+    n_pos = int(labels.sum())
+    n_neg = labels.size - n_pos
+    if n_pos == 0 or n_neg == 0:
+        return Undefined(f"no {'positive' if n_pos == 0 else 'negative'} units")
+    rank_sum = float(ranks(_finite(values))[labels].sum())
+    return (rank_sum - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)
+
+
+def balanced_accuracy(
+    labels: Bool[np.ndarray, " n_units"], predicted: Bool[np.ndarray, " n_units"]
+) -> float | Undefined:
+    """Mean of the shares of positive and of negative units that are predicted right, in [0, 1]."""
+    n_pos = int(labels.sum())
+    n_neg = labels.size - n_pos
+    if n_pos == 0 or n_neg == 0:
+        return Undefined(f"no {'positive' if n_pos == 0 else 'negative'} units")
+    sensitivity = int((labels & predicted).sum()) / n_pos
+    specificity = int((~labels & ~predicted).sum()) / n_neg
+    return (sensitivity + specificity) / 2
+
+
+def ranks(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
+    """Rank of every value from 1 up; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def bootstrap_interval(
+    statistic: Callable[[Real[np.ndarray, " n_items"]], float | Undefined],
+    n_items: int,
+    draws: int,
+    seed: int,
+) -> tuple[float, float] | Undefined:
+    """95 % percentile interval of a statistic of items (windows, pairs) drawn with replacement.
+
+    Args:
+        statistic: Its value for item indices, repeats included.
+        n_items: Number of items; 0 or 1 define no interval.
+        draws: Resamples; those on which the statistic is undefined are left out.
+        seed: Of the draws.
+    """
+    if n_items < 2:
+        return Undefined(f"{n_items} items; an interval needs at least 2")
+    rng = np.random.default_rng(seed)
+    drawn = (statistic(rng.integers(0, n_items, n_items)) for _ in range(draws))
+    return percentile_interval(np.array([d for d in drawn if not isinstance(d, Undefined)], float), draws)
+
+
+def window_sums(
+    windows: Sequence[tuple[Real[np.ndarray, " _"], Real[np.ndarray, " _"]]],
+) -> Float[np.ndarray, "n_windows 6"]:
+    """What a pooled correlation needs of each (true, simulated) window: n, sums of x, y, xx, yy and xy.
+
+    Both sides are first brought to mean 0 and variance 1 over all windows, which no correlation sees, so
+    that the differences of sums lose no digits.
+    """
+    if not windows:
+        return np.zeros((0, 6))
+    starts = np.cumsum([0, *(len(x) for x, _ in windows)])
+    x = _standard(_finite(np.concatenate([x for x, _ in windows])))
+    y = _standard(_finite(np.concatenate([y for _, y in windows])))
+    columns = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+    running = np.concatenate([np.zeros((1, 6)), np.cumsum(columns, axis=0)])
+    return running[starts[1:]] - running[starts[:-1]]
+
+
+def pearson_interval(
+    per_window_sums: Float[np.ndarray, "n_windows 6"], draws: int, seed: int
+) -> tuple[float, float] | Undefined:
+    """95 % bootstrap interval, over windows, of the pooled Pearson correlation; all draws at once.
+
+    Args:
+        per_window_sums: As `window_sums` gives them.
+        draws: Resamples of the windows; those with a constant side are left out.
+        seed: Of the draws.
+    """
+    n_windows = per_window_sums.shape[0]
+    if n_windows < 2:
+        return Undefined(f"{n_windows} windows; an interval needs at least 2")
+    weights = np.random.default_rng(seed).multinomial(n_windows, np.full(n_windows, 1 / n_windows), draws)
+    n, x, y, xx, yy, xy = (weights @ per_window_sums).T
+    var_x, var_y = xx * n - x * x, yy * n - y * y
+    # A constant side leaves rounding noise instead of 0.
+    defined = (var_x > 1e-9 * n * n) & (var_y > 1e-9 * n * n)
+    covariance = (xy * n - x * y)[defined]
+    drawn = np.clip(covariance / np.sqrt(var_x[defined] * var_y[defined]), -1.0, 1.0)
+    return percentile_interval(drawn, draws)
+
+
+def percentile_interval(
+    drawn: Float[np.ndarray, " n_defined"], draws: int
+) -> tuple[float, float] | Undefined:
+    """Central 95 % of the draws that were defined; Undefined where fewer than half of all `draws` were."""
+    if draws < 1 or 2 * drawn.size < draws:
+        return Undefined(f"only {drawn.size} of {draws} resamples define the figure")
+    low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _finite(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite; leave undefined units out")
+    return values.astype(np.float64)
+
+
+def _standard(values: Float[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
+    """Mean 0, variance 1; a constant column becomes 0."""
+    # Scaled by the largest deviation first: squares of tiny or huge values would leave the float range.
+    centred = values - values.mean() if values.size else values
+    largest = np.abs(centred).max(initial=0.0)
+    if largest == 0 or np.ptp(values) == 0:
+        return np.zeros_like(values)
+    centred = centred / largest
+    return centred / np.sqrt(np.mean(centred**2))

@@ -1,0 +1,1 @@
+"""Drives the stages: executes pipelines/*.yaml, and explains and scores under one budget."""

@@ -1,0 +1,159 @@
+"""Explaining and scoring under one budget, feature by feature, so that a stop at any moment leaves a catalog."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from safesail.domain.config import Config
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Exemplar, Explanation, Failed, Score
+from safesail.errors import BudgetExceededError
+from safesail.explain.config import ExplainConfig
+from safesail.explain.explainer import Explainer
+from safesail.harvest.exemplars import ExemplarConfig, collect
+from safesail.llm.metered import MeteredClient
+from safesail.scoring.config import ScoringConfig
+from safesail.scoring.run import score_feature
+from safesail.store.connection import Db
+from safesail.store.exemplars import find_feature
+from safesail.store.explanations import record_explanation, record_score
+
+
+class BudgetedConfig(Config):
+    """How features are explained and scored."""
+
+    explain: ExplainConfig = ExplainConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    shown: ExemplarConfig = ExemplarConfig()
+    """Windows of the `train` split that the explainer sees."""
+
+    held_out: ExemplarConfig = ExemplarConfig()
+    """Windows of the `test` split that the score is computed on."""
+
+    chance_every: int = 1
+    """The chance line is measured on every n-th feature; 0: on none. It doubles the cost of a score."""
+
+    concurrency: int = 8
+    """Features under way at once."""
+
+
+@dataclass
+class Bought:
+    """What a run got for its tokens, counted as it goes."""
+
+    explained: list[FeatureId] = field(default_factory=list)
+    scored: list[FeatureId] = field(default_factory=list)
+    undefined: list[FeatureId] = field(default_factory=list)
+    failed: list[FeatureId] = field(default_factory=list)
+    stopped_by_budget: bool = False
+    left: int = 0
+    """Features that were not reached."""
+
+
+class BudgetedRun:
+    """Explains and scores features in the order given until they or the budget are used up."""
+
+    def __init__(
+        self, db: Db, explainer: MeteredClient, simulator: MeteredClient, config: BudgetedConfig
+    ) -> None:
+        self._db = db
+        self._simulator = simulator
+        self._config = config
+        self._explainer = Explainer(explainer, config.explain)
+        self._explanations: list[asyncio.Future[Explanation | None]] = []
+        self._bought = Bought()
+
+    async def run(self, features: Sequence[FeatureId], *, quiet: bool) -> Bought:
+        """Explain and score `features`, the most valuable first.
+
+        Raises:
+            LLMUnavailableError: an endpoint is dead; what is finished is stored.
+        """
+        loop = asyncio.get_running_loop()
+        self._explanations = [loop.create_future() for _ in features]
+        waiting = list(reversed(list(enumerate(features))))
+        with tqdm(desc="explain+score", total=len(features), unit="feature", disable=quiet) as bar:
+
+            async def work() -> None:
+                while waiting and not self._bought.stopped_by_budget:
+                    number, feature = waiting.pop()
+                    try:
+                        await self._one(number, feature)
+                    except BudgetExceededError:
+                        self._bought.stopped_by_budget = True
+                        self._bought.left += 1
+                        return
+                    finally:
+                        self._settle(number, None)
+                    bar.update()
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._config.concurrency):
+                    group.create_task(work())
+        self._bought.left += len(waiting)
+        return self._bought
+
+    def _settle(self, number: int, explanation: Explanation | None) -> None:
+        """Make the outcome of a feature's explanation known to those that wait for it."""
+        if not self._explanations[number].done():
+            self._explanations[number].set_result(explanation)
+
+    async def _one(self, number: int, feature: FeatureId) -> None:
+        explanation = await self._explain(feature)
+        self._settle(number, explanation)
+        if explanation is None:
+            return
+        partner = await self._partner(number, feature)
+        held_out = collect(self._db, feature, "test", self._config.held_out)
+        outcome = await score_feature(
+            self._simulator, explanation, held_out, self._config.scoring, other=partner
+        )
+        record_score(self._db, explanation, outcome)
+        match outcome:
+            case Failed():
+                self._bought.failed.append(feature)
+            case Score(value=None):
+                self._bought.undefined.append(feature)
+            case Score():
+                self._bought.scored.append(feature)
+
+    async def _explain(self, feature: FeatureId) -> Explanation | None:
+        shown = collect(self._db, feature, "train", self._config.shown)
+        active = [e for e in shown if e.kind == "active"]
+        if not active:
+            outcome: Explanation | Failed = Failed(feature, "explain", "NoExemplars", "never fires in train windows")
+        else:
+            outcome = await self._ask(feature, active, [e for e in shown if e.kind != "active"])
+        record_explanation(self._db, outcome)
+        if isinstance(outcome, Failed):
+            self._bought.failed.append(feature)
+            return None
+        self._bought.explained.append(feature)
+        return outcome
+
+    async def _ask(
+        self, feature: FeatureId, active: list[Exemplar], controls: list[Exemplar]
+    ) -> Explanation | Failed:
+        q999 = find_feature(self._db, feature).q999
+        assert q999 is not None, f"{feature} fires, so it has quantiles"
+        return await self._explainer.explain(feature, active, controls, q999=q999)
+
+    async def _partner(self, number: int, feature: FeatureId) -> Explanation | None:
+        """Another feature's explanation for the chance line.
+
+        Drawn by hash among the features before this one, which are under way or done, so that waiting ends,
+        and so that a run repeated with more budget draws the same and pays nothing again.
+        """
+        every = self._config.chance_every
+        if every == 0 or number == 0 or number % every:
+            return None
+        digest = hashlib.blake2b(str(feature).encode(), digest_size=8).digest()
+        start = int.from_bytes(digest, "big") % number
+        for step in range(number):
+            found = await self._explanations[(start + step) % number]
+            if found is not None:
+                return found
+        return None

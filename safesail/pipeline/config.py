@@ -1,0 +1,52 @@
+"""What a pipeline file says."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from safesail.catalog.config import ReleaseOptions
+from safesail.domain.config import Config
+from safesail.harvest.config import HarvestConfig
+from safesail.pipeline.budgeted import BudgetedConfig
+from safesail.selection.config import SelectionConfig
+
+
+class ChatConfig(Config):
+    """Which models explain and simulate."""
+
+    explainer: str = "lexical"
+    """`lexical`, the built-in model, or the name of a model at the endpoint."""
+
+    simulator: str = "lexical"
+    base_url: str | None = None
+    """Of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL, else OpenAI."""
+
+
+class PipelineConfig(Config):
+    """One pipeline, end to end. Paths may begin with `bundled:` for the files that come with Safe-SAIL."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    model: str
+    saes: tuple[str, ...] = Field(min_length=1)
+    """Candidates: folders (patterns allowed), checkpoints, or `release/id`."""
+
+    concepts: tuple[str, ...] = Field(min_length=1)
+    """Files or folders of contrastive pairs."""
+
+    texts: tuple[str, ...] = Field(min_length=1)
+    """What the chosen SAE's features are harvested on."""
+
+    budget: str = "unlimited"
+    """LLM tokens the run may newly spend, e.g. `200k`."""
+
+    max_features: Annotated[int, Field(ge=2)] = 100
+    """Candidate features that are explained, the most specific first."""
+
+    min_windows: Annotated[int, Field(ge=1)] = 5
+    """Candidates that fire in fewer held-out windows are left out: no score could be computed."""
+
+    selection: SelectionConfig = SelectionConfig()
+    harvest: HarvestConfig = HarvestConfig()
+    chat: ChatConfig = ChatConfig()
+    scoring: BudgetedConfig = BudgetedConfig()
+    release: ReleaseOptions = ReleaseOptions()

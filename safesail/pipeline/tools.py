@@ -1,0 +1,91 @@
+"""What several stages need opened: the subject model, its SAEs, the store."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safesail.errors import ConfigError
+from safesail.harvest.config import HarvestConfig
+from safesail.harvest.run import HarvestJob, HarvestReport
+from safesail.resources import cache_dir, expand
+from safesail.sae.protocol import SAE
+from safesail.subject.model import SubjectModel
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The subject model and where it runs."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "float32"
+    threads: int | None = None
+
+    def load(self, *, quiet: bool) -> SubjectModel:
+        """Fetch the model where it is not here yet, and load it.
+
+        Raises:
+            SubjectError: it cannot be fetched or loaded.
+        """
+        from safesail.subject.device import choose_device
+        from safesail.subject.fetch import fetch
+
+        fetch(self.model, cache=cache_dir(), quiet=quiet)
+        return SubjectModel.load(
+            self.model, device=choose_device(self.device), dtype=self.dtype, threads=self.threads
+        )
+
+
+def open_saes(specs: Sequence[str], subject: SubjectModel, *, device: str = "auto") -> list[SAE]:
+    """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
+
+    Raises:
+        ConfigError: nothing matches, or two SAEs have one name.
+        SaeError: one of them is damaged or does not fit the subject model.
+    """
+    from safesail.sae.load import find_saes, open_sae
+    from safesail.subject.device import choose_device
+
+    found = find_saes([expand(spec) for spec in specs])
+    if not found:
+        raise ConfigError(f"no SAE matches {', '.join(specs)}; name a folder with cfg.json, or release/id")
+    saes = [open_sae(str(spec), model=subject.info, device=choose_device(device)) for spec in found]
+    names = [sae.info.sae_id for sae in saes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two SAEs are called {twice[0]!r}; rename one folder")
+    return saes
+
+
+def run_harvest(
+    store: Path,
+    machine: Machine,
+    specs: Sequence[str],
+    sources: Sequence[str],
+    config: HarvestConfig,
+    *,
+    replace: bool,
+    quiet: bool,
+) -> HarvestReport:
+    """Load what a harvest needs, and run it.
+
+    Raises:
+        SafeSailError: as `safesail.harvest.run.harvest`, `open_saes` and `Machine.load`.
+    """
+    import numpy as np
+
+    from safesail.harvest.run import harvest
+    from safesail.store.connection import open_writer
+    from safesail.store.selection import candidate_features
+
+    subject = machine.load(quiet=quiet)
+    saes = open_saes(specs, subject, device=machine.device)
+    with open_writer(store) as db:
+        keep = None
+        if config.features == "candidates":
+            keep = {}
+            for sae in saes:
+                mask = np.zeros(sae.info.d_sae, dtype=bool)
+                mask[[c.feature for c in candidate_features(db, sae.info.sae_id)]] = True
+                keep[sae.info.sae_id] = mask
+        job = HarvestJob(subject, saes, [expand(source) for source in sources], config, keep)
+        return harvest(db, job, replace=replace, quiet=quiet)

@@ -1,0 +1,1 @@
+"""Prompts in, parsed answers out. Knows no model, no store and no network."""

@@ -1,0 +1,181 @@
+"""Strict parsers of models' answers. Whatever does not have the form asked for is an error, never a guess."""
+
+import json
+import math
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from safesail.errors import BadAnswerError, RefusedAnswerError, UnparsableAnswerError
+
+_REFUSAL = re.compile(
+    r"(i['’]m sorry|sorry|i am sorry|i can(['’]t|not)|i am unable|i['’]m unable|i won['’]t|as an ai)\b", re.I
+)
+_FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL | re.I)
+_MAX_RATING = 10
+
+EXPLANATION_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {
+            "explanation": {"type": "string"},
+            "tags": {"type": "array", "items": {"type": "string"}},
+            "confidence": {"type": "number"},
+        },
+        "required": ["explanation", "tags", "confidence"],
+        "additionalProperties": False,
+    }
+)
+"""JSON schema of an explanation, for servers that can hold an answer to one."""
+
+ACTIVE_SCHEMA = json.dumps(
+    {
+        "type": "object",
+        "properties": {"active": {"type": "array", "items": {"type": "integer"}}},
+        "required": ["active"],
+        "additionalProperties": False,
+    }
+)
+"""JSON schema of a list of active numbers."""
+
+
+@dataclass(frozen=True)
+class ParsedExplanation:
+    """An explainer's answer."""
+
+    text: str
+    tags: tuple[str, ...]
+    confidence: float | None
+    """The explainer's own, in [0, 1]; None where it gave none."""
+
+
+def parse_explanation(answer: str, *, tags: Collection[str], max_words: int) -> ParsedExplanation:
+    """Read `{"explanation": ..., "tags": [...], "confidence": ...}`.
+
+    Tags that are not among `tags` are left out: an invented one must neither enter the catalog nor cost
+    the explanation.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, no explanation in it, or one longer than `max_words` words.
+    """
+    fields = _object(answer, required="explanation", allowed={"explanation", "tags", "confidence"})
+    text, given, confidence = fields["explanation"], fields.get("tags", []), fields.get("confidence")
+    if not isinstance(text, str) or not text.strip():
+        raise _unparsable("the explanation is not a text, or empty", answer)
+    if _REFUSAL.match(text.strip()):
+        raise RefusedAnswerError(f"the model declined: {_shown(text)}")
+    if len(text.split()) > max_words:
+        raise _unparsable(
+            f"an explanation of {len(text.split())} words; at most {max_words} are taken", answer
+        )
+    if not isinstance(given, list) or not all(isinstance(tag, str) for tag in cast("list[Any]", given)):
+        raise _unparsable("tags must be a list of texts", answer)
+    if confidence is not None and not (_is_number(confidence) and 0 <= confidence <= 1):
+        raise _unparsable("confidence must be a number from 0 to 1", answer)
+    kept = dict.fromkeys(tag for tag in cast("list[str]", given) if tag in tags)
+    return ParsedExplanation(
+        " ".join(text.split()), tuple(kept), None if confidence is None else float(confidence)
+    )
+
+
+def parse_active(answer: str, *, n: int) -> tuple[int, ...]:
+    """Read `{"active": [3, 17]}`: 0 for every silent unit and 1 for every active one, numbers 1 to `n`.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, or a number outside 1 to `n`.
+    """
+    numbers = _object(answer, required="active", allowed={"active"})["active"]
+    if not isinstance(numbers, list):
+        raise _unparsable('"active" must be a list of numbers', answer)
+    marked = [_number(value, n, answer) for value in cast("list[Any]", numbers)]
+    return tuple(int(i in marked) for i in range(1, n + 1))
+
+
+def parse_graded(answer: str, *, n: int) -> tuple[float, ...]:
+    """Read `{"active": {"3": 7, "17": 10}}`: ratings from 0 to 10 of the units 1 to `n`, 0 where not named.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, or a number or rating out of range.
+    """
+    ratings = _object(answer, required="active", allowed={"active"})["active"]
+    if not isinstance(ratings, dict):
+        raise _unparsable('"active" must map numbers to ratings', answer)
+    found = {
+        _number(int(key) if key.isascii() and key.isdigit() else key, n, answer): _rating(value, answer)
+        for key, value in cast("dict[str, Any]", ratings).items()
+    }
+    return tuple(found.get(i, 0.0) for i in range(1, n + 1))
+
+
+def parse_ratings(answer: str, *, tokens: Sequence[str]) -> tuple[float, ...]:
+    """Read `[["token", 0], ...]`: one rating from 0 to 10 for each of `tokens`, in order.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, a rating out of range, or other tokens than were asked about.
+    """
+    pairs = _json(answer)
+    if not isinstance(pairs, list) or len(cast("list[Any]", pairs)) != len(tokens):
+        raise _unparsable(f"not a list of {len(tokens)} [token, rating] pairs", answer)
+    ratings: list[float] = []
+    for i, (pair, token) in enumerate(zip(cast("list[Any]", pairs), tokens, strict=True)):
+        match pair:
+            # Models drop the space before a word, which changes nothing.
+            case [str(said), rating] if said.strip() == token.strip():
+                ratings.append(_rating(rating, answer))
+            case _:
+                raise _unparsable(f"item {i} is not [{token!r}, rating]", answer)
+    return tuple(ratings)
+
+
+def _object(answer: str, *, required: str, allowed: Collection[str]) -> dict[str, Any]:
+    value = _json(answer)
+    if not isinstance(value, dict):
+        raise _unparsable("not a JSON object", answer)
+    fields = cast("dict[str, Any]", value)
+    if required not in fields or not set(fields) <= set(allowed):
+        raise _unparsable(
+            f"keys must be {', '.join(sorted(allowed))}, not {', '.join(sorted(fields))}", answer
+        )
+    return fields
+
+
+def _json(answer: str) -> Any:
+    text = answer.strip()
+    if fenced := _FENCED.match(text):
+        text = fenced.group(1)
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        if _REFUSAL.match(text):
+            raise RefusedAnswerError(f"the model declined: {_shown(text)}") from error
+        raise _unparsable("not JSON", answer) from error
+
+
+def _number(value: Any, n: int, answer: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= n:
+        raise _unparsable(f"{value!r} is not a number from 1 to {n}", answer)
+    return value
+
+
+def _rating(value: Any, answer: str) -> float:
+    if not _is_number(value) or not 0 <= value <= _MAX_RATING:
+        raise _unparsable(f"{value!r} is not a rating from 0 to {_MAX_RATING}", answer)
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _unparsable(reason: str, answer: str) -> BadAnswerError:
+    return UnparsableAnswerError(f"{reason}: {_shown(answer)}")
+
+
+def _shown(answer: str) -> str:
+    text = " ".join(answer.split())
+    return repr(text if len(text) <= 120 else text[:120] + "…")

@@ -1,0 +1,77 @@
+"""What every SAE can do, wherever its weights come from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safesail.domain.records import SaeInfo
+
+ROWS = 512
+"""Tokens encoded or decoded at once: dense rows live only so long."""
+
+
+@dataclass(frozen=True)
+class SparseActs:
+    """Nonzero feature activations of a run of tokens, sorted by token, then feature."""
+
+    token: Int[Tensor, " nnz"]
+    feature: Int[Tensor, " nnz"]
+    value: Float[Tensor, " nnz"]
+    """Greater than zero."""
+
+    n_tokens: int
+    d_sae: int
+
+    @classmethod
+    def gather(cls, parts: Iterable[Float[Tensor, "_ d_sae"]], d_sae: int) -> "SparseActs":
+        """From dense activations, part by part, each given up before the next; values <= 0 are left out."""
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        n_tokens = 0
+        for dense in parts:
+            token, feature = torch.nonzero(dense > 0, as_tuple=True)
+            found.append((token + n_tokens, feature, dense[token, feature].float()))
+            n_tokens += len(dense)
+        if not found:
+            none = torch.zeros(0, dtype=torch.long)
+            return cls(none, none, torch.zeros(0), 0, d_sae)
+        token, feature, value = (torch.cat(column) for column in zip(*found, strict=True))
+        return cls(token, feature, value, n_tokens, d_sae)
+
+    def dense(self, first: int, rows: int) -> Float[Tensor, "rows d_sae"]:
+        """Dense activations of `rows` tokens from token `first` on."""
+        bounds = torch.tensor([first, first + rows], device=self.token.device)
+        low, high = torch.searchsorted(self.token, bounds).tolist()
+        dense = self.value.new_zeros(rows, self.d_sae)
+        dense[self.token[low:high] - first, self.feature[low:high]] = self.value[low:high]
+        return dense
+
+
+@runtime_checkable
+class SAE(Protocol):
+    """An SAE in use: never trained, float32, on one device."""
+
+    @property
+    def info(self) -> SaeInfo:
+        """What is known of it without its weights."""
+        ...
+
+    @property
+    def decoder(self) -> Float[Tensor, "d_sae d_in"] | None:
+        """Rows of W_dec, one a feature; None for an encoder-only checkpoint."""
+        ...
+
+    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseActs:
+        """Feature activations greater than zero."""
+        ...
+
+    def decode(self, acts: SparseActs) -> Float[Tensor, "n_tokens d_in"]:
+        """The reconstruction x^.
+
+        Raises:
+            SaeError: an encoder-only checkpoint, or one whose reconstruction needs more than the activations.
+        """
+        ...

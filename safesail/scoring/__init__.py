@@ -1,0 +1,1 @@
+"""Stage: an explanation and held-out windows in, a simulation score out."""

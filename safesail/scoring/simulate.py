@@ -1,0 +1,188 @@
+"""Asking a simulator, which sees an explanation and texts and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Exemplar, Failed
+from safesail.errors import BadAnswerError
+from safesail.llm.metered import MeteredClient
+from safesail.llm.types import CallContext, LLMRequest
+from safesail.prompting.marking import plain
+from safesail.prompting.parse import ACTIVE_SCHEMA, parse_active, parse_graded, parse_ratings
+from safesail.prompting.templates import load_template
+from safesail.scoring.config import ScoringConfig
+from safesail.scoring.score import agreement
+from safesail.scoring.units import Simulated, Units, units_of
+
+STAGE = "simulate"
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """All that a simulator said of one explanation."""
+
+    windows: tuple[Simulated, ...]
+    failures: tuple[Failed, ...]
+    """One a batch whose answer could not be used."""
+
+    n_failed: int
+    """Windows in those batches."""
+
+    tokens: int
+    """Billed for all answers, those from the cache as they were billed then."""
+
+
+def batches_of(windows: Sequence[Exemplar], size: int) -> list[list[Exemplar]]:
+    """Windows in batches of at most `size`, each with its share of every kind, in an order that tells nothing.
+
+    The order depends on the windows alone, not on the order in which they come.
+    """
+    n_batches = -(-len(windows) // size)
+    mixed = sorted(windows, key=_place)
+    mixed.sort(key=lambda e: e.kind)  # stable: each kind keeps its order
+    dealt = [mixed[i::n_batches] for i in range(n_batches)]
+    return [sorted(batch, key=_place) for batch in dealt]
+
+
+async def simulate(
+    client: MeteredClient,
+    explanation_text: str,
+    windows: Sequence[Exemplar],
+    config: ScoringConfig,
+    context: CallContext,
+) -> Simulation:
+    """Ask about windows batch by batch, until all are done or the interval is as narrow as `config` wants.
+
+    A bad answer loses the windows of its batch only.
+
+    Args:
+        client: The simulator.
+        explanation_text: All that it is told of the feature.
+        windows: Of one feature.
+        config: Method and settings.
+        context: For the ledger.
+
+    Raises:
+        BudgetExceededError: the next batch does not fit; those before it are in the cache.
+        LLMUnavailableError: the endpoint is dead.
+    """
+    total = Simulation((), (), 0, 0)
+    for batch in batches_of(windows, config.calls_windows):
+        total = _added(total, await _ask(client, explanation_text, batch, config, context))
+        if _narrow_enough(total.windows, config):
+            break
+    return total
+
+
+async def _ask(
+    client: MeteredClient,
+    explanation_text: str,
+    batch: Sequence[Exemplar],
+    config: ScoringConfig,
+    context: CallContext,
+) -> Simulation:
+    """Ask once about the windows of `batch`."""
+    units = units_of(batch, config)
+    request = make_request(client.endpoint, explanation_text, units, config)
+    try:
+        answered = await client.ask(request, context)
+    except BadAnswerError as error:
+        return _lost(batch, error, tokens=0)
+    tokens = answered.answer.tokens
+    try:
+        predicted = _parse(answered.answer.text, units, config)
+    except BadAnswerError as error:
+        return _lost(batch, error, tokens)
+    return Simulation(tuple(map(Simulated, units, predicted)), (), 0, tokens)
+
+
+def _added(a: Simulation, b: Simulation) -> Simulation:
+    return Simulation(
+        a.windows + b.windows, a.failures + b.failures, a.n_failed + b.n_failed, a.tokens + b.tokens
+    )
+
+
+def _narrow_enough(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
+    if config.stop_width is None:
+        return False
+    interval = agreement(windows, draws=config.draws, seed=config.seed).interval
+    return isinstance(interval, tuple) and interval[1] - interval[0] <= config.stop_width
+
+
+def make_request(
+    endpoint: str, explanation_text: str, units: Sequence[Units], config: ScoringConfig
+) -> LLMRequest:
+    """What is sent about some windows; pure."""
+    rendered = load_template(STAGE, config.template_name).render(
+        explanation=plain([explanation_text]), **_values(units, config)
+    )
+    structured = config.method != "token" and not config.graded
+    return LLMRequest(
+        model=config.model,
+        endpoint=endpoint,
+        system=rendered.system,
+        prompt=rendered.prompt,
+        temperature=config.temperature,
+        max_tokens=_answer_room(units, config) + config.extra_tokens,
+        json_schema=ACTIVE_SCHEMA if structured else None,
+    )
+
+
+def context_of(feature: FeatureId, config: ScoringConfig) -> CallContext:
+    """For the ledger."""
+    return CallContext(STAGE, load_template(STAGE, config.template_name).prompt_hash, feature)
+
+
+def _values(units: Sequence[Units], config: ScoringConfig) -> dict[str, object]:
+    """What the template is filled with, besides the explanation."""
+    match config.method:
+        case "token":
+            (window,) = units
+            return {"tokens": json.dumps(window.texts, ensure_ascii=False)}
+        case "segment":
+            numbered: list[list[tuple[int, str]]] = []
+            first = 1
+            for window in units:
+                numbered.append(list(enumerate(window.texts, first)))
+                first += len(window.texts)
+            return {"texts": numbered, "graded": config.graded}
+        case "detection" | "fuzzing":
+            return {"texts": [(i, window.texts[0]) for i, window in enumerate(units, 1)]}
+
+
+def _answer_room(units: Sequence[Units], config: ScoringConfig) -> int:
+    """Tokens that the longest answer of the right form needs, generously: the worst case is reserved."""
+    n_units = sum(len(window.texts) for window in units)
+    if config.method == "token":
+        # Each token comes back, in pieces at worst, between brackets, quotes and a comma.
+        return 32 + sum(8 + len(text.encode()) for window in units for text in window.texts)
+    return 32 + n_units * (8 if config.graded else 4)
+
+
+def _parse(answer: str, units: Sequence[Units], config: ScoringConfig) -> list[tuple[float, ...]]:
+    """Predictions by window."""
+    if config.method == "token":
+        (window,) = units
+        return [parse_ratings(answer, tokens=window.texts)]
+    n_units = sum(len(window.texts) for window in units)
+    flat = parse_graded(answer, n=n_units) if config.graded else parse_active(answer, n=n_units)
+    predicted: list[tuple[float, ...]] = []
+    first = 0
+    for window in units:
+        predicted.append(tuple(map(float, flat[first : first + len(window.texts)])))
+        first += len(window.texts)
+    return predicted
+
+
+def _lost(batch: Sequence[Exemplar], error: BadAnswerError, tokens: int) -> Simulation:
+    failure = Failed(batch[0].feature, STAGE, type(error).__name__, str(error))
+    return Simulation((), (failure,), len(batch), tokens)
+
+
+def _place(exemplar: Exemplar) -> bytes:
+    """Rank of a window: a hash of where it lies, which knows nothing of the feature."""
+    key = f"{exemplar.window.document_id}/{exemplar.window.start}"
+    return hashlib.blake2b(key.encode(), digest_size=8).digest()

@@ -1,0 +1,1 @@
+"""Which SAE is worth explaining: contrastive concept pairs through a subject model, without any LLM call."""

@@ -1,0 +1,63 @@
+"""Settings of a selection, and of the check of concept pairs."""
+
+from typing import Annotated
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from safesail.domain.config import Config
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class SelectionConfig(Config):
+    """How SAEs are held against concept pairs."""
+
+    candidate_threshold: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A candidate feature fires on q+ only in at least this share of a concept's pairs."""
+
+    min_lift: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """And that share exceeds the share of pairs in which it fires on q- only by at least this much."""
+
+    keep_floor: Share = 0.25
+    """Features below this share on both sides are not stored for a concept."""
+
+    languages: tuple[str, ...] | None = None
+    """Only pairs in these languages; None takes all."""
+
+    forms: tuple[str, ...] | None = None
+    """Only pairs of these forms; None takes all."""
+
+    controls: tuple[str, ...] = ("ordinary",)
+    """Domains that are scored but left out of the overall figure."""
+
+    activity_quantile: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """A feature fires above this quantile of its own activations on the pairs; None: above zero."""
+
+    draws: PositiveInt = 400
+    """Bootstrap resamples of the pairs."""
+
+    seed: NonNegativeInt = 0
+    batch_tokens: PositiveInt = 1024
+    """Tokens, padding included, that go through the subject model at once."""
+
+
+class CheckConfig(Config):
+    """What makes a contrastive pair."""
+
+    max_length_ratio: Annotated[float, Field(ge=1)] = 1 / 0.7
+    """Longer side over shorter side, in words (Chinese: characters)."""
+
+    min_overlap: Share = 0.35
+    """Least share of words that both sides have in the same order: 2 matches / words of both."""
+
+    max_word_share: Share = 0.4
+    """Most of a concept's pairs in one language that a single word may mark."""
+
+    min_pairs: NonNegativeInt = 8
+    """Fewer pairs of a language than this are worth a warning."""
+
+    min_per_form: NonNegativeInt = 2
+    """Fewer English pairs of a form than this are worth a warning."""
+
+    max_mean_length_gap: NonNegativeFloat = 0.15
+    """Most that one side of a concept may be longer on average, as a share: length alone makes features fire."""

@@ -1,0 +1,160 @@
+"""The table `llm_calls`: cache and ledger in one. Every write is committed at once."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safesail.errors import DataError
+from safesail.llm.metered import CallRecord
+from safesail.llm.types import CallContext, LLMAnswer, LLMRequest
+from safesail.store.bulk import insert
+from safesail.store.connection import Db
+from safesail.store.registry import utc_now
+from safesail.store.sql import one, rows, value
+
+GROUPS = ("stage", "model", "run_id", "sae_id", "prompt_hash", "status")
+"""Columns that the ledger can be summed by."""
+
+
+class CallTable:
+    """The ledger of one run, in the store."""
+
+    def __init__(self, db: Db, run_id: str) -> None:
+        self._db = db
+        self._run_id = run_id
+        # Whatever an earlier run left open was sent and never answered: it died. It stays visible as `lost`.
+        db.execute("UPDATE llm_calls SET status = 'lost' WHERE status = 'reserved' AND run_id <> ?", [run_id])
+
+    def lookup(self, cache_key: str) -> LLMAnswer | None:
+        """A good answer given before, in any run."""
+        row = one(
+            self._db,
+            "SELECT answer, finish, input_tokens, output_tokens, usage_source FROM llm_calls"
+            " WHERE cache_key = ? AND status = 'ok' ORDER BY call_id LIMIT 1",
+            [cache_key],
+        )
+        return None if row is None else LLMAnswer(*row)
+
+    def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
+        """Record, before it is sent, that a call is under way; returns its id."""
+        call_id = int(value(self._db, "SELECT nextval('call_order')"))
+        self._db.execute(
+            "INSERT INTO llm_calls (call_id, cache_key, run_id, stage, sae_id, feature, model, endpoint,"
+            " prompt_hash, request, status, reserved, created_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'reserved', ?, ?)",
+            [
+                call_id, request.cache_key(), self._run_id, context.stage,
+                context.feature.sae_id if context.feature else None,
+                context.feature.index if context.feature else None,
+                request.model, request.endpoint, context.prompt_hash,
+                json.dumps(asdict(request), sort_keys=True, ensure_ascii=False), worst_case, utc_now(),
+            ],
+        )  # fmt: skip
+        return call_id
+
+    def settle(self, call_id: int, record: CallRecord) -> None:
+        """Record how a call ended."""
+        answer = record.answer
+        self._db.execute(
+            "UPDATE llm_calls SET status = ?, error = ?, answer = ?, finish = ?, input_tokens = ?,"
+            " output_tokens = ?, usage_source = ?, price = ?, seconds = ? WHERE call_id = ?",
+            [
+                "ok" if record.error is None else "failed", record.error,
+                None if answer is None else answer.text, None if answer is None else answer.finish,
+                record.input_tokens, record.output_tokens, record.usage_source, record.price, record.seconds,
+                call_id,
+            ],
+        )  # fmt: skip
+
+
+def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> list[dict[str, Any]]:
+    """What was asked and spent, summed by the columns named (of `GROUPS`), in the order of the first call."""
+    assert set(by) <= set(GROUPS), by
+    names = ", ".join(by)
+    found = rows(
+        db,
+        f"SELECT {names}, count(*), count(*) FILTER (status <> 'ok'), sum(input_tokens), sum(output_tokens),"
+        " sum(price), sum(seconds), bool_or(usage_source = 'estimated')"
+        f" FROM llm_calls GROUP BY {names} ORDER BY min(call_id)",
+    )
+    heads = [*by, "calls", "failed", "tokens in", "tokens out", "dollars", "seconds", "partly estimated"]
+    return [dict(zip(heads, row, strict=True)) for row in found]
+
+
+def total_tokens(db: Db, run_id: str | None = None) -> int:
+    """Tokens spent by one run, or by all of them; what a dead run left open counts at its worst case."""
+    return int(
+        value(
+            db,
+            "SELECT coalesce(sum(CASE WHEN status IN ('reserved', 'lost') THEN reserved"
+            " ELSE input_tokens + output_tokens END), 0) FROM llm_calls WHERE ? IS NULL OR run_id = ?",
+            [run_id, run_id],
+        )
+    )
+
+
+def export_calls(db: Db, path: Path) -> int:
+    """Write every good answer to a JSONL file, so that others can repeat the numbers for nothing."""
+    found = rows(
+        db,
+        "SELECT cache_key, stage, sae_id, feature, prompt_hash, request, answer, finish, input_tokens,"
+        " output_tokens, usage_source FROM llm_calls WHERE status = 'ok'"
+        " QUALIFY row_number() OVER (PARTITION BY cache_key ORDER BY call_id) = 1 ORDER BY cache_key",
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as lines:
+        for row in found:
+            entry = dict(zip(_EXPORTED, row, strict=True)) | {"request": json.loads(row[5])}
+            lines.write(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
+    partial.replace(path)
+    return len(found)
+
+
+_EXPORTED = (
+    "cache_key", "stage", "sae_id", "feature", "prompt_hash", "request", "answer", "finish", "input_tokens",
+    "output_tokens", "usage_source",
+)  # fmt: skip
+
+
+def import_calls(db: Db, path: Path) -> int:
+    """Take answers from an exported file; those that are here already are left alone.
+
+    Raises:
+        DataError: a line is damaged, or an answer does not belong to its request; nothing is imported.
+    """
+    entries = [_entry(path, number, line) for number, line in enumerate(_lines(path), start=1)]
+    known = {str(r[0]) for r in rows(db, "SELECT cache_key FROM llm_calls WHERE status = 'ok'")}
+    new = [e for e in entries if e["cache_key"] not in known]
+    if not new:
+        return 0
+    columns: dict[str, Any] = {name: [e[name] for e in new] for name in _EXPORTED if name != "request"}
+    columns["request"] = [json.dumps(e["request"], sort_keys=True, ensure_ascii=False) for e in new]
+    columns |= {name: [e["request"][name] for e in new] for name in ("model", "endpoint")}
+    columns |= {"run_id": ["imported"] * len(new), "status": ["ok"] * len(new), "reserved": [0] * len(new)}
+    columns["created_at"] = [utc_now()] * len(new)
+    return insert(db, "llm_calls", columns)
+
+
+def _lines(path: Path) -> Iterable[str]:
+    if not path.is_file():
+        raise DataError(f"no file at {path}")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text") from error
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+        request = LLMRequest(**entry["request"])
+        LLMAnswer(entry["answer"], entry["finish"], int(entry["input_tokens"]), int(entry["output_tokens"]), "billed")
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} line {number} is not an exported answer ({type(error).__name__})") from error
+    if set(entry) != set(_EXPORTED) or not isinstance(entry["answer"], str):
+        raise DataError(f"{path} line {number} is not an exported answer (other fields)")
+    if request.cache_key() != entry["cache_key"]:
+        raise DataError(f"{path} line {number}: the answer does not belong to its request")
+    return entry

@@ -1,0 +1,199 @@
+"""What a catalog release takes out of a store."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from safesail.store.connection import Db
+from safesail.store.sql import Row, one, rows
+
+REJECTED = 0
+"""Severity of a tag that a person said the feature does NOT have; it hides the same tag from other sources."""
+
+LIVE_TAGS = """
+    SELECT t.sae_id, t.feature, t.tag, t.source, t.severity, t.rowid AS place FROM tags t
+    WHERE t.severity IS DISTINCT FROM 0 AND NOT EXISTS (
+        SELECT 1 FROM tags p WHERE p.source = 'person' AND p.severity = 0
+          AND p.sae_id = t.sae_id AND p.feature = t.feature AND p.tag = t.tag)
+"""
+"""Tags that hold, in the order in which they were written."""
+
+
+@dataclass(frozen=True)
+class ReleaseFilter:
+    """Which features a release takes, and how they look in it."""
+
+    name: str
+    """Of the release: it stands where the store says only `run`."""
+
+    redacted_tags: tuple[str, ...]
+    min_score: float | None
+    n_exemplars: int
+
+
+@contextmanager
+def released(db: Db, chosen: ReleaseFilter) -> Generator[None, None, None]:
+    """Mark the features and explanations of a release, in temporary tables that `release_table` reads."""
+    db.execute(
+        f"""
+        CREATE OR REPLACE TEMP TABLE released AS
+        WITH known AS (
+            SELECT sae_id, feature FROM explanations UNION SELECT sae_id, feature FROM tags
+        ), hidden AS (
+            SELECT DISTINCT sae_id, feature FROM ({LIVE_TAGS}) WHERE list_contains(?, tag)
+        )
+        SELECT f.sae_id, f.feature, hidden.sae_id IS NOT NULL AS redacted
+        FROM features f SEMI JOIN known USING (sae_id, feature)
+        LEFT JOIN hidden USING (sae_id, feature)
+        WHERE CAST(? AS DOUBLE) IS NULL OR (sae_id, feature) IN (
+            SELECT (sae_id, "index") FROM catalog WHERE score >= ?)
+        """,
+        [list(chosen.redacted_tags), chosen.min_score, chosen.min_score],
+    )
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE released_explanations AS
+        SELECT e.explanation_id AS old_id,
+               -- a digest of the text would let a guess at it be confirmed
+               CASE WHEN r.redacted AND e.text IS NOT NULL
+                    THEN substr(sha256(concat_ws('/', 'redacted', e.sae_id, e.feature, row_number() OVER (
+                        PARTITION BY e.sae_id, e.feature ORDER BY e.ordinal))), 1, 16)
+                    ELSE e.explanation_id END AS explanation_id,
+               row_number() OVER (ORDER BY e.ordinal) AS ordinal, r.redacted
+        FROM explanations e JOIN released r USING (sae_id, feature)
+        """
+    )
+    try:
+        yield
+    finally:
+        db.execute("DROP TABLE temp.released_explanations")
+        db.execute("DROP TABLE temp.released")
+
+
+def release_table(db: Db, table: str, chosen: ReleaseFilter) -> Generator[pa.RecordBatch, None, None]:
+    """Rows of one table of the release, in a fixed order; call within `released`."""
+    parameters: dict[str, Sequence[Any]] = {
+        "explanations": [chosen.name],
+        "tags": [chosen.name],
+        "exemplars": [chosen.n_exemplars],
+    }
+    yield from db.sql(_TABLES[table], params=list(parameters.get(table, ()))).to_arrow_reader(65_536)
+
+
+_TABLES = {
+    "features": """
+        SELECT f.sae_id, f.feature AS "index", s.layer, f.n_tokens, f.n_active, f.density, f.mean, f.maximum,
+               f.q90, f.q99, f.q999, CASE WHEN r.redacted THEN NULL ELSE f.top_tokens END AS top_tokens,
+               r.redacted
+        FROM features f JOIN released r USING (sae_id, feature) JOIN saes s USING (sae_id)
+        ORDER BY f.sae_id, f.feature
+    """,
+    "explanations": """
+        SELECT r.explanation_id, e.sae_id, e.feature AS "index",
+               CASE WHEN r.redacted THEN NULL ELSE e.text END AS text,
+               e.masked OR (r.redacted AND e.text IS NOT NULL) AS masked,
+               e.lang, e.explainer, e.prompt_hash, CASE WHEN e.origin = 'run' THEN ? ELSE e.origin END AS origin,
+               e.confidence, e.error, CASE WHEN r.redacted THEN NULL ELSE e.message END AS message, r.ordinal
+        FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
+        ORDER BY e.sae_id, e.feature, r.ordinal
+    """,
+    "tags": f"""
+        SELECT t.sae_id, t.feature AS "index",
+               row_number() OVER (PARTITION BY t.sae_id, t.feature ORDER BY t.place) AS position, t.tag,
+               CASE WHEN t.source IN ('concepts', 'explainer', 'person') THEN concat(?, '/', t.source)
+                    ELSE t.source END AS source, t.severity
+        FROM ({LIVE_TAGS}) t SEMI JOIN released USING (sae_id, feature)
+        ORDER BY t.sae_id, t.feature, t.place
+    """,
+    "scores": """
+        SELECT r.explanation_id, c.sae_id, c.feature AS "index", c.method, c.simulator, c.prompt_hash, c.value,
+               c.low, c.high, c.chance, c.auc, c.balanced_accuracy, c.n_units, c.n_windows, c.reason, c.error,
+               c.tokens, row_number() OVER (ORDER BY c.ordinal) AS ordinal
+        FROM scores c JOIN released_explanations r ON r.old_id = c.explanation_id
+        ORDER BY c.sae_id, c.feature, ordinal
+    """,
+    "exemplars": """
+        WITH active AS (
+            SELECT s.sae_id, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
+                   list(CAST(a.token % h.n_ctx AS INTEGER)) AS positions, list(a.value) AS found
+            FROM activations a JOIN saes s USING (sae_key) JOIN harvest_saes USING (sae_key)
+            JOIN harvests h USING (harvest_key)
+            JOIN released r ON r.sae_id = s.sae_id AND r.feature = a.feature AND NOT r.redacted
+            GROUP BY ALL
+        ), ranked AS (
+            SELECT a.*, w.split, w.document_id, w.start, w.tokens, row_number() OVER (
+                PARTITION BY a.sae_id, a.feature ORDER BY a.maximum DESC, w.document_id, w.start) AS place
+            FROM active a JOIN windows w USING (harvest_key, window_id)
+            QUALIFY place <= ?
+        )
+        SELECT sae_id, feature AS "index", place AS rank, split, document_id, start, maximum, tokens,
+               list_transform(range(len(tokens)), lambda p: coalesce(
+                   found[list_position(positions, CAST(p AS INTEGER))], 0)) AS activations
+        FROM ranked ORDER BY sae_id, feature, place
+    """,
+    "concepts": "SELECT concept_id, domain, leaf, name, definition FROM concepts ORDER BY concept_id",
+    "feature_concepts": """
+        SELECT c.sae_id, c.feature AS "index", c.concept_id, c.selection_id, c.frequency, c.swapped, c.n_pairs
+        FROM feature_concepts c SEMI JOIN released USING (sae_id, feature) WHERE c.candidate
+        ORDER BY c.sae_id, c.feature, c.concept_id, c.selection_id
+    """,
+}
+
+
+def released_saes(db: Db) -> list[Row]:
+    """SAEs of the release: id, model, hook, layer, d_in, d_sae, architecture, k, sha256, source."""
+    return rows(
+        db,
+        "SELECT sae_id, model_id, hook, layer, d_in, d_sae, architecture, k, sha256, source FROM saes"
+        " WHERE sae_id IN (SELECT sae_id FROM released) ORDER BY sae_id",
+    )
+
+
+def released_models(db: Db) -> list[Row]:
+    """Subject models of the release: id, fingerprint, d_model, n_layers."""
+    return rows(
+        db,
+        "SELECT model_id, fingerprint, d_model, n_layers FROM subject_models WHERE model_id IN ("
+        " SELECT model_id FROM saes WHERE sae_id IN (SELECT sae_id FROM released)) ORDER BY model_id",
+    )
+
+
+def released_origins(db: Db, name: str) -> dict[str, int]:
+    """Explanations of the release by origin."""
+    found = rows(
+        db,
+        "SELECT CASE WHEN e.origin = 'run' THEN ? ELSE e.origin END AS place, count(*) FROM explanations e"
+        " JOIN released_explanations r ON r.old_id = e.explanation_id GROUP BY 1 ORDER BY 1",
+        [name],
+    )
+    return {str(r[0]): int(r[1]) for r in found}
+
+
+def released_counts(db: Db) -> dict[str, Any]:
+    """Counts over the release, by name."""
+    row = one(
+        db,
+        f"""
+        WITH e AS (
+            SELECT e.*, r.redacted FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
+        ), c AS (
+            SELECT c.* FROM scores c JOIN released_explanations r ON r.old_id = c.explanation_id
+        )
+        SELECT
+            (SELECT count(*) FROM released),
+            (SELECT count(DISTINCT (sae_id, feature)) FROM e WHERE text IS NOT NULL AND NOT redacted),
+            (SELECT count(*) FROM e WHERE masked OR (redacted AND text IS NOT NULL)),
+            (SELECT count(*) FROM e WHERE error IS NOT NULL),
+            (SELECT count(*) FROM c WHERE value IS NOT NULL),
+            (SELECT count(*) FROM c WHERE value IS NULL),
+            (SELECT avg(value ORDER BY value) FROM c),
+            (SELECT avg(chance ORDER BY chance) FROM c),
+            (SELECT count(DISTINCT (sae_id, feature)) FROM ({LIVE_TAGS}) t SEMI JOIN released USING (sae_id, feature))
+        """,
+    )
+    assert row is not None
+    names = ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged")
+    return dict(zip(names, row, strict=True))

@@ -1,0 +1,280 @@
+"""Bringing other people's catalogs in: tables of the release format into the store, nothing lost, nothing doubled."""
+
+import json
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from safesail.errors import DataError, FingerprintError
+from safesail.store.connection import Db
+from safesail.store.registry import utc_now
+from safesail.store.sql import one, rows, value
+
+NOT_STATED = "not stated"
+"""Where a catalog does not say which hook, explainer or simulator, and the column must hold something."""
+
+IMPORT_N_CTX = 65_536
+"""Longest imported exemplar in tokens; imported windows are numbered with this stride."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A subject model as a catalog names it; None for what it does not say."""
+
+    model_id: str
+    fingerprint: str | None = None
+    d_model: int | None = None
+    n_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class ImportedSae:
+    """An SAE as a catalog names it; None for what it does not say."""
+
+    sae_id: str
+    model_id: str
+    hook: str
+    layer: int | None
+    d_in: int | None = None
+    d_sae: int | None = None
+    architecture: str | None = None
+    k: int | None = None
+    sha256: str | None = None
+    source: str = NOT_STATED
+
+
+@contextmanager
+def transaction(db: Db) -> Generator[None, None, None]:
+    """All of the block's writes, or none."""
+    db.begin()
+    try:
+        yield
+    except BaseException:
+        db.rollback()
+        raise
+    db.commit()
+
+
+def register_model(db: Db, model: ImportedModel) -> None:
+    """Record a subject model, or check it against what is recorded.
+
+    Raises:
+        FingerprintError: the store knows another model under this name.
+    """
+    row = one(db, "SELECT fingerprint FROM subject_models WHERE model_id = ?", [model.model_id])
+    if row is None:
+        db.execute(
+            "INSERT INTO subject_models VALUES (?, ?, ?, ?)",
+            [model.model_id, model.fingerprint, model.d_model, model.n_layers],
+        )
+    elif None not in (row[0], model.fingerprint) and row[0] != model.fingerprint:
+        raise FingerprintError(
+            f"the store's {model.model_id!r} has fingerprint {row[0][:12]}, the catalog's"
+            f" {str(model.fingerprint)[:12]}; import it into another --store"
+        )
+
+
+_SAE_COLUMNS = ("model_id", "hook", "layer", "d_in", "d_sae", "architecture", "k", "sha256")
+
+
+def register_imported_sae(db: Db, sae: ImportedSae) -> ImportedSae:
+    """Record an SAE, or check it against what is recorded and add what that lacks; returns all that is known.
+
+    Raises:
+        FingerprintError: the store knows an SAE of this id with another model, hook, width or weights.
+    """
+    row = one(db, f"SELECT {', '.join(_SAE_COLUMNS)}, source FROM saes WHERE sae_id = ?", [sae.sae_id])
+    if row is None:
+        db.execute(
+            "INSERT INTO saes BY NAME SELECT nextval('sae_keys') AS sae_key, ? AS sae_id, ? AS model_id,"
+            " ? AS hook, ? AS layer, ? AS d_in, ? AS d_sae, ? AS architecture, ? AS k, ? AS sha256, ? AS source",
+            [sae.sae_id, *(getattr(sae, name) for name in _SAE_COLUMNS), sae.source],
+        )
+        return sae
+    known: dict[str, Any] = {}
+    for name, stored in zip(_SAE_COLUMNS, row, strict=False):
+        given = getattr(sae, name)
+        if not _unknown(stored) and not _unknown(given) and stored != given:
+            raise FingerprintError(
+                f"the store's SAE {sae.sae_id!r} has {name} {stored!r}, the catalog's {given!r}; "
+                "it is another SAE: import it under another name"
+            )
+        known[name] = given if _unknown(stored) else stored
+    assignments = ", ".join(f"{name} = ?" for name in _SAE_COLUMNS)
+    db.execute(f"UPDATE saes SET {assignments} WHERE sae_id = ?", [*known.values(), sae.sae_id])
+    return ImportedSae(sae_id=sae.sae_id, source=row[-1], **known)
+
+
+def _unknown(stated: Any) -> bool:
+    return stated is None or stated == NOT_STATED
+
+
+def add_batch(db: Db, table: str, batch: pa.Table) -> int:
+    """Add rows of a table of the release format, leaving those that are there; returns how many are new.
+
+    Raises:
+        FingerprintError: an index that the SAE does not have.
+        DataError: an exemplar is too long.
+    """
+    if batch.num_rows == 0:
+        return 0
+    if table in _ORDERED:
+        batch = _with_ordinals(db, batch, _ORDERED[table])
+    db.register("_incoming", batch)
+    try:
+        if "index" in batch.column_names:
+            _check_width(db)
+        if table == "exemplars":
+            return _add_exemplars(db)
+        before = _count(db, table)
+        db.execute(_INSERTS[table])
+        return _count(db, table) - before
+    finally:
+        db.unregister("_incoming")
+
+
+_ORDERED = {"explanations": "explanation_order", "scores": "score_order"}
+
+_FEATURE_COLUMNS = ("n_tokens", "n_active", "density", "mean", "maximum", "q90", "q99", "q999", "top_tokens")
+_KEEP = ", ".join(f"{name} = excluded.{name}" for name in _FEATURE_COLUMNS)
+
+_INSERTS = {
+    # Statistics of one source are never mixed with another's: only a row without any takes them.
+    "features": f"""
+        INSERT INTO features (sae_id, feature, {", ".join(_FEATURE_COLUMNS)})
+        SELECT DISTINCT ON (sae_id, "index") sae_id, "index", {", ".join(_FEATURE_COLUMNS)} FROM _incoming
+        ON CONFLICT (sae_id, feature) DO UPDATE SET {_KEEP}
+        WHERE features.harvest_key IS NULL AND features.density IS NULL AND features.maximum IS NULL
+          AND features.top_tokens IS NULL
+    """,
+    "explanations": """
+        INSERT OR IGNORE INTO explanations BY NAME
+        SELECT explanation_id, sae_id, "index" AS feature, text, masked, lang, explainer, prompt_hash, origin,
+               confidence, error, message, ordinal FROM _incoming ORDER BY ordinal
+    """,
+    "tags": """
+        INSERT OR IGNORE INTO tags BY NAME
+        SELECT sae_id, "index" AS feature, tag, source, severity FROM _incoming ORDER BY sae_id, "index", position
+    """,
+    "scores": """
+        INSERT OR IGNORE INTO scores BY NAME
+        SELECT explanation_id, sae_id, "index" AS feature, method, simulator, prompt_hash, value, low, high, chance,
+               auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, ordinal
+        FROM _incoming ORDER BY ordinal
+    """,
+    "concepts": "INSERT OR IGNORE INTO concepts BY NAME SELECT concept_id, domain, leaf, name, definition FROM _incoming",
+    "feature_concepts": """
+        INSERT INTO feature_concepts BY NAME
+        SELECT selection_id, sae_id, "index" AS feature, concept_id, frequency, swapped, n_pairs, true AS candidate
+        FROM _incoming i WHERE NOT EXISTS (
+            SELECT 1 FROM feature_concepts c WHERE c.selection_id = i.selection_id AND c.sae_id = i.sae_id
+              AND c.feature = i."index" AND c.concept_id = i.concept_id)
+    """,
+}
+
+
+def _count(db: Db, table: str) -> int:
+    return int(value(db, f"SELECT count(*) FROM {table}"))
+
+
+def _check_width(db: Db) -> None:
+    wrong = one(
+        db,
+        'SELECT i.sae_id, max(i."index"), min(i."index"), any_value(s.d_sae), count(*)'
+        ' FROM _incoming i LEFT JOIN saes s USING (sae_id) WHERE i."index" >= s.d_sae OR i."index" < 0'
+        " OR s.sae_id IS NULL GROUP BY ALL ORDER BY 1",
+    )
+    if wrong is not None:
+        bad = wrong[2] if wrong[2] < 0 else wrong[1]
+        raise FingerprintError(
+            f"{wrong[4]:,} rows cannot belong to SAE {wrong[0]!r} of width {wrong[3]}, such as index {bad}; "
+            "is it another SAE? Nothing was imported"
+        )
+
+
+def _with_ordinals(db: Db, batch: pa.Table, sequence: str) -> pa.Table:
+    """The batch with places in the store's own order: what came later in the catalog is later here too."""
+    batch = batch.sort_by("ordinal")
+    drawn = db.sql(f"SELECT nextval('{sequence}') AS n FROM range({batch.num_rows})").fetchnumpy()["n"]
+    column = batch.schema.get_field_index("ordinal")
+    return batch.set_column(column, "ordinal", pa.array(np.sort(drawn), pa.int64()))
+
+
+def _add_exemplars(db: Db) -> int:
+    """Add windows of features that have none yet, unless the store harvested their SAE itself."""
+    if (longest := value(db, "SELECT max(len(tokens)) FROM _incoming")) > IMPORT_N_CTX:
+        raise DataError(f"an exemplar has {longest:,} tokens; at most {IMPORT_N_CTX:,} can be stored")
+    _open_import_harvests(db)
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE fresh AS
+        SELECT i.*, s.sae_key, h.harvest_key FROM _incoming i JOIN saes s USING (sae_id)
+        JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
+        WHERE i.maximum > 0 AND h.n_ctx = ? AND starts_with(h.harvest_id, 'import:') AND (s.sae_key, i."index") NOT IN (
+            SELECT (sae_key, feature) FROM activations)
+        """,
+        [IMPORT_N_CTX],
+    )
+    db.execute(
+        """
+        INSERT INTO windows BY NAME
+        WITH last AS (SELECT harvest_key, max(window_id) AS n FROM windows GROUP BY 1), distinct_windows AS (
+            SELECT DISTINCT ON (f.harvest_key, f.document_id, f.start)
+                   f.harvest_key, f.document_id, f.start, f.split, f.tokens
+            FROM fresh f ANTI JOIN windows w USING (harvest_key, document_id, start)
+        )
+        SELECT harvest_key, coalesce(last.n, -1) + row_number() OVER (
+                   PARTITION BY harvest_key ORDER BY document_id, start) AS window_id,
+               document_id, start, split, CAST([] AS INTEGER[]) AS token_ids, tokens
+        FROM distinct_windows LEFT JOIN last USING (harvest_key)
+        """
+    )
+    db.execute(
+        """
+        INSERT INTO activations BY NAME
+        WITH long AS (
+            SELECT f.sae_key, f."index" AS feature, w.window_id, unnest(f.activations) AS value,
+                   unnest(range(len(f.activations))) AS place
+            FROM fresh f JOIN windows w USING (harvest_key, document_id, start)
+        )
+        SELECT sae_key, feature, window_id * ? + place AS token, value FROM long WHERE value <> 0
+        ORDER BY sae_key, feature, token
+        """,
+        [IMPORT_N_CTX],
+    )
+    return int(value(db, "SELECT count(*) FROM fresh"))
+
+
+def _open_import_harvests(db: Db) -> None:
+    """A place for imported windows of every SAE that has no harvest."""
+    for sae_key, sae_id, model_id, fingerprint in rows(
+        db,
+        "SELECT s.sae_key, s.sae_id, s.model_id, m.fingerprint FROM saes s"
+        " LEFT JOIN subject_models m USING (model_id) SEMI JOIN _incoming USING (sae_id)"
+        " ANTI JOIN harvest_saes USING (sae_key) ORDER BY 1",
+    ):
+        key = value(db, "SELECT nextval('harvest_keys')")
+        db.execute(
+            "INSERT INTO harvests VALUES (?, ?, ?, ?, '{\"imported\": true}', ?, true)",
+            [key, f"import:{sae_id}", model_id, fingerprint or NOT_STATED, IMPORT_N_CTX],
+        )
+        db.execute("INSERT INTO harvest_saes VALUES (?, ?)", [sae_key, key])
+
+
+def record_import(db: Db, name: str, form: str, sha256: str, report: Mapping[str, Any]) -> None:
+    """Remember where rows came from; a second import of the same thing keeps the first one's record."""
+    known = one(db, "SELECT sha256, format FROM imports WHERE name = ?", [name])
+    if known != (sha256, form):
+        db.execute(
+            "INSERT OR REPLACE INTO imports VALUES (?, ?, ?, ?, ?)",
+            [name, form, sha256, utc_now(), json.dumps(report, sort_keys=True)],
+        )
+
+
+def add_tables(db: Db, tables: Mapping[str, Iterable[pa.Table]], order: Sequence[str]) -> dict[str, int]:
+    """Add all batches of all tables in `order`; returns the number of new rows of each."""
+    return {name: sum(add_batch(db, name, batch) for batch in tables.get(name, ())) for name in order}

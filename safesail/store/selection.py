@@ -1,0 +1,241 @@
+"""What a selection found: scores of SAEs, and which features distinguish which concepts."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safesail.errors import NotFoundError
+from safesail.store.bulk import Column, insert
+from safesail.store.connection import Db
+from safesail.store.sql import one, rows
+
+RANKING = "isolation"
+"""The measure that SAEs are ranked by; see the selection stage's README."""
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """One SAE held against one concept set with given settings."""
+
+    selection_id: str
+    sae_id: str
+    concept_set: str
+    """Hash of all pairs."""
+
+    settings: Mapping[str, Any]
+    l0: float | None
+    """Mean active features a token on the pairs' texts."""
+
+    fvu: float | None
+    """Fraction of variance unexplained there; None for an SAE without decoder."""
+
+    seconds: float
+    """For this SAE alone: the subject model's share is not in it."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One figure of one SAE, for a concept, a domain or all."""
+
+    scope: str
+    """`concept`, `domain` or `all`."""
+
+    scope_id: str
+    measure: str
+    value: float | None
+    low: float | None
+    high: float | None
+    """95 % bootstrap interval over pairs."""
+
+    null_value: float | None
+    """Expectation when each pair's sides are drawn at random."""
+
+    above_null: float | None
+    n_pairs: int
+    reason: str | None
+    """Why `value` is None."""
+
+
+@dataclass(frozen=True)
+class CandidateFeature:
+    """A feature that distinguishes at least one concept."""
+
+    feature: int
+    concept_ids: tuple[str, ...]
+    """Those it distinguishes, best first."""
+
+    frequency: float
+    """Of the best one: share of pairs in which it fires on q+ only."""
+
+    swapped: float
+    """Share in which it fires on q- only."""
+
+
+@dataclass(frozen=True)
+class ScoredSae:
+    """An SAE with a figure of its latest selection."""
+
+    sae_id: str
+    selection_id: str
+    hook: str
+    layer: int | None
+    d_sae: int | None
+    k: int | None
+    l0: float | None
+    fvu: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+def finished_selections(db: Db, selection_ids: Iterable[str]) -> set[str]:
+    """Those of `selection_ids` that the store has."""
+    found = rows(
+        db, "SELECT selection_id FROM selections WHERE list_contains(?, selection_id)", [list(selection_ids)]
+    )
+    return {str(selection_id) for (selection_id,) in found}
+
+
+def write_selection(
+    db: Db, selection: SelectionRow, scores: Sequence[ScoreRow], features: Mapping[str, Column]
+) -> None:
+    """Record one SAE's selection whole or not at all.
+
+    Args:
+        db: The open store.
+        selection: What was scored, and how.
+        scores: All its figures.
+        features: Columns feature, concept_id, frequency, swapped, n_pairs and candidate.
+    """
+    keys = {"selection_id": selection.selection_id, "sae_id": selection.sae_id}
+    names = list(ScoreRow.__dataclass_fields__)
+    columns: dict[str, Column] = {name: [getattr(row, name) for row in scores] for name in names}
+    n_features = len(features["feature"])
+    db.begin()
+    try:
+        db.execute(
+            "INSERT INTO selections VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [selection.selection_id, selection.sae_id, selection.concept_set,
+             json.dumps(dict(selection.settings), sort_keys=True), selection.l0, selection.fvu,
+             selection.seconds],
+        )  # fmt: skip
+        insert(db, "sae_scores", {**{k: [v] * len(scores) for k, v in keys.items()}, **columns})
+        insert(db, "feature_concepts", {**{k: [v] * n_features for k, v in keys.items()}, **features})
+    except BaseException:
+        db.rollback()
+        raise
+    db.commit()
+
+
+def read_scores(db: Db, selection_id: str, *, scope: str | None = None) -> list[ScoreRow]:
+    """Figures of one selection, by scope and measure.
+
+    Raises:
+        NotFoundError: the store has no such selection.
+    """
+    if one(db, "SELECT 1 FROM selections WHERE selection_id = ?", [selection_id]) is None:
+        raise NotFoundError(f"the store has no selection {selection_id!r}; run `safesail select-sae` first")
+    found = rows(
+        db,
+        "SELECT scope, scope_id, measure, value, low, high, null_value, above_null, n_pairs, reason"
+        " FROM sae_scores WHERE selection_id = ? AND coalesce(scope = ?, true) ORDER BY scope, scope_id, measure",
+        [selection_id, scope],
+    )
+    return [ScoreRow(*row) for row in found]
+
+
+def latest_selection(db: Db, sae_id: str) -> str:
+    """Id of the newest selection of an SAE.
+
+    Raises:
+        NotFoundError: it has none.
+    """
+    row = one(db, "SELECT selection_id FROM selections WHERE sae_id = ? ORDER BY rowid DESC", [sae_id])
+    if row is None:
+        raise NotFoundError(f"no selection of {sae_id!r} in the store; run `safesail select-sae` first")
+    return str(row[0])
+
+
+def ranked_saes(
+    db: Db, *, measure: str = RANKING, selection_ids: Sequence[str] | None = None
+) -> list[ScoredSae]:
+    """SAEs by a figure over all concepts, best first, each by its newest selection; undefined ones last.
+
+    Args:
+        db: The open store.
+        measure: Name of a figure in `sae_scores`.
+        selection_ids: Only these selections; None takes every SAE's newest.
+    """
+    found = rows(
+        db,
+        """
+        SELECT l.sae_id, l.selection_id, s.hook, s.layer, s.d_sae, s.k, l.l0, l.fvu, c.value, c.low, c.high
+        FROM (
+            SELECT *, rowid AS ordinal FROM selections
+            WHERE coalesce(list_contains(?, selection_id), true)
+            QUALIFY row_number() OVER (PARTITION BY sae_id ORDER BY rowid DESC) = 1
+        ) l
+        JOIN saes s USING (sae_id)
+        LEFT JOIN sae_scores c
+          ON c.selection_id = l.selection_id AND c.scope = 'all' AND c.measure = ?
+        ORDER BY c.value DESC NULLS LAST, l.sae_id
+        """,
+        [None if selection_ids is None else list(selection_ids), measure],
+    )
+    return [ScoredSae(*row) for row in found]
+
+
+def best_sae(db: Db) -> str:
+    """The SAE that selections rank first.
+
+    Raises:
+        NotFoundError: the store has no selection.
+    """
+    ranked = ranked_saes(db)
+    if not ranked:
+        raise NotFoundError("no selection in the store; run `safesail select-sae` first, or name an SAE")
+    return ranked[0].sae_id
+
+
+def candidate_features(
+    db: Db,
+    sae_id: str,
+    *,
+    selection_id: str | None = None,
+    domains: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> list[CandidateFeature]:
+    """Candidates of an SAE: the union over concepts, the most distinguishing first.
+
+    Args:
+        db: The open store.
+        sae_id: Key of the SAE.
+        selection_id: None takes its newest selection.
+        domains: Only concepts of these domains; None takes all but the selection's controls.
+        limit: At most this many.
+
+    Raises:
+        NotFoundError: the SAE has no selection.
+    """
+    identity = latest_selection(db, sae_id) if selection_id is None else selection_id
+    found = rows(
+        db,
+        """
+        SELECT f.feature,
+               list(f.concept_id ORDER BY f.frequency - f.swapped DESC, f.concept_id) AS concept_ids,
+               arg_max(f.frequency, f.frequency - f.swapped) AS frequency,
+               arg_max(f.swapped, f.frequency - f.swapped) AS swapped
+        FROM feature_concepts f
+        JOIN concepts c USING (concept_id)
+        JOIN selections s USING (selection_id)
+        WHERE f.selection_id = ? AND f.candidate
+          AND coalesce(list_contains(?, c.domain),
+                       NOT list_contains(CAST(s.settings -> '$.controls' AS TEXT[]), c.domain))
+        GROUP BY f.feature
+        ORDER BY max(f.frequency - f.swapped) DESC, count(*) DESC, f.feature
+        LIMIT ?
+        """,
+        [identity, None if domains is None else list(domains), limit],
+    )
+    return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in found]

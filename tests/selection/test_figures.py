@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from safesail.domain.records import Concept
+from safesail.domain.undefined import Undefined
+from safesail.metrics.contrast import MEASURES, distinguishing
+from safesail.selection.config import SelectionConfig
+from safesail.selection.core import ConceptResult, FeatureColumns, Figures, features_of
+from safesail.selection.figures import equal_length_isolation, interval, score_rows
+from safesail.store.selection import ScoreRow
+
+NONE = FeatureColumns(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, bool))
+
+
+def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int = 40) -> Figures:
+    value = np.zeros(len(MEASURES))
+    value[0], value[-1] = i_cdf, isolation
+    nulls = np.zeros(len(MEASURES))
+    nulls[0] = null
+    spread = np.linspace(-0.1, 0.1, draws)[:, None]
+    held_out = np.array([isolation, isolation])
+    return Figures(value, nulls, value + spread, value - nulls + spread, held_out, np.array([1, -1]), 0.01)
+
+
+def result(concept_id: str, found: Figures | Undefined, n_pairs: int = 2) -> ConceptResult:
+    return ConceptResult(concept_id, concept_id.split(".")[0], n_pairs, found, NONE)
+
+
+def row(rows: list[ScoreRow], scope_id: str, measure: str) -> ScoreRow:
+    return next(r for r in rows if r.scope_id == scope_id and r.measure == measure)
+
+
+def test_domains_average_concepts_and_controls_stay_out_of_all() -> None:
+    rows = score_rows(
+        [result("a.x", figures(0.2)), result("a.y", figures(0.6)), result("b.z", figures(0.7)),
+         result("ordinary.o", figures(0.0))],
+        controls=["ordinary"],
+    )  # fmt: skip
+    assert row(rows, "a", "isolation").value == pytest.approx(0.4)
+    assert row(rows, "all", "isolation").value == pytest.approx(0.5)  # (0.2 + 0.6 + 0.7) / 3
+    assert row(rows, "ordinary", "isolation").value == 0.0
+    assert row(rows, "all", "isolation").n_pairs == 6
+    assert row(rows, "all", "i_cdf").above_null == pytest.approx(0.1)
+    assert row(rows, "all", "i_cdf_above_null").value == pytest.approx(0.1)
+    assert row(rows, "all", "i_cdf_share_above_null").value == pytest.approx(0.5)
+    assert row(rows, "a.x", "i_cdf_p").value == 0.01
+    assert row(rows, "all", "length_gap").value == 0.0
+    keys = [(r.scope, r.scope_id, r.measure) for r in rows]
+    assert len(keys) == len(set(keys))
+
+
+def test_intervals_hold_the_figure_between_them() -> None:
+    rows = score_rows([result("a.x", figures(0.2))], controls=[])
+    got = row(rows, "a.x", "isolation")
+    # 95 % of evenly spread draws between -0.1 and 0.1.
+    assert (got.low, got.high) == pytest.approx((0.2 - 0.095, 0.2 + 0.095))
+
+
+def test_the_bias_of_resampled_counts_is_shifted_away() -> None:
+    low, high = interval(np.linspace(8, 12, 101), 7.0)
+    assert (low, high) == pytest.approx((5.1, 8.9))
+
+
+def test_undefined_concepts_are_rows_with_a_reason_and_do_not_pull_the_mean() -> None:
+    rows = score_rows([result("a.x", figures(0.4)), result("a.y", Undefined("1 pairs"), 1)], controls=[])
+    missing = row(rows, "a.y", "isolation")
+    assert (missing.value, missing.reason, missing.n_pairs) == (None, "1 pairs", 1)
+    assert row(rows, "a", "isolation").value == pytest.approx(0.4)
+    only = score_rows([result("ordinary.o", figures(0.4))], controls=["ordinary"])
+    assert row(only, "all", "isolation").reason == "every concept is a control"
+
+
+def test_an_sae_that_tells_nothing_apart_has_no_share() -> None:
+    rows = score_rows([result("a.x", figures(0.0, i_cdf=0.0, null=0.0))], controls=[])
+    got = row(rows, "all", "i_cdf_share_above_null")
+    assert (got.value, got.reason) == (None, "no feature distinguishes any pair")
+
+
+def test_isolation_that_is_nothing_but_length_vanishes_at_equal_length() -> None:
+    gaps = np.array([0, 1, 2, 3])
+    by_length = replace(figures(0.0), held_out=gaps * 0.3, gaps=gaps)
+    assert equal_length_isolation([by_length]) == pytest.approx(0.0)
+    unrelated = figures(0.4)
+    assert equal_length_isolation([unrelated]) == pytest.approx(0.4)
+    same = replace(by_length, gaps=gaps * 0)
+    assert equal_length_isolation([same]) is None
+
+
+def test_candidates_need_the_threshold_and_the_lift() -> None:
+    pos = np.zeros((4, 5), bool)
+    neg = np.zeros((4, 5), bool)
+    pos[:, 0] = True  # f = 1, s = 0: candidate
+    pos[:2, 1] = neg[2:, 1] = True  # f = s = 0.5: no lift
+    pos[:1, 2] = True  # f = 0.25: kept, no candidate
+    neg[:3, 3] = True  # s = 0.75: kept as a mirror
+    found = distinguishing(pos, neg, draws=1, seed=0)
+    assert not isinstance(found, Undefined)
+    got = features_of(found, SelectionConfig())
+    assert got.feature.tolist() == [0, 1, 2, 3]
+    assert got.candidate.tolist() == [True, False, False, False]
+    assert features_of(found, SelectionConfig(keep_floor=0.9)).feature.tolist() == [0]
+
+
+def test_a_concept_without_pairs_is_undefined_not_a_crash() -> None:
+    from safesail.selection.core import Scorer
+
+    scorer = Scorer(3, [Concept("a.x", "a", None, "x", "x", ())], SelectionConfig(draws=2))
+    scorer.close([0])
+    assert scorer.results[0].figures == Undefined("0 pairs; a contrast needs at least 2")

@@ -1,0 +1,280 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safesail.domain.records import Concept, ConceptPair
+from safesail.errors import ConfigError, FingerprintError, NotFoundError, SaeError
+from safesail.sae.protocol import SAE, SparseActs
+from safesail.selection.config import SelectionConfig
+from safesail.selection.run import select, selection_id
+from safesail.store.connection import Db
+from safesail.store.selection import (
+    best_sae,
+    candidate_features,
+    latest_selection,
+    ranked_saes,
+    read_scores,
+)
+from safesail.store.sql import rows, value
+from safesail.subject.model import SubjectModel
+
+CONFIG = SelectionConfig(draws=50)
+MakeSae = Callable[..., SAE]
+
+
+def figure(db: Db, sae_id: str, measure: str, scope: str = "all", scope_id: str = "all") -> float | None:
+    found = read_scores(db, latest_selection(db, sae_id), scope=scope)
+    return next(row.value for row in found if row.measure == measure and row.scope_id == scope_id)
+
+
+def noting(names: list[str], sae: SAE) -> Callable[[torch.Tensor], SparseActs]:
+    """The SAE's own `encode`, which also notes that it was used."""
+    encode = sae.encode
+
+    def encode_and_note(x: torch.Tensor) -> SparseActs:
+        names.append(sae.info.sae_id)
+        return encode(x)
+
+    return encode_and_note
+
+
+def test_planted_saes_rank_as_they_were_planted(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    saes = [
+        make_sae("noise", noise=40),
+        make_sae("half", detects=("bomb",), noise=4),
+        make_sae("both", detects=("bomb", "gun"), noise=4),
+        make_sae("ordinary", detects=("dog", "park")),
+    ]
+    result = select(db, subject, saes, concepts, CONFIG, quiet=True)
+    assert [r.sae.sae_id for r in result.ranked][:2] == ["both", "half"]
+    assert result.best == "both" == best_sae(db)
+    # By hand: both words are told apart in every pair; one of two; none.
+    assert figure(db, "both", "isolation") == 1.0
+    assert figure(db, "ordinary", "isolation") == 0.0
+    assert figure(db, "ordinary", "isolation", "domain", "ordinary") == 1.0
+    assert figure(db, "both", "l0_t0.9", "concept", "terror.gun") == 1.0
+    # d_sae is 2 + 4 + 4: one feature of ten in every pair of either concept, plus what noise adds.
+    assert figure(db, "ordinary", "i_cdf") == 0.0
+    assert figure(db, "ordinary", "i_cdf", "concept", "ordinary.dog") == pytest.approx(1 / 6)
+    assert figure(db, "ordinary", "i_cdf_above_null", "concept", "ordinary.dog") == pytest.approx(1 / 12)
+    assert figure(db, "ordinary", "i_cdf_p", "concept", "ordinary.dog") == pytest.approx(1 / 51)
+
+
+def test_candidates_carry_their_concepts_and_leave_controls_out(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    sae = make_sae("all", detects=("gun", "dog", "bomb"))
+    select(db, subject, [sae], concepts, CONFIG, quiet=True)
+    found = candidate_features(db, "all")
+    assert [(c.feature, c.concept_ids) for c in found] == [(0, ("terror.gun",)), (2, ("violence.bomb",))]
+    assert (found[0].frequency, found[0].swapped) == (1.0, 0.0)
+    assert [c.feature for c in candidate_features(db, "all", domains=["ordinary"])] == [1]
+    assert [c.feature for c in candidate_features(db, "all", limit=1)] == [0]
+
+
+def test_l0_and_fvu_by_hand(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    sae = make_sae("some", detects=("bomb",), noise=8)
+    result = select(db, subject, [sae], concepts, CONFIG, quiet=True)
+    texts = [side for c in concepts for p in c.pairs for side in (p.pos, p.neg)]
+    hook = sae.info.hook
+    x = torch.cat([subject.capture(torch.tensor([subject.tokenize(t)]), [hook])[hook][0] for t in texts])
+    acts = sae.encode(x)
+    residual = (x - sae.decode(acts)).square().sum()
+    spread = (x - x.mean(dim=0)).square().sum()
+    assert result.n_tokens == len(x)
+    assert result.ranked[0].sae.l0 == pytest.approx(len(acts.value) / len(x))
+    assert result.ranked[0].sae.fvu == pytest.approx(float(residual / spread), rel=1e-4)
+
+
+def test_batches_leave_no_trace(
+    tmp_path: Path, db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    from safesail.store.connection import open_writer
+
+    deep = make_sae("deep", noise=30, hook="blocks.1.hook_mlp_out")
+    select(db, subject, [deep], concepts, CONFIG, quiet=True)
+    small = CONFIG.model_copy(update={"batch_tokens": 1})
+    assert selection_id(subject.info, deep, concepts, small) == latest_selection(db, "deep")
+    with open_writer(tmp_path / "other.duckdb") as other:
+        select(other, subject, [deep], concepts, small, quiet=True)
+        sql = "SELECT scope_id, measure, value, low, high FROM sae_scores ORDER BY ALL"
+        for one, two in zip(rows(db, sql), rows(other, sql), strict=True):
+            assert one[:2] == two[:2]
+            assert two[2:] == pytest.approx(one[2:])
+
+
+def test_a_second_run_does_no_model_work_and_an_added_sae_only_its_own(
+    db: Db,
+    subject: SubjectModel,
+    make_sae: MakeSae,
+    concepts: tuple[Concept, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, two = make_sae("one", detects=("bomb",)), make_sae("two", detects=("gun",))
+    hooks: list[tuple[str, ...]] = []
+    capture = SubjectModel.capture
+
+    def counted(self: SubjectModel, *args: object, **kwargs: object) -> object:
+        hooks.append(tuple(args[1]))  # pyright: ignore[reportArgumentType]
+        return capture(self, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(SubjectModel, "capture", counted)
+    first = select(db, subject, [one], concepts, CONFIG, quiet=True)
+    assert first.n_tokens > 0
+    n_once = len(hooks)
+    again = select(db, subject, [one], concepts, CONFIG, quiet=True)
+    assert len(hooks) == n_once
+    assert (again.n_tokens, again.seconds["model"]) == (0, 0.0)
+    assert again.table() == [row | {"new": False} for row in first.table()]
+    encoded: list[str] = []
+    for sae in (one, two):
+        monkeypatch.setattr(sae, "encode", noting(encoded, sae))
+    added = select(db, subject, [one, two], concepts, CONFIG, quiet=True)
+    assert set(encoded) == {"two"}
+    assert {r.sae.sae_id: r.new for r in added.ranked} == {"one": False, "two": True}
+    assert len(hooks) == 2 * n_once  # the pass is made once more, for the new SAE alone
+
+
+def test_all_saes_of_all_hooks_share_one_pass(
+    db: Db,
+    subject: SubjectModel,
+    make_sae: MakeSae,
+    concepts: tuple[Concept, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saes = [
+        make_sae("a", noise=3),
+        make_sae("bb", noise=3),
+        make_sae("ccc", noise=3, hook="blocks.1.hook_mlp_out"),
+    ]
+    sizes: list[int] = []
+    capture = SubjectModel.capture
+
+    def counted(self: SubjectModel, ids: torch.Tensor, *args: object, **kwargs: object) -> object:
+        sizes.append(len(ids))
+        return capture(self, ids, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(SubjectModel, "capture", counted)
+    result = select(db, subject, saes, concepts, CONFIG, quiet=True)
+    assert sum(sizes[1:]) == 2 * 36  # after the probe of one token, each text of each pair once
+    assert len(result.ranked) == 3
+
+
+def test_other_settings_or_pairs_are_another_selection(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    sae = make_sae("one", detects=("bomb",))
+    ids = {
+        selection_id(subject.info, sae, concepts, CONFIG),
+        selection_id(subject.info, sae, concepts[:2], CONFIG),
+        selection_id(subject.info, sae, concepts, SelectionConfig(draws=51)),
+    }
+    assert len(ids) == 3
+    assert selection_id(subject.info, sae, concepts[::-1], CONFIG) in ids
+    select(db, subject, [sae], concepts, CONFIG, quiet=True)
+    select(db, subject, [sae], concepts[:2], CONFIG, quiet=True)
+    assert value(db, "SELECT count(*) FROM selections") == 2
+    assert latest_selection(db, "one") == selection_id(subject.info, sae, concepts[:2], CONFIG)
+
+
+def test_a_quantile_tells_strong_from_weak_firing(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    # The feature fires on both sides of every pair, but on q- more weakly: half of its activations.
+    sae = make_sae("both-sides", detects=("bomb+cake",))
+    select(db, subject, [sae], concepts[:1], CONFIG, quiet=True)
+    assert figure(db, "both-sides", "isolation") == 0.0
+    l0 = ranked_saes(db)[0].l0
+    select(db, subject, [sae], concepts[:1], CONFIG.model_copy(update={"activity_quantile": 0.5}), quiet=True)
+    assert figure(db, "both-sides", "isolation") == figure(db, "both-sides", "l0_t0.9") == 1.0
+    assert ranked_saes(db)[0].l0 == l0  # L0 counts activity above zero all the same
+
+
+def test_languages_and_forms_narrow_the_pairs(db: Db, subject: SubjectModel, make_sae: MakeSae) -> None:
+    mixed = Concept(
+        "violence.bomb", "violence", None, "b", "b",
+        tuple(
+            ConceptPair(f"p{i}", lang, form, f"the bomb {i * 'big '}.", f"the cake {i * 'big '}.")
+            for i, (lang, form) in enumerate([("en", "news"), ("en", "news"), ("zh", "news"), ("en", "request")])
+        ),
+    )  # fmt: skip
+    sae = make_sae("one", detects=("bomb",))
+    only = CONFIG.model_copy(update={"languages": ("en",), "forms": ("news",)})
+    select(db, subject, [sae], [mixed], only, quiet=True)
+    assert rows(db, "SELECT DISTINCT n_pairs FROM sae_scores") == [(2,)]
+    select(db, subject, [sae], [mixed], CONFIG.model_copy(update={"languages": ("zh",)}), quiet=True)
+    found = read_scores(db, latest_selection(db, "one"), scope="all")
+    assert {(r.value, r.reason) for r in found} == {(None, "1 pairs; a contrast needs at least 2")}
+    assert ranked_saes(db)[0].value is None
+
+
+@pytest.mark.parametrize("text", ["the " * 40, " "])
+def test_texts_that_do_not_fit_are_named(db: Db, subject: SubjectModel, make_sae: MakeSae, text: str) -> None:
+    bad = Concept("x.y", "x", None, "y", "y", (ConceptPair("p", "en", "news", "a bomb", text),) * 2)
+    with pytest.raises(ConfigError) as caught:
+        select(db, subject, [make_sae("one")], [bad], CONFIG, quiet=True)
+    wanted = "concept x.y, neg 'the the" if text.strip() else "the subject model sees no token in it"
+    assert wanted in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if text.strip():
+        assert "40 tokens, the subject model takes 31; shorten it" in str(caught.value)
+
+
+def test_bad_saes_are_refused_before_any_work(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    with pytest.raises(SaeError, match=r"SAE 'wide' reads 32 numbers, blocks.0.hook_resid_pre of .* has 64"):
+        select(db, subject, [make_sae("wide", noise=2, d_in=32)], concepts, CONFIG, quiet=True)
+    with pytest.raises(ConfigError, match=r"no hook 'blocks\.7\.hook_mlp_out'"):
+        select(
+            db,
+            subject,
+            [make_sae("deep", noise=2, hook="blocks.7.hook_mlp_out")],
+            concepts,
+            CONFIG,
+            quiet=True,
+        )
+    with pytest.raises(ConfigError, match="no SAE to select from"):
+        select(db, subject, [], concepts, CONFIG, quiet=True)
+    one = make_sae("one")
+    with pytest.raises(ConfigError, match="two SAEs are called 'one'"):
+        select(db, subject, [one, one], concepts, CONFIG, quiet=True)
+    with pytest.raises(ConfigError, match="no pair is in the languages"):
+        config = CONFIG.model_copy(update={"languages": ("fr",)})
+        select(db, subject, [one], concepts, config, quiet=True)
+    assert value(db, "SELECT count(*) FROM selections") == 0
+
+
+def test_other_weights_under_a_known_name_are_refused(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...], tmp_path: Path
+) -> None:
+    select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
+    (tmp_path / "one").rename(tmp_path / "before")
+    with pytest.raises(FingerprintError, match="'one'"):
+        select(db, subject, [make_sae("one", detects=("gun",))], concepts, CONFIG, quiet=True)
+
+
+def test_an_empty_store_says_what_to_run(db: Db) -> None:
+    with pytest.raises(NotFoundError, match="run `safesail select-sae` first"):
+        best_sae(db)
+    with pytest.raises(NotFoundError, match="no selection of 'x'"):
+        candidate_features(db, "x")
+
+
+def test_tables_for_people(
+    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    result = select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
+    (row,) = result.table()
+    assert {k: row[k] for k in ("sae", "layer", "isolation", "low", "high", "candidates", "new")} == {
+        "sae": "one", "layer": 0, "isolation": 0.5, "low": 0.5, "high": 0.5, "candidates": 1, "new": True,
+    }  # fmt: skip
+    assert result.domain_table() == [{"sae": "one", "ordinary": 0.0, "terror": 0.0, "violence": 1.0}]
+    assert np.isfinite([result.seconds[k] for k in ("model", "encode", "contrast")]).all()

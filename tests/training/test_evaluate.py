@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import Tensor
+
+from safesail.domain.records import SaeInfo
+from safesail.sae.protocol import SparseActs
+from safesail.subject.model import SubjectModel
+from safesail.training.evaluate import Accumulator, Figures, mean_loss, measure
+
+HOOK = "blocks.1.hook_mlp_out"
+WINDOWS = [(10, 20, 30, 40), (50, 60), (70, 80, 90)]
+
+
+class Axes:
+    """An SAE whose features are the axes and their opposites: `kept` of them are copied, the rest lost."""
+
+    def __init__(self, d_in: int, kept: int) -> None:
+        self.decoder = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
+        self.info = SaeInfo("axes", "tiny", HOOK, d_in, 2 * d_in, "relu", "0" * 64, "test")
+        self._kept = kept
+
+    def encode(self, x: Tensor) -> SparseActs:
+        both = torch.cat([x, -x], dim=1).relu()
+        lost = torch.arange(x.shape[1]) >= self._kept
+        return SparseActs.gather([both * ~torch.cat([lost, lost])], 2 * x.shape[1])
+
+    def decode(self, acts: SparseActs) -> Tensor:
+        return acts.dense(0, acts.n_tokens) @ self.decoder
+
+
+def test_figures_by_hand() -> None:
+    total = Accumulator(2, 4)
+    total.add(torch.tensor([[1.0, 3.0], [3.0, -3.0]]), Axes(2, kept=1))
+    total.add(torch.tensor([[2.0, 0.0]]), Axes(2, kept=1))
+    # Mean (2, 0): sum of squared distances (1 + 9) + (1 + 9) + 0 = 20. Lost: 9 + 9 + 0 = 18.
+    assert total.frac_variance_explained == pytest.approx(1 - 18 / 20)
+    assert total.l0 == 1
+    assert total.dead_share == 3 / 4
+
+
+def test_a_lossless_sae_recovers_everything(tiny: SubjectModel) -> None:
+    (figures,) = measure(tiny, [Axes(32, kept=32)], WINDOWS, block_tokens=4, loss_tokens=9)
+    assert figures.frac_variance_explained == pytest.approx(1, abs=1e-6)
+    assert figures.l0 == 32
+    assert figures.n_tokens == figures.n_loss_tokens == 9
+    assert figures.ce_spliced == pytest.approx(figures.ce_clean, abs=1e-5)
+    assert figures.ce_zero != pytest.approx(figures.ce_clean, abs=1e-3)
+    assert figures.ce_recovered is None or figures.ce_recovered == pytest.approx(1, abs=1e-2)
+
+
+def test_an_sae_that_loses_everything_is_zero_ablation(tiny: SubjectModel) -> None:
+    (figures,) = measure(tiny, [Axes(32, kept=0)], WINDOWS, block_tokens=100, loss_tokens=4)
+    assert figures.frac_variance_explained <= 0
+    assert (figures.l0, figures.dead_share) == (0, 1)
+    assert figures.ce_spliced == pytest.approx(figures.ce_zero, abs=1e-5)
+    assert figures.n_loss_tokens == 4
+
+
+def test_blocks_do_not_change_the_figures(tiny: SubjectModel) -> None:
+    small = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=1, loss_tokens=9)
+    large = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=100, loss_tokens=9)
+    assert small[0].frac_variance_explained == pytest.approx(large[0].frac_variance_explained, rel=1e-5)
+    assert small[0].ce_spliced == pytest.approx(large[0].ce_spliced, rel=1e-5)
+
+
+def test_mean_loss_weighs_tokens_not_windows(tiny: SubjectModel) -> None:
+    losses = [tiny.logits_loss(torch.tensor([window])) * len(window) for window in WINDOWS]
+    assert mean_loss(tiny, WINDOWS) == pytest.approx(sum(losses) / 9, rel=1e-5)
+
+
+def figures(clean: float, zero: float, spliced: float) -> Figures:
+    return Figures(0.5, 8.0, 0.1, 100, clean, zero, spliced, 10)
+
+
+def test_ce_recovered_by_hand() -> None:
+    assert figures(3.0, 5.0, 3.5).ce_recovered == pytest.approx(0.75)
+    assert figures(3.0, 5.0, 6.0).ce_recovered == pytest.approx(-0.5)
+    assert figures(3.0, 3.0, 3.5).ce_recovered is None
+    assert figures(3.0, 2.9, 3.5).ce_recovered is None
