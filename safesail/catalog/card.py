@@ -100,8 +100,12 @@ def _limits(manifest: Manifest) -> list[str]:
         "- Scores of imported explanations are as their source gave them, and may have been computed another way.",
     ]
     if manifest.redacted:
-        lines.append(f"- Texts of these domains are masked: {', '.join(manifest.redacted)}. Scores and counts remain.")
+        lines.append(
+            f"- Texts of these domains are masked: {', '.join(manifest.redacted)}. Scores and counts remain."
+        )
         lines.append("- A window of another feature may still hold words of a masked domain.")
     if manifest.min_score is not None:
-        lines.append(f"- Only features with a score of at least {manifest.min_score} are here: a selected sample.")
+        lines.append(
+            f"- Only features with a score of at least {manifest.min_score} are here: a selected sample."
+        )
     return lines

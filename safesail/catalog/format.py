@@ -119,7 +119,15 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "tags": ("sae_id", "index", "position", "tag", "source"),
     "scores": ("explanation_id", "sae_id", "index", "method", "simulator", "ordinal"),
     "exemplars": (
-        "sae_id", "index", "rank", "split", "document_id", "start", "maximum", "tokens", "activations",
+        "sae_id",
+        "index",
+        "rank",
+        "split",
+        "document_id",
+        "start",
+        "maximum",
+        "tokens",
+        "activations",
     ),  # fmt: skip
     "concepts": ("concept_id", "domain", "name", "definition"),
     "feature_concepts": ("sae_id", "index", "concept_id", "selection_id", "frequency", "swapped", "n_pairs"),
@@ -238,7 +246,9 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         raise DataError(f"{where} is not the manifest of a Safe-SAIL catalog release")
     version = value.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise SchemaVersionError(f"{where} has format {version}, this version reads {FORMAT_VERSION}; upgrade safesail")
+        raise SchemaVersionError(
+            f"{where} has format {version}, this version reads {FORMAT_VERSION}; upgrade safesail"
+        )
     try:
         manifest = Manifest.model_validate_json(content, strict=True)
     except ValidationError as error:

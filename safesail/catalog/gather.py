@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from pydantic import Field
 
+from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import TABLES
-from safesail.domain.config import Config
 from safesail.domain.ids import FeatureId, content_id
 from safesail.store.imports import NOT_STATED, ImportedModel, ImportedSae
 
@@ -20,50 +19,6 @@ EMPTY = "EmptyExplanation"
 """Stored as the error of an explanation that its source lists without a text."""
 
 N_EXAMPLES = 3
-
-
-class ColumnMap(Config):
-    """Which column of a CSV or JSONL file holds what."""
-
-    text: str = "text"
-    index: str | None = "index"
-    ref: str | None = None
-    """Column with `.../<source>/<index>` or a Neuronpedia address, in place of `sae` and `index`."""
-
-    sae: str | None = None
-    """Column that names the SAE within its set; fills `{source}` of the options' `sae`."""
-
-    layer: str | None = None
-    lang: str | None = None
-    explainer: str | None = None
-    score: str | None = None
-    density: str | None = None
-    tags: str | None = None
-    """A list, or text with `;` or `,` between the tags."""
-
-
-class ImportOptions(Config):
-    """How a catalog is brought in."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")
-    """Stands as the origin of every row that the catalog brings."""
-
-    model: str | None = None
-    """Subject model, where the catalog does not say it."""
-
-    sae: str | None = None
-    """SAE id; may hold `{model}`, `{layer}`, `{source}` (the catalog's own name for the SAE)."""
-
-    hook: str | None = None
-    """Hook point; may hold `{layer}`."""
-
-    d_in: int | None = Field(default=None, gt=0)
-    d_sae: int | None = Field(default=None, gt=0)
-    """Width of the SAEs: rows at or past it are refused."""
-
-    lang: str | None = None
-    explainer: str | None = None
-    columns: ColumnMap = ColumnMap()
 
 
 @dataclass(frozen=True)
@@ -146,7 +101,12 @@ class Gathered:
             self._seen.add(str(feature))
             layer = self.saes[feature.sae_id].layer
             self.add(
-                "features", sae_id=feature.sae_id, index=feature.index, layer=layer, redacted=False, **statistics
+                "features",
+                sae_id=feature.sae_id,
+                index=feature.index,
+                layer=layer,
+                redacted=False,
+                **statistics,
             )
 
     def explanation(

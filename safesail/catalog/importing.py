@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safesail.catalog.archive import unpack
+from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import MANIFEST, TABLES, Manifest
-from safesail.catalog.gather import Gathered, ImportOptions, ImportReport
+from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.importers import delphi, neuronpedia, safe_sail, saedashboard, tabular
 from safesail.catalog.reading import read_json
 from safesail.catalog.release import file_digest, release_digest

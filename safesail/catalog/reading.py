@@ -28,7 +28,11 @@ def parse_json(text: str | bytes, where: str) -> Any:
     try:
         content = text.decode("utf-8") if isinstance(text, bytes) else text
         return json.loads(
-            content, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite, parse_int=_short
+            content,
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_short,
         )
     except UnicodeDecodeError as error:
         raise DataError(f"{where} is not UTF-8 text (byte {error.start})") from error

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 from tqdm import tqdm
 
 from safesail import __version__
 from safesail.catalog.card import render_card
+from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.format import (
     CARD,
     FORMAT_VERSION,
@@ -26,7 +26,6 @@ from safesail.catalog.format import (
     SaeEntry,
 )
 from safesail.catalog.taxonomy import taxonomy
-from safesail.domain.config import Config
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.catalog import (
     ReleaseFilter,
@@ -40,31 +39,6 @@ from safesail.store.catalog import (
 from safesail.store.connection import Db, open_reader
 
 ROWS_A_GROUP = 65_536
-SENSITIVITY = (
-    "Explanations and exemplars describe harmful content, and exemplars quote it. "
-    "Meant for people who work on the safety of language models."
-)
-
-
-class ReleaseOptions(Config):
-    """How a release is made."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    """Letters, digits, dot, dash and underscore."""
-
-    version: str = Field(default="1", pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,49}$")
-    licence: str = "other"
-    """SPDX name, of the explanations and of the texts in the exemplars."""
-
-    sensitivity: str = SENSITIVITY
-    redact: tuple[str, ...] = ()
-    """Domains whose explanations, tokens and exemplars are masked; scores and counts stay."""
-
-    min_score: float | None = Field(default=None, ge=-1, le=1)
-    """Leave out features whose score is lower, or undefined."""
-
-    exemplars: int = Field(default=5, ge=0, le=100)
-    """Windows a feature, strongest first; 0 for none."""
 
 
 def build_release(store: Path, out: Path, options: ReleaseOptions, *, quiet: bool = True) -> Manifest:
@@ -164,7 +138,11 @@ def _write_folder(
 ) -> Manifest:
     counts = Counts.model_validate(released_counts(db))
     if counts.features == 0:
-        what = "no feature with that score" if options.min_score is not None else "no explained or tagged feature"
+        what = (
+            "no feature with that score"
+            if options.min_score is not None
+            else "no explained or tagged feature"
+        )
         raise NotFoundError(f"{what} in the store; run `safesail explain` first, or import a catalog")
     files: dict[str, FileEntry] = {}
     for table, schema in tqdm(TABLES.items(), desc="release", unit="table", disable=quiet):
@@ -196,7 +174,9 @@ def _manifest(db: Db, options: ReleaseOptions, counts: Counts, files: dict[str, 
         subject_models=tuple(
             ModelEntry.model_validate(dict(zip(model_names, row, strict=True))) for row in released_models(db)
         ),
-        saes=tuple(SaeEntry.model_validate(dict(zip(sae_names, row, strict=True))) for row in released_saes(db)),
+        saes=tuple(
+            SaeEntry.model_validate(dict(zip(sae_names, row, strict=True))) for row in released_saes(db)
+        ),
         origins=released_origins(db, options.name),
         counts=counts,
         files=files,

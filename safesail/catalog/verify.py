@@ -83,7 +83,9 @@ def _check_table(path: Path, table: str, manifest: Manifest, widths: Widths) -> 
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
             rows = file.metadata.num_rows
             if rows != manifest.files[path.name].rows:
-                raise DataError(f"{path} has {rows:,} rows, the manifest says {manifest.files[path.name].rows:,}")
+                raise DataError(
+                    f"{path} has {rows:,} rows, the manifest says {manifest.files[path.name].rows:,}"
+                )
             _check_types(path, file.schema_arrow, TABLES[table])
             keys: list[pa.Table] = []
             for batch in file.iter_batches(65_536):
@@ -202,7 +204,9 @@ def _check_references(folder: Path) -> None:
     for table in ("explanations", "tags", "exemplars", "feature_concepts"):
         if (lost := keys(table, feature).join(features, feature, join_type="left anti")).num_rows:
             raise DataError(f"{folder / table}.parquet: {_shown(lost)} is not in features.parquet")
-    lost = keys("scores", explanation).join(keys("explanations", explanation), explanation, join_type="left anti")
+    lost = keys("scores", explanation).join(
+        keys("explanations", explanation), explanation, join_type="left anti"
+    )
     if lost.num_rows:
         raise DataError(f"{folder / 'scores'}.parquet: the explanation of {_shown(lost)} is not there")
 

@@ -1,8 +1,242 @@
 """`safesail catalog`."""
 
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from safesail.cli.options import json_option, quiet_option, store_option
-from safesail.cli.output import print_json, print_table
+from safesail.cli.output import plain, print_json, print_table
+
+
+@click.group()
+def catalog() -> None:
+    """Query, search, show, release and import explained features.
+
+    Commands that read take a release (folder or zip) as --store too.
+    """
+
+
+@catalog.command()
+@click.argument("sql")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option(
+    "--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write Parquet to this file."
+)
+@click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds.")
+@click.option("--memory", default="1GB", show_default=True, help="Most memory the query may use.")
+@store_option()
+@json_option()
+def query(
+    sql: str, as_csv: bool, parquet: Path | None, timeout: float, memory: str, store: Path, as_json: bool
+) -> None:
+    r"""Ask the store in SQL: read-only, with no file, network or setting in reach.
+
+    \b
+    Example:
+        safesail catalog query 'SELECT "index", score, explanation FROM catalog ORDER BY score DESC LIMIT 5'
+    """
+    from safesail.catalog.query import run_query
+
+    result = run_query(store, sql, timeout=timeout, memory=memory)
+    if parquet is not None:
+        result.write_parquet(parquet)
+        click.echo(f"{len(result.rows):,} rows written to {parquet}")
+    elif as_csv:
+        result.write_csv(sys.stdout)
+    else:
+        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+        print_json(rows) if as_json else print_table(rows)
+
+
+@catalog.command()
+@click.argument("text")
+@click.option("--domain", help="Only features tagged with this domain, or one of its leaves.")
+@click.option("--min-score", type=float, help="Only features with at least this score.")
+@click.option("--limit", type=click.IntRange(1), default=10, show_default=True)
+@store_option()
+@json_option()
+def search(
+    text: str, domain: str | None, min_score: float | None, limit: int, store: Path, as_json: bool
+) -> None:
+    r"""Find features whose explanations hold the words of TEXT.
+
+    \b
+    Example:
+        safesail catalog search "people smuggling" --domain violence --min-score 0.3
+    """
+    from safesail.catalog.search import SearchIndex
+    from safesail.catalog.search import search as search_catalog
+    from safesail.catalog.source import open_source
+
+    with open_source(store) as db:
+        found = search_catalog(db, SearchIndex.of(db), text, domain=domain, min_score=min_score, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table([plain(hit) for hit in found.hits])
+    click.echo(f"found {found.method}")
+
+
+@catalog.command()
+@click.argument("feature")
+@click.option(
+    "--windows", type=click.IntRange(0), default=5, show_default=True, help="Windows shown at most."
+)
+@store_option()
+@json_option()
+def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
+    r"""Print all that is known of one FEATURE (SAE#INDEX), with its windows.
+
+    \b
+    Example:
+        safesail catalog show smollm2-l14-mlp-k16#42
+    """
+    from rich.console import Console
+
+    from safesail.catalog.show import render_feature, show_feature
+    from safesail.catalog.source import open_source
+    from safesail.domain.ids import parse_feature
+
+    with open_source(store) as db:
+        shown = show_feature(db, parse_feature(feature), n_windows=windows)
+    print_json(shown) if as_json else Console().print(render_feature(shown))
+
+
+@catalog.command()
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the scores to this PNG or SVG."
+)
+@store_option()
+@json_option()
+def stats(plot: Path | None, store: Path, as_json: bool) -> None:
+    """Count features and scores by SAE, layer and domain."""
+    from safesail.catalog.source import open_source
+    from safesail.catalog.stats import plot_stats
+    from safesail.catalog.stats import stats as read_stats
+
+    with open_source(store) as db:
+        found = read_stats(db)
+        if plot is not None:
+            plot_stats(db, plot)
+    if as_json:
+        print_json(found)
+        return
+    groups: tuple[tuple[str, dict[Any, Any]], ...] = (
+        ("SAE", found.saes), ("layer", found.layers), ("domain", found.domains)
+    )  # fmt: skip
+    for title, figures in groups:
+        print_table([{title: str(name), **plain(value)} for name, value in figures.items()])
+        click.echo()
+
+
+@catalog.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Letters, digits, dot, dash and underscore.")
+@click.option("--version", "release_version", default="1", show_default=True)
+@click.option(
+    "--licence", default="other", show_default=True, help="SPDX name, of explanations and exemplars."
+)
+@click.option("--redact", multiple=True, help="Mask explanations and texts of this domain; scores stay.")
+@click.option("--min-score", type=float, help="Leave out features with a lower score, or none.")
+@click.option(
+    "--exemplars", type=click.IntRange(0, 100), default=5, show_default=True, help="Windows a feature."
+)
+@store_option()
+@json_option()
+@quiet_option()
+def release(
+    out: Path,
+    name: str,
+    release_version: str,
+    licence: str,
+    redact: tuple[str, ...],
+    min_score: float | None,
+    exemplars: int,
+    store: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    r"""Write the catalog to OUT (a folder, or a .zip): same store, same bytes.
+
+    \b
+    Example:
+        safesail catalog release demo.zip --name demo --redact pornography
+    """
+    from safesail.catalog.config import ReleaseOptions
+    from safesail.catalog.release import build_release, release_digest
+
+    options = ReleaseOptions.read(
+        {
+            "name": name, "version": release_version, "licence": licence, "redact": redact,
+            "min_score": min_score, "exemplars": exemplars,
+        },
+        "command line",
+    )  # fmt: skip
+    manifest = build_release(store, out, options, quiet=quiet)
+    summary = {"release": str(out), "sha256": release_digest(manifest), **plain(manifest.counts.model_dump())}
+    print_json(summary) if as_json else print_table([summary])
+
+
+@catalog.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@json_option()
+def verify(path: Path, as_json: bool) -> None:
+    """Check every file, sum, row and value of the release at PATH."""
+    from safesail.catalog.release import release_digest
+    from safesail.catalog.verify import verify_release
+
+    manifest = verify_release(path)
+    summary = {
+        "release": f"{manifest.name} {manifest.version}", "sha256": release_digest(manifest),
+        "files": len(manifest.files), "features": manifest.counts.features,
+        "explained": manifest.counts.explained, "scored": manifest.counts.scored,
+    }  # fmt: skip
+    print_json(summary) if as_json else print_table([summary])
+
+
+@catalog.command("import")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Name under which the explanations are kept apart.")
+@click.option(
+    "--format", "form", help="Found out where it is not named: release, safe-sail, neuronpedia, ..."
+)
+@click.option("--model", help="Subject model, where the catalog does not say.")
+@click.option("--sae", help="SAE, where the catalog does not say.")
+@click.option("--hook", help="Hook point, where the catalog does not say.")
+@click.option("--d-sae", type=click.IntRange(1), help="Features of the SAE, where the catalog does not say.")
+@store_option()
+@json_option()
+def import_(
+    source: Path,
+    name: str,
+    form: str | None,
+    model: str | None,
+    sae: str | None,
+    hook: str | None,
+    d_sae: int | None,
+    store: Path,
+    as_json: bool,
+) -> None:
+    r"""Bring in what others released; a second time changes nothing.
+
+    \b
+    Example:
+        safesail catalog import neurons.json --name safe-sail --model qwen
+    """
+    from safesail.catalog.config import ImportOptions
+    from safesail.catalog.importing import FORMATS, import_catalog
+
+    if form is not None and form not in FORMATS:
+        raise click.BadParameter(f"{form!r} is not one of {', '.join(FORMATS)}", param_hint="--format")
+    options = ImportOptions.read(
+        {"name": name, "model": model, "sae": sae, "hook": hook, "d_sae": d_sae}, "command line"
+    )
+    report = import_catalog(store, source, options, form=form)
+    if as_json:
+        print_json(report)
+        return
+    print_table([{"table": t, "rows": n, "new": report.new.get(t, 0)} for t, n in report.rows.items()])
+    for fault in report.faults:
+        click.echo(f"fault: {fault.kind}, {fault.n} times")

@@ -1,7 +1,5 @@
 """`safesail concepts`."""
 
-from pathlib import Path
-
 import click
 
 from safesail.cli.options import json_option

@@ -1,49 +1,157 @@
 """`safesail explain`, `score`, `ledger` and `cache`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
-from safesail.cli.options import json_option, quiet_option, store_option
+from safesail.cli.options import Decorator, json_option, quiet_option, store_option
 from safesail.cli.output import print_json, print_table
+
+METHODS = click.Choice(["segment", "token", "detection", "fuzzing"])
+
+
+def _asking(*, models: tuple[str, ...]) -> Decorator:
+    """Options of every command that asks a language model."""
+    options = [
+        click.option(
+            "--budget",
+            required=True,
+            help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited.",
+        ),
+        click.option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
+        *(
+            click.option(f"--{name}", help=f"The {name}: lexical, or a model's name at the endpoint.")
+            for name in models
+        ),
+        click.option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
+        click.option(
+            "--scoring",
+            "method",
+            type=METHODS,
+            default="segment",
+            show_default=True,
+            help="How explanations are tested.",
+        ),
+        click.option(
+            "--features",
+            "n",
+            type=click.IntRange(1),
+            default=100,
+            show_default=True,
+            help="Features at most.",
+        ),
+        click.option(
+            "--chance-every",
+            type=click.IntRange(0),
+            default=4,
+            show_default=True,
+            help="Chance line on every n-th feature; 0: none.",
+        ),
+        click.option(
+            "--concurrency",
+            type=click.IntRange(1),
+            default=8,
+            show_default=True,
+            help="Calls under way at once.",
+        ),
+        click.option(
+            "--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $."
+        ),
+        click.option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error."),
+    ]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 @click.command()
-@click.option("--budget", required=True, help="Hard cap on what this run newly spends: 10k, 2M, $5, 200calls, unlimited.")
-@click.option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found.")
-@click.option("--explainer", default="lexical", show_default=True, help="lexical, or a model's name at the endpoint.")
-@click.option("--simulator", help="Model that simulates; default: the explainer.")
-@click.option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL.")
-@click.option("--scoring", "method", type=click.Choice(["segment", "token", "detection", "fuzzing"]), default="segment", show_default=True)
-@click.option("--features", "max_features", type=click.IntRange(1), default=100, show_default=True, help="Candidates at most.")
-@click.option("--chance-every", type=click.IntRange(0), default=4, show_default=True, help="Chance line on every n-th feature; 0: none.")
-@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $.")
-@click.option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error.")
-@click.option("--dry-run", is_flag=True, help="Forecast cost and yield; ask nothing.")
+@_asking(models=("explainer", "simulator"))
 @store_option()
 @json_option()
 @quiet_option()
-def explain(
-    budget: str,
-    sae_id: str | None,
-    explainer: str,
-    simulator: str | None,
-    base_url: str | None,
-    method: str,
-    max_features: int,
-    chance_every: int,
-    concurrency: int,
-    prices: Path | None,
-    replay: bool,
-    dry_run: bool,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def explain(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
     r"""Explain the candidate features of an SAE and score the explanations, within a budget.
+
+    Each feature is finished, explained and scored, before money goes to the next; what was asked before comes
+    from the cache and costs nothing.
 
     \b
     Example:
         safesail explain --budget 10k
     """
+    from safesail.pipeline.asking import Asked, explain_store
+
+    report = explain_store(store, Asked(**asked), quiet=quiet)
+    print_json(report.as_json()) if as_json else click.echo(report.as_text())
+    if report.failed:
+        raise click.exceptions.Exit(3)
+
+
+@click.command()
+@_asking(models=("simulator",))
+@store_option()
+@json_option()
+@quiet_option()
+def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
+    r"""Score explanations that exist, with another simulator or method.
+
+    \b
+    Example:
+        safesail score --scoring token --budget 200k
+    """
+    from safesail.pipeline.asking import Asked, score_store
+
+    report = score_store(store, Asked(explainer=None, **asked), quiet=quiet)
+    print_json(report.as_json()) if as_json else click.echo(report.as_text())
+    if report.failed:
+        raise click.exceptions.Exit(3)
+
+
+@click.command()
+@click.option("--by", multiple=True, default=("stage", "model", "run_id"), help="Columns to sum by.",
+              type=click.Choice(["stage", "model", "run_id", "sae_id", "prompt_hash", "status"]))  # fmt: skip
+@store_option()
+@json_option()
+def ledger(by: tuple[str, ...], store: Path, as_json: bool) -> None:
+    """Say what was spent on language models, by stage, model and run."""
+    from safesail.store.calls import ledger_rows
+    from safesail.store.connection import open_reader
+
+    with open_reader(store) as db:
+        rows = ledger_rows(db, by)
+    print_json(rows) if as_json else print_table(rows)
+
+
+@click.group()
+def cache() -> None:
+    """Carry answers of language models from one store to another."""
+
+
+@cache.command("export")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@store_option()
+def cache_export(path: Path, store: Path) -> None:
+    """Write every good answer to PATH (JSONL), so that others can repeat the numbers for 0 tokens."""
+    from safesail.store.calls import export_calls
+    from safesail.store.connection import open_reader
+
+    with open_reader(store) as db:
+        click.echo(f"{export_calls(db, path):,} answers written to {path}")
+
+
+@cache.command("import")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@store_option()
+def cache_import(path: Path, store: Path) -> None:
+    """Take answers from PATH; those that are here already are left alone."""
+    from safesail.store.calls import import_calls
+    from safesail.store.connection import open_writer
+
+    with open_writer(store) as db:
+        click.echo(f"{import_calls(db, path):,} new answers from {path}")

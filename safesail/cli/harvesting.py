@@ -10,12 +10,26 @@ from safesail.cli.output import plain, print_json, print_table
 
 @click.command()
 @model_option()
-@click.option("--sae", "saes", multiple=True, required=True, help="SAE: folder, checkpoint, or release/id; several may be given.")
-@click.option("--text", multiple=True, required=True, help="Files, folders, hf:NAME[:split], or - for standard input.")
+@click.option(
+    "--sae",
+    "saes",
+    multiple=True,
+    required=True,
+    help="SAE: folder, checkpoint, or release/id; several may be given.",
+)
+@click.option(
+    "--text", multiple=True, required=True, help="Files, folders, hf:NAME[:split], or - for standard input."
+)
 @click.option("--column", help="Column that holds the text; default: found by its name.")
 @click.option("--tokens", type=Count(), help="Stop after so many tokens, e.g. 500k.")
 @click.option("--n-ctx", type=click.IntRange(4), default=64, show_default=True, help="Tokens a window holds.")
-@click.option("--features", type=click.Choice(["all", "candidates"]), default="all", show_default=True, help="Whose nonzeros are kept.")
+@click.option(
+    "--features",
+    type=click.Choice(["all", "candidates"]),
+    default="all",
+    show_default=True,
+    help="Whose nonzeros are kept.",
+)
 @click.option("--replace", is_flag=True, help="Drop what the store holds of these SAEs from another harvest.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @device_options
@@ -49,8 +63,9 @@ def harvest(
     from safesail.pipeline.tools import Machine, run_harvest
 
     config = HarvestConfig.read(
-        {"n_tokens": tokens, "n_ctx": n_ctx, "column": column, "features": features, "seed": seed}, "command line"
+        {"n_tokens": tokens, "n_ctx": n_ctx, "column": column, "features": features, "seed": seed},
+        "command line",
     )
     machine = Machine(model=model, device=device, dtype=dtype, threads=threads)
-    report = run_harvest(store, machine, saes, text, config, replace=replace, quiet=quiet)
+    report = run_harvest(store, machine, (saes, text), config, replace=replace, quiet=quiet)
     print_json(report) if as_json else print_table([plain(report)])

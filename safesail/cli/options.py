@@ -35,7 +35,11 @@ def quiet_option() -> Decorator:
 def model_option() -> Decorator:
     """`--model`: the subject model."""
     return click.option(
-        "--model", "-m", default="smollm2", show_default=True, help="Subject model: alias, directory or hub id."
+        "--model",
+        "-m",
+        default="smollm2",
+        show_default=True,
+        help="Subject model: alias, directory or hub id.",
     )
 
 

@@ -41,7 +41,7 @@ def shown(cell: Any) -> str:
         case int():
             return f"{cell:,}"
         case float():
-            return f"{cell:.3f}" if abs(cell) >= 0.001 or cell == 0 else f"{cell:.1e}"
+            return f"{cell:.3f}" if abs(cell) >= 0.001 or not cell else f"{cell:.1e}"
         case list() | tuple():
             return ", ".join(shown(part) for part in cell)
         case _:

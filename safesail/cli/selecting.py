@@ -10,12 +10,22 @@ from safesail.cli.output import print_json, print_table
 
 @click.command("select-sae")
 @model_option()
-@click.option("--sae", "saes", multiple=True, help="Candidates: folders (patterns allowed), checkpoints, release/id.")
-@click.option("--concepts", multiple=True, help="Files or folders of concept pairs; default: those that come along.")
-@click.option("--domain", "domains", multiple=True, help="Only concepts of this domain; several may be given.")
+@click.option(
+    "--sae", "saes", multiple=True, help="Candidates: folders (patterns allowed), checkpoints, release/id."
+)
+@click.option(
+    "--concepts", multiple=True, help="Files or folders of concept pairs; default: those that come along."
+)
+@click.option(
+    "--domain", "domains", multiple=True, help="Only concepts of this domain; several may be given."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="YAML with the settings of the metric.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figure to this PNG or SVG.")
-@click.option("--plan", is_flag=True, help="Only list what would be scored, from where, how large; no network.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figure to this PNG or SVG."
+)
+@click.option(
+    "--plan", is_flag=True, help="Only list what would be scored, from where, how large; no network."
+)
 @device_options
 @store_option()
 @json_option()
@@ -57,11 +67,18 @@ def select_sae(
     chosen = load_concepts(concepts, domains)
     result = run_selection(store, machine, saes, chosen, settings, quiet=quiet)
     if plot is not None:
-        from safesail.selection.plot import draw
+        from safesail.selection.plot import plot as draw
 
         draw(result, plot)
     if as_json:
-        print_json({"ranking": result.table(), "domains": result.domain_table(), "tokens": result.n_tokens, "llm_tokens": 0})
+        print_json(
+            {
+                "ranking": result.table(),
+                "domains": result.domain_table(),
+                "tokens": result.n_tokens,
+                "llm_tokens": 0,
+            }
+        )
         return
     print_table(result.table())
     click.echo(f"best: {result.best}; the model saw {result.n_tokens:,} tokens, no LLM was asked")

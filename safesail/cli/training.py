@@ -12,12 +12,18 @@ from safesail.cli.output import print_json, print_table
 @model_option()
 @click.option("--hook", multiple=True, help="Hook point, e.g. blocks.14.hook_mlp_out; several may be given.")
 @click.option("--k", "ks", help="Active features a token, e.g. 8,32,128.")
-@click.option("--width", "widths", default="4x", show_default=True, help="Features, e.g. 2048, 4x (times d_in), 2x,8x.")
+@click.option(
+    "--width", "widths", default="4x", show_default=True, help="Features, e.g. 2048, 4x (times d_in), 2x,8x."
+)
 @click.option("--text", multiple=True, help="Files, folders, hf:NAME[:split], or - for standard input.")
 @click.option("--tokens", type=Count(), help="Tokens to train on, e.g. 2M.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--config", type=click.Path(path_type=Path), help="YAML with all settings, instead of the above.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the SAEs.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="YAML with all settings, instead of the above."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for the SAEs."
+)
 @json_option()
 @quiet_option()
 def train_sae(
@@ -51,9 +57,7 @@ def train_sae(
         settings = TrainConfig.read(
             {
                 "model": model,
-                "families": [
-                    {"hook": h, "ks": _numbers(ks), "widths": _widths(widths, model)} for h in hook
-                ],
+                "families": [{"hook": h, "ks": _numbers(ks), "widths": _widths(widths, model)} for h in hook],
                 "texts": [{"source": source} for source in text],
                 "n_tokens": tokens,
                 "seed": seed,

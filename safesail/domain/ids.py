@@ -4,6 +4,8 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from safesail.errors import ConfigError
+
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)")
 
 
@@ -34,3 +36,15 @@ def layer_of(hook: str) -> int | None:
     """The layer number in a hook name such as `blocks.14.hook_mlp_out`; None where it names no layer."""
     found = _LAYER.search(hook)
     return int(found.group(1)) if found else None
+
+
+def parse_feature(text: str) -> FeatureId:
+    """Read `SAE#INDEX`.
+
+    Raises:
+        ConfigError: it is not of that form.
+    """
+    sae_id, _, index = text.rpartition("#")
+    if not sae_id or not (index.isascii() and index.isdigit()):
+        raise ConfigError(f"{text!r} is not a feature; write SAE#INDEX, e.g. smollm2-l14-mlp-k16#42")
+    return FeatureId(sae_id, int(index))

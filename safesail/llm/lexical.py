@@ -8,19 +8,17 @@ import json
 import re
 from collections.abc import Sequence
 
-import numpy as np
-
 from safesail.errors import RefusedAnswerError
 from safesail.llm.lexical_explain import explain
 from safesail.llm.lexical_rule import ACTIVE, Rule, read_rule
-from safesail.llm.lexical_words import split_words
+from safesail.llm.lexical_words import read_marked, split_words
 from safesail.llm.types import LLMAnswer, LLMRequest
 
 ENDPOINT = "builtin"
 _TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")
 _BLOCK = re.compile(r"<(active|segments|tokens|texts|marked)>\n(.*?)\n</\1>", re.DOTALL)
-_NUMBERED = re.compile(r"(\d+) ?(.*)")
-_MARKED_TOKEN = re.compile(r"<<(.+?)>>")
+_LABELLED = re.compile(r"(?:\d+|[A-Z]) ?(.*)")
+_LETTER = re.compile(r"[A-Z]")
 _RATING = 5.0
 """Rating from 0 to 10 for each point of a word's score."""
 
@@ -87,9 +85,9 @@ def answer(prompt: str) -> str:
         case "segments":
             return _choose_segments(rule, lines, graded="rating}" in prompt[found.end() :])
         case "texts":
-            return _choose_texts(rule, [_numbered(line)[1] for line in lines])
+            return _choose_texts(rule, [_unlabelled(line) for line in lines])
         case _:
-            return _judge_marks(rule, [_numbered(line)[1] for line in lines])
+            return _judge_marks(rule, [_unlabelled(line) for line in lines])
 
 
 def _explain(prompt: str, active: Sequence[str]) -> str:
@@ -105,18 +103,21 @@ def _explain(prompt: str, active: Sequence[str]) -> str:
 
 
 def _choose_segments(rule: Rule, lines: Sequence[str], *, graded: bool) -> str:
-    scores: list[float] = []
-    contents: list[str] = []
-    texts = "\n".join(lines).split("\n\n")
-    for text in texts:
-        segments = [_numbered(line)[1] for line in text.split("\n")]
-        scores += _segment_scores(rule, segments)
-        contents += segments
+    texts: dict[str, list[str]] = {}
+    for line in lines:
+        if _LETTER.fullmatch(line):
+            texts[line] = []
+        else:
+            texts[list(texts)[-1]].append(_unlabelled(line))
+    labels = [f"{letter}{i}" for letter, segments in texts.items() for i in range(1, len(segments) + 1)]
+    contents = [segment for segments in texts.values() for segment in segments]
+    scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]
     chosen = _chosen(scores, rule, contents, ACTIVE, must=len(texts) > 1)
     if graded:
-        ratings = {str(i + 1): min(10, max(1, round(_RATING * scores[i]))) for i in chosen}
-        return json.dumps({"active": ratings})
-    return json.dumps({"active": [i + 1 for i in chosen]})
+        return json.dumps(
+            {"active": {labels[i]: min(10, max(1, round(_RATING * scores[i]))) for i in chosen}}
+        )
+    return json.dumps({"active": [labels[i] for i in chosen]})
 
 
 def _segment_scores(rule: Rule, segments: Sequence[str]) -> list[float]:
@@ -152,31 +153,22 @@ def _choose_texts(rule: Rule, texts: Sequence[str]) -> str:
         sum(sorted(rule.scores([word.text for word in split_words(text)]), reverse=True)[:_TEXT_WORDS])
         for text in texts
     ]
-    return json.dumps(
-        {"active": [i + 1 for i in _chosen(scores, rule, texts, _TEXT_ACTIVE, must=len(texts) > 1)]}
-    )
+    return _letters(_chosen(scores, rule, texts, _TEXT_ACTIVE, must=len(texts) > 1))
 
 
 def _judge_marks(rule: Rule, texts: Sequence[str]) -> str:
     """Marks are right where the words that carry them score half of an active word on average."""
     scores: list[float] = []
     for line in texts:
-        # Marks are undone by the same reading as an explain prompt's.
-        plain, spans, last = "", [], 0
-        for mark in _MARKED_TOKEN.finditer(line):
-            plain += line[last : mark.start()]
-            spans.append((len(plain), len(plain) + len(mark[1])))
-            plain += mark[1]
-            last = mark.end()
-        words = split_words(plain + line[last:])
-        held = rule.scores([word.text for word in words])
-        carried = [
-            s for w, s in zip(words, held, strict=True) if any(a < w.stop and b > w.start for a, b in spans)
-        ]
-        scores.append(float(np.mean(carried)) if carried else 0.0)
-    return json.dumps(
-        {"active": [i + 1 for i in _chosen(scores, rule, texts, ACTIVE / 2, must=len(texts) > 1)]}
-    )
+        text = read_marked(line)
+        held = zip(rule.scores(text.words), text.strength, strict=True)
+        carried = [score for score, strength in held if strength]
+        scores.append(sum(carried) / len(carried) if carried else 0.0)
+    return _letters(_chosen(scores, rule, texts, ACTIVE / 2, must=len(texts) > 1))
+
+
+def _letters(chosen: Sequence[int]) -> str:
+    return json.dumps({"active": [chr(ord("A") + i) for i in chosen]})
 
 
 def _chosen(
@@ -201,9 +193,10 @@ def _trigrams(text: str) -> set[str]:
     return {lower[i : i + 3] for i in range(len(lower) - 2)}
 
 
-def _numbered(line: str) -> tuple[int, str]:
-    found = _NUMBERED.fullmatch(line)
-    return (int(found[1]), found[2]) if found else (0, line)
+def _unlabelled(line: str) -> str:
+    found = _LABELLED.fullmatch(line)
+    assert found is not None, line
+    return found[1]
 
 
 def _between(prompt: str, tag: str) -> str:

@@ -1,46 +1,21 @@
 """How the built-in model explains: a regression of marks on signs, put into words. From the prompt's text alone."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
 from safesail.llm.lexical_rule import write_rule
-from safesail.llm.lexical_words import Sign, signs, split_words, stem
+from safesail.llm.lexical_words import Marked, Sign, read_marked, signs, stem
 
-_MARK = re.compile(r"<<(.+?)\|(\d+)>>")
 _RIDGE, _REFIT = 5.0, 2.0
 """Penalties of the two regressions: all signs, then those kept. Chosen on a half-trained SAE's features."""
 
 _N_SIGNS = 30
 _STRONG_FROM, _WEAK_FROM = 0.22, 0.08
 _MAX_TAGS = 3
-
-
-@dataclass(frozen=True)
-class Marked:
-    """A text of the prompt as words, each with the strongest mark on it, 0 to 10."""
-
-    words: tuple[str, ...]
-    strength: tuple[int, ...]
-
-
-def read_marked(line: str) -> Marked:
-    """Undo the marks of one line."""
-    text, spans, last = "", [], 0
-    for mark in _MARK.finditer(line):
-        text += line[last : mark.start()]
-        spans.append((len(text), len(text) + len(mark[1]), int(mark[2])))
-        text += mark[1]
-        last = mark.end()
-    text += line[last:]
-    words = split_words(text)
-    strength = [max((s for a, b, s in spans if a < w.stop and b > w.start), default=0) for w in words]
-    return Marked(tuple(w.text for w in words), tuple(strength))
 
 
 def explain(active: Sequence[str], silent: Sequence[str], tags: Sequence[str], max_words: int) -> str:
@@ -59,8 +34,10 @@ def explain(active: Sequence[str], silent: Sequence[str], tags: Sequence[str], m
     kept, weights = _regress(names, x, y)
     shown = _shown(texts)
     ordered = sorted(zip(kept, weights, strict=True), key=lambda item: (-item[1], item[0]))
-    if not any(w >= _STRONG_FROM for _, w in ordered):  # something must fire
-        ordered = [(sign, w + _STRONG_FROM) if i == 0 else (sign, w) for i, (sign, w) in enumerate(ordered)]
+    if not any(weight >= _STRONG_FROM for _, weight in ordered):
+        # Something must fire: the most telling sign, or where none tells anything the most strongly marked word.
+        first = ordered[0][0] if ordered else _most_marked(texts)
+        ordered = [(first, _STRONG_FROM), *ordered[1:]]
     strong = [(s, _show(s, shown)) for s, w in ordered if w >= _STRONG_FROM]
     weak = [(s, _show(s, shown)) for s, w in ordered if _WEAK_FROM <= w < _STRONG_FROM]
     answer = {
@@ -115,6 +92,11 @@ def _fit(
     if np.ptp(predicted) == 0 or np.ptp(y) == 0:
         return 0.0
     return round(float(np.clip(np.corrcoef(predicted, y)[0, 1], 0, 1)), 2)
+
+
+def _most_marked(texts: Sequence[Marked]) -> Sign:
+    marks = [(s, word) for text in texts for word, s in zip(text.words, text.strength, strict=True)]
+    return "word", stem(max(marks, key=lambda mark: mark[0])[1])
 
 
 def _shown(texts: Sequence[Marked]) -> dict[str, str]:

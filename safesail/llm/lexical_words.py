@@ -15,6 +15,7 @@ Sign = tuple[SignType, str]
 """Something that holds at a word: what it is, what kind it is of, what stands before it."""
 
 _WORD = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*|\S")
+_MARK = re.compile(r"<<(.+?)(?:\|(\d+))?>>")
 _SENTENCE_ENDS = frozenset('.?!:"“”‘«»…')
 _ENDINGS = ("ing", "ed", "ly", "ion", "ist")
 _TOPIC_WORDS = 2
@@ -41,6 +42,29 @@ class Word:
 def split_words(text: str) -> list[Word]:
     """Words of `text` in order, spaces left out."""
     return [Word(found.group(), *found.span()) for found in _WORD.finditer(text)]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A text of a prompt as words, each with the strongest mark on it."""
+
+    words: tuple[str, ...]
+    strength: tuple[int, ...]
+    """0 where there is no mark; 1 where a mark names no strength."""
+
+
+def read_marked(line: str) -> Marked:
+    """Undo the marks of one line, `<<token|strength>>` or `<<token>>`."""
+    text, last = "", 0
+    spans: list[tuple[int, int, int]] = []
+    for mark in _MARK.finditer(line):
+        text += line[last : mark.start()]
+        spans.append((len(text), len(text) + len(mark[1]), int(mark[2] or 1)))
+        text += mark[1]
+        last = mark.end()
+    words = split_words(text + line[last:])
+    strength = [max((s for a, b, s in spans if a < w.stop and b > w.start), default=0) for w in words]
+    return Marked(tuple(w.text for w in words), tuple(strength))
 
 
 def stem(word: str) -> str:

@@ -133,7 +133,9 @@ class MeteredClient:
         self._purse.reserve(request.model, worst)
         call_id = self._ledger.reserve(request, context, worst)
         started = time.perf_counter()
-        record = CallRecord(None, "Interrupted", worst, 0, "estimated", None, 0.0)  # stands if we are cancelled
+        record = CallRecord(
+            None, "Interrupted", worst, 0, "estimated", None, 0.0
+        )  # stands if we are cancelled
         try:
             answer = await self.inner.complete(request)
             fault = _fault(answer)
@@ -205,7 +207,9 @@ class _Purse:
                 dearest = [price_of(self.prices, model, tokens, 0), price_of(self.prices, model, 0, tokens)]
                 known = [price for price in dearest if price is not None]
                 if not known:
-                    raise ConfigError(f"a budget in dollars needs a price of {model}; name a table with --prices")
+                    raise ConfigError(
+                        f"a budget in dollars needs a price of {model}; name a table with --prices"
+                    )
                 return max(known)
             case _:
                 return tokens

@@ -52,6 +52,11 @@ class Bought:
     left: int = 0
     """Features that were not reached."""
 
+    @property
+    def reached(self) -> tuple[FeatureId, ...]:
+        """Features that were explained, whatever came of their scores."""
+        return tuple(self.explained)
+
 
 class BudgetedRun:
     """Explains and scores features in the order given until they or the budget are used up."""
@@ -124,7 +129,9 @@ class BudgetedRun:
         shown = collect(self._db, feature, "train", self._config.shown)
         active = [e for e in shown if e.kind == "active"]
         if not active:
-            outcome: Explanation | Failed = Failed(feature, "explain", "NoExemplars", "never fires in train windows")
+            outcome: Explanation | Failed = Failed(
+                feature, "explain", "NoExemplars", "never fires in train windows"
+            )
         else:
             outcome = await self._ask(feature, active, [e for e in shown if e.kind != "active"])
         record_explanation(self._db, outcome)

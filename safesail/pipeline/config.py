@@ -33,6 +33,9 @@ class PipelineConfig(Config):
     concepts: tuple[str, ...] = Field(min_length=1)
     """Files or folders of contrastive pairs."""
 
+    domains: tuple[str, ...] = ()
+    """Only concepts of these domains; empty: all."""
+
     texts: tuple[str, ...] = Field(min_length=1)
     """What the chosen SAE's features are harvested on."""
 
@@ -49,4 +52,4 @@ class PipelineConfig(Config):
     harvest: HarvestConfig = HarvestConfig()
     chat: ChatConfig = ChatConfig()
     scoring: BudgetedConfig = BudgetedConfig()
-    release: ReleaseOptions = ReleaseOptions()
+    release: ReleaseOptions

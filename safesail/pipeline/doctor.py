@@ -26,7 +26,15 @@ ENOUGH_DISK = 2 * 10**9
 
 def examine(store: Path) -> list[Check]:
     """Look at packages, device, bundled files, the default model, endpoint, disk and store."""
-    return [*(_package(name) for name in PACKAGES), _device(), _bundle(), _model(), _endpoint(), _disk(), _store(store)]
+    return [
+        *(_package(name) for name in PACKAGES),
+        _device(),
+        _bundle(),
+        _model(),
+        _endpoint(),
+        _disk(),
+        _store(store),
+    ]
 
 
 def _package(name: str) -> Check:
@@ -46,7 +54,9 @@ def _device() -> Check:
 
 def _bundle() -> Check:
     try:
-        return Check("own files", True, ", ".join(resource_dir(n).name for n in ("data", "prompts", "pipelines")))
+        return Check(
+            "own files", True, ", ".join(resource_dir(n).name for n in ("data", "prompts", "pipelines"))
+        )
     except SafeSailError as error:
         return Check("own files", False, str(error))
 
@@ -60,7 +70,11 @@ def _model() -> Check:
 
 def _endpoint() -> Check:
     base = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
-    key = "a key is set" if os.environ.get("OPENAI_API_KEY") else "no OPENAI_API_KEY: only the built-in model answers"
+    key = (
+        "a key is set"
+        if os.environ.get("OPENAI_API_KEY")
+        else "no OPENAI_API_KEY: only the built-in model answers"
+    )
     return Check("endpoint", True, f"{base} ({key})")
 
 

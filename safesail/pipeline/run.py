@@ -1,19 +1,33 @@
 """Executes a pipeline file: select, harvest, explain and score, release."""
 
-import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
-from safesail.domain.ids import FeatureId
-from safesail.errors import ConfigError, NotFoundError
+import numpy as np
+
+from safesail.catalog.release import build_release
+from safesail.catalog.verify import verify_release
+from safesail.errors import NotFoundError
+from safesail.harvest.run import HarvestJob, harvest
+from safesail.llm.budget import parse_budget
+from safesail.metrics.correlation import bootstrap_interval
+from safesail.pipeline.chat import ChatSettings
 from safesail.pipeline.config import PipelineConfig
-from safesail.pipeline.summary import Summary, summarise
+from safesail.pipeline.explaining import Outcome, explain_candidates, worthwhile
+from safesail.pipeline.selecting import load_concepts
+from safesail.pipeline.summary import Interval, Summary
+from safesail.pipeline.tools import Machine, open_saes
 from safesail.resources import expand, resource_dir
+from safesail.sae.protocol import SAE
+from safesail.selection.result import SelectionResult
+from safesail.selection.run import select
+from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
+from safesail.store.explanations import ScoredRow, read_scores
+from safesail.store.selection import CandidateFeature
+from safesail.subject.model import SubjectModel
 
 
 def find_pipeline(name_or_path: str) -> Path:
@@ -31,3 +45,95 @@ def find_pipeline(name_or_path: str) -> Path:
         return own
     known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
     raise NotFoundError(f"no pipeline {name_or_path!r}: not a file, and not one of {known}")
+
+
+def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) -> Summary:
+    """Run the pipeline in the file `path`; what is done already is not done again.
+
+    Writes `safesail.duckdb`, `release/` and `summary.json` to `out`, by default `runs/<name>`.
+
+    Raises:
+        SafeSailError: as the stages; what is finished is kept.
+    """
+    started = perf_counter()
+    config = PipelineConfig.from_yaml(path)
+    folder = Path("runs") / config.name if out is None else out
+    store = folder / "safesail.duckdb"
+    subject = Machine(config.model).load(quiet=quiet)
+    saes = open_saes(config.saes, subject)
+    with open_writer(store) as db:
+        chosen, candidates = _choose(db, subject, saes, config, quiet=quiet)
+        sae_id = chosen.best
+        outcome = _explain(db, sae_id, candidates, config, quiet=quiet)
+        scores = [s for s in read_scores(db, sae_id) if s.feature in set(outcome.bought.reached)]
+        tokens_total = total_tokens(db)
+    build_release(store, folder / "release", config.release, quiet=quiet)
+    verify_release(folder / "release")
+    summary = Summary(
+        pipeline=config.name,
+        sae_id=sae_id,
+        why=_why(chosen),
+        features_explained=len(outcome.bought.explained),
+        features_scored=len(outcome.bought.scored),
+        features_undefined=len(outcome.bought.undefined),
+        features_failed=len(outcome.bought.failed),
+        score=mean_interval(scores, lambda s: s.value),
+        chance=mean_interval(scores, lambda s: s.chance),
+        tokens_spent=outcome.tokens,
+        tokens_total=tokens_total,
+        stopped_by_budget=outcome.bought.stopped_by_budget,
+        seconds=perf_counter() - started,
+        store=str(store),
+        release=str(folder / "release"),
+    )
+    (folder / "summary.json").write_text(json.dumps(summary.as_json(), indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _choose(
+    db: Db, subject: SubjectModel, saes: Sequence[SAE], config: PipelineConfig, *, quiet: bool
+) -> tuple[SelectionResult, list[CandidateFeature]]:
+    """Select the SAE, harvest it, and name the features worth explaining."""
+    concepts = load_concepts(config.concepts, config.domains)
+    chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
+    best = next(sae for sae in saes if sae.info.sae_id == chosen.best)
+    job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest)
+    harvest(db, job, quiet=quiet)
+    return chosen, worthwhile(db, chosen.best, n=config.max_features, min_windows=config.min_windows)
+
+
+def _explain(
+    db: Db, sae_id: str, candidates: Sequence[CandidateFeature], config: PipelineConfig, *, quiet: bool
+) -> Outcome:
+    chat = ChatSettings(
+        explainer=config.chat.explainer,
+        simulator=config.chat.simulator,
+        budget=parse_budget(config.budget),
+        base_url=config.chat.base_url,
+        concurrency=config.scoring.concurrency,
+    )
+    return explain_candidates(db, candidates, sae_id, chat, config.scoring, quiet=quiet)
+
+
+def _why(chosen: SelectionResult) -> str:
+    """Why the SAE was chosen, in one line."""
+    best = chosen.ranked[0].sae
+    others = len(chosen.ranked) - 1
+    interval = "" if best.low is None or best.high is None else f" [{best.low:.3f}, {best.high:.3f}]"
+    value = "undefined" if best.value is None else f"{best.value:.3f}{interval}"
+    return f"isolation of concepts {value}, the highest; {others} other candidates scored"
+
+
+def mean_interval(
+    scores: Sequence[ScoredRow], figure: Callable[[ScoredRow], float | None], *, seed: int = 0
+) -> Interval | None:
+    """Mean of a figure over the features that have it, with a 95 % bootstrap interval over features."""
+    values = np.array([v for s in scores if (v := figure(s)) is not None])
+    if len(values) < 2:
+        return None
+    interval = bootstrap_interval(
+        lambda items: float(values[items].mean()), len(values), draws=2000, seed=seed
+    )
+    if not isinstance(interval, tuple):
+        return None
+    return Interval(float(values.mean()), *interval)

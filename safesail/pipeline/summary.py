@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from safesail.store.connection import Db
-from safesail.store.explanations import ScoredRow
-
 
 @dataclass(frozen=True)
 class Interval:

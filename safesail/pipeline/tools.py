@@ -59,14 +59,21 @@ def open_saes(specs: Sequence[str], subject: SubjectModel, *, device: str = "aut
 def run_harvest(
     store: Path,
     machine: Machine,
-    specs: Sequence[str],
-    sources: Sequence[str],
+    what: tuple[Sequence[str], Sequence[str]],
     config: HarvestConfig,
     *,
     replace: bool,
     quiet: bool,
 ) -> HarvestReport:
     """Load what a harvest needs, and run it.
+
+    Args:
+        store: The DuckDB file.
+        machine: The subject model.
+        what: SAEs, and sources of text.
+        config: Settings.
+        replace: Drop what the store holds of these SAEs from another harvest.
+        quiet: No progress bar.
 
     Raises:
         SafeSailError: as `safesail.harvest.run.harvest`, `open_saes` and `Machine.load`.
@@ -77,6 +84,7 @@ def run_harvest(
     from safesail.store.connection import open_writer
     from safesail.store.selection import candidate_features
 
+    specs, sources = what
     subject = machine.load(quiet=quiet)
     saes = open_saes(specs, subject, device=machine.device)
     with open_writer(store) as db:

@@ -32,12 +32,12 @@ EXPLANATION_SCHEMA = json.dumps(
 ACTIVE_SCHEMA = json.dumps(
     {
         "type": "object",
-        "properties": {"active": {"type": "array", "items": {"type": "integer"}}},
+        "properties": {"active": {"type": "array", "items": {"type": "string"}}},
         "required": ["active"],
         "additionalProperties": False,
     }
 )
-"""JSON schema of a list of active numbers."""
+"""JSON schema of a list of labels of active units."""
 
 
 @dataclass(frozen=True)
@@ -80,35 +80,35 @@ def parse_explanation(answer: str, *, tags: Collection[str], max_words: int) -> 
     )
 
 
-def parse_active(answer: str, *, n: int) -> tuple[int, ...]:
-    """Read `{"active": [3, 17]}`: 0 for every silent unit and 1 for every active one, numbers 1 to `n`.
+def parse_active(answer: str, *, labels: Sequence[str]) -> tuple[int, ...]:
+    """Read `{"active": ["A3", "C1"]}`: for each of `labels` 1 where it is named, 0 where not.
 
     Raises:
         RefusedAnswerError: the model declined.
-        UnparsableAnswerError: not that form, or a number outside 1 to `n`.
+        UnparsableAnswerError: not that form, or a label that is not among `labels`.
     """
-    numbers = _object(answer, required="active", allowed={"active"})["active"]
-    if not isinstance(numbers, list):
-        raise _unparsable('"active" must be a list of numbers', answer)
-    marked = [_number(value, n, answer) for value in cast("list[Any]", numbers)]
-    return tuple(int(i in marked) for i in range(1, n + 1))
+    named = _object(answer, required="active", allowed={"active"})["active"]
+    if not isinstance(named, list):
+        raise _unparsable('"active" must be a list of labels', answer)
+    marked = {_label(value, labels, answer) for value in cast("list[Any]", named)}
+    return tuple(int(label in marked) for label in labels)
 
 
-def parse_graded(answer: str, *, n: int) -> tuple[float, ...]:
-    """Read `{"active": {"3": 7, "17": 10}}`: ratings from 0 to 10 of the units 1 to `n`, 0 where not named.
+def parse_graded(answer: str, *, labels: Sequence[str]) -> tuple[float, ...]:
+    """Read `{"active": {"A3": 7, "C1": 10}}`: for each of `labels` its rating from 0 to 10, 0 where not named.
 
     Raises:
         RefusedAnswerError: the model declined.
-        UnparsableAnswerError: not that form, or a number or rating out of range.
+        UnparsableAnswerError: not that form, an unknown label, or a rating out of range.
     """
     ratings = _object(answer, required="active", allowed={"active"})["active"]
     if not isinstance(ratings, dict):
-        raise _unparsable('"active" must map numbers to ratings', answer)
+        raise _unparsable('"active" must map labels to ratings', answer)
     found = {
-        _number(int(key) if key.isascii() and key.isdigit() else key, n, answer): _rating(value, answer)
+        _label(key, labels, answer): _rating(value, answer)
         for key, value in cast("dict[str, Any]", ratings).items()
     }
-    return tuple(found.get(i, 0.0) for i in range(1, n + 1))
+    return tuple(found.get(label, 0.0) for label in labels)
 
 
 def parse_ratings(answer: str, *, tokens: Sequence[str]) -> tuple[float, ...]:
@@ -156,9 +156,9 @@ def _json(answer: str) -> Any:
         raise _unparsable("not JSON", answer) from error
 
 
-def _number(value: Any, n: int, answer: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= n:
-        raise _unparsable(f"{value!r} is not a number from 1 to {n}", answer)
+def _label(value: Any, labels: Sequence[str], answer: str) -> str:
+    if not isinstance(value, str) or value not in labels:
+        raise _unparsable(f"{value!r} is not a label that was asked about", answer)
     return value
 
 

@@ -31,8 +31,8 @@ class ScoringConfig(Config):
     segment_tokens: PositiveInt = 8
     """Length of a segment, about; it ends at a word boundary."""
 
-    windows_per_call: PositiveInt = 10
-    """Windows in one prompt; the token method always asks about one."""
+    windows_per_call: Annotated[int, Field(ge=1, le=26)] = 10
+    """Windows in one prompt, which names them A to Z; the token method always asks about one."""
 
     graded: bool = False
     """Segments are rated 1 to 10 instead of named, and compared with their largest activation."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from safesail.scoring.score import agreement
 from safesail.scoring.units import Simulated, Units, units_of
 
 STAGE = "simulate"
+LETTERS = string.ascii_uppercase
+"""Names of the windows in a prompt."""
 
 
 @dataclass(frozen=True)
@@ -143,14 +146,10 @@ def _values(units: Sequence[Units], config: ScoringConfig) -> dict[str, object]:
             (window,) = units
             return {"tokens": json.dumps(window.texts, ensure_ascii=False)}
         case "segment":
-            numbered: list[list[tuple[int, str]]] = []
-            first = 1
-            for window in units:
-                numbered.append(list(enumerate(window.texts, first)))
-                first += len(window.texts)
-            return {"texts": numbered, "graded": config.graded}
+            lettered = list(zip(LETTERS, (window.texts for window in units), strict=False))
+            return {"texts": lettered, "graded": config.graded}
         case "detection" | "fuzzing":
-            return {"texts": [(i, window.texts[0]) for i, window in enumerate(units, 1)]}
+            return {"texts": list(zip(LETTERS, (window.texts[0] for window in units), strict=False))}
 
 
 def _answer_room(units: Sequence[Units], config: ScoringConfig) -> int:
@@ -159,7 +158,7 @@ def _answer_room(units: Sequence[Units], config: ScoringConfig) -> int:
     if config.method == "token":
         # Each token comes back, in pieces at worst, between brackets, quotes and a comma.
         return 32 + sum(8 + len(text.encode()) for window in units for text in window.texts)
-    return 32 + n_units * (8 if config.graded else 4)
+    return 32 + n_units * (10 if config.graded else 6)
 
 
 def _parse(answer: str, units: Sequence[Units], config: ScoringConfig) -> list[tuple[float, ...]]:
@@ -167,14 +166,26 @@ def _parse(answer: str, units: Sequence[Units], config: ScoringConfig) -> list[t
     if config.method == "token":
         (window,) = units
         return [parse_ratings(answer, tokens=window.texts)]
-    n_units = sum(len(window.texts) for window in units)
-    flat = parse_graded(answer, n=n_units) if config.graded else parse_active(answer, n=n_units)
+    labels = _labels(units, config)
+    graded = config.graded and config.method == "segment"
+    flat = parse_graded(answer, labels=labels) if graded else parse_active(answer, labels=labels)
     predicted: list[tuple[float, ...]] = []
     first = 0
     for window in units:
         predicted.append(tuple(map(float, flat[first : first + len(window.texts)])))
         first += len(window.texts)
     return predicted
+
+
+def _labels(units: Sequence[Units], config: ScoringConfig) -> list[str]:
+    """What each unit is called in prompt and answer: `A1`, `A2`, `B1`, ..., or `A`, `B`, ... for whole windows."""
+    if config.method != "segment":
+        return list(LETTERS[: len(units)])
+    return [
+        f"{letter}{number}"
+        for letter, window in zip(LETTERS, units, strict=False)
+        for number in range(1, len(window.texts) + 1)
+    ]
 
 
 def _lost(batch: Sequence[Exemplar], error: BadAnswerError, tokens: int) -> Simulation:

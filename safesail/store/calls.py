@@ -150,7 +150,13 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
         request = LLMRequest(**entry["request"])
-        LLMAnswer(entry["answer"], entry["finish"], int(entry["input_tokens"]), int(entry["output_tokens"]), "billed")
+        LLMAnswer(
+            entry["answer"],
+            entry["finish"],
+            int(entry["input_tokens"]),
+            int(entry["output_tokens"]),
+            "billed",
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} line {number} is not an exported answer ({type(error).__name__})") from error
     if set(entry) != set(_EXPORTED) or not isinstance(entry["answer"], str):

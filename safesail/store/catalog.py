@@ -195,5 +195,15 @@ def released_counts(db: Db) -> dict[str, Any]:
         """,
     )
     assert row is not None
-    names = ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged")
+    names = (
+        "features",
+        "explained",
+        "masked",
+        "failed",
+        "scored",
+        "undefined",
+        "mean_score",
+        "mean_chance",
+        "tagged",
+    )
     return dict(zip(names, row, strict=True))

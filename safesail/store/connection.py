@@ -71,3 +71,14 @@ def _explain(path: Path, error: duckdb.Error) -> DataError:
         who = f"process {holder.group(1)}" if holder else "another process"
         return StoreLockedError(f"{path} is held by {who}; wait until it ends, or stop it")
     return DataError(f"{path} cannot be opened as a DuckDB store: {text.splitlines()[0]}")
+
+
+@contextmanager
+def open_memory() -> Generator[Db, None, None]:
+    """An empty store in memory, gone when the block ends."""
+    db = duckdb.connect(":memory:")
+    try:
+        migrate(db)
+        yield db
+    finally:
+        db.close()

@@ -121,3 +121,22 @@ def fetch_windows(
         window = Window(document_id, start, tuple(token_ids), tuple(tokens), split)
         windows[int(window_id)] = (window, tuple(activations))
     return windows
+
+
+def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
+    """For every feature of an SAE that fires: by split, the number of windows in which it does."""
+    found = rows(
+        db,
+        """
+        SELECT a.feature, w.split, count(DISTINCT w.window_id)
+        FROM activations a
+        JOIN saes s USING (sae_key) JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
+        JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
+        WHERE s.sae_id = ? GROUP BY 1, 2
+        """,
+        [sae_id],
+    )
+    counts: dict[int, dict[str, int]] = {}
+    for feature, split, n in found:
+        counts.setdefault(int(feature), {})[str(split)] = int(n)
+    return counts

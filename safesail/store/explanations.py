@@ -184,6 +184,17 @@ def read_explanation(db: Db, feature: FeatureId) -> Explanation:
     return ConfidentExplanation(feature, text, tags, explainer, prompt_hash, confidence)
 
 
+def explained_features(db: Db, sae_id: str) -> list[int]:
+    """Features of an SAE with an explanation of our own runs that can be read, in the order they were written."""
+    found = rows(
+        db,
+        "SELECT feature FROM explanations WHERE sae_id = ? AND error IS NULL AND text IS NOT NULL"
+        " AND origin = 'run' GROUP BY feature ORDER BY min(ordinal)",
+        [sae_id],
+    )
+    return [int(row[0]) for row in found]
+
+
 def read_scores(db: Db, sae_id: str, *, method: str | None = None) -> list[ScoredRow]:
     """Scores of an SAE's features by feature, oldest first; of one method, or of all."""
     found = rows(

@@ -27,7 +27,7 @@ def test_explanation() -> None:
 
 def test_a_code_fence_round_the_json_is_taken_off() -> None:
     assert explained('```json\n{"explanation": "Bombs"}\n```') == ParsedExplanation("Bombs", (), None)
-    assert parse_active('```\n{"active": [1]}\n```', n=1) == (1,)
+    assert parse_active('```\n{"active": ["A"]}\n```', labels=["A"]) == (1,)
 
 
 def test_an_invented_tag_is_left_out_and_the_explanation_kept() -> None:
@@ -70,25 +70,32 @@ def test_a_refusal_is_told_from_a_bad_form(answer: str) -> None:
         explained(answer)
 
 
-def test_active_numbers_become_zeros_and_ones() -> None:
-    assert parse_active('{"active": [3, 1, 3]}', n=4) == (1, 0, 1, 0)
-    assert parse_active('{"active": []}', n=2) == (0, 0)
+LABELS = ["A1", "A2", "B1", "B2"]
 
 
-@pytest.mark.parametrize("numbers", ["[0]", "[5]", "[-1]", '["1"]', "[1.0]", "[true]", "1", '{"1": 2}'])
-def test_numbers_out_of_range_or_of_another_form_are_refused(numbers: str) -> None:
+def test_labels_become_zeros_and_ones() -> None:
+    assert parse_active('{"active": ["B1", "A1", "B1"]}', labels=LABELS) == (1, 0, 1, 0)
+    assert parse_active('{"active": []}', labels=LABELS) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "named", ['["A3"]', '["a1"]', "[1]", "[null]", "[true]", '"A1"', '{"A1": 2}', '[["A1"]]']
+)
+def test_labels_that_were_not_asked_about_are_refused(named: str) -> None:
     with pytest.raises(UnparsableAnswerError):
-        parse_active(f'{{"active": {numbers}}}', n=4)
+        parse_active(f'{{"active": {named}}}', labels=LABELS)
 
 
 def test_graded() -> None:
-    assert parse_graded('{"active": {"2": 7, "4": 0.5}}', n=4) == (0.0, 7.0, 0.0, 0.5)
+    assert parse_graded('{"active": {"A2": 7, "B2": 0.5}}', labels=LABELS) == (0.0, 7.0, 0.0, 0.5)
 
 
-@pytest.mark.parametrize("ratings", ["[1]", '{"5": 1}', '{"1": 11}', '{"1": -1}', '{"x": 1}', '{"1": "3"}', '{"²": 1}'])
+@pytest.mark.parametrize(
+    "ratings", ['["A1"]', '{"A3": 1}', '{"A1": 11}', '{"A1": -1}', '{"A1": "3"}', '{"A1": true}']
+)
 def test_graded_refuses(ratings: str) -> None:
     with pytest.raises(UnparsableAnswerError):
-        parse_graded(f'{{"active": {ratings}}}', n=4)
+        parse_graded(f'{{"active": {ratings}}}', labels=LABELS)
 
 
 def test_ratings_of_every_token_in_order() -> None:
@@ -113,7 +120,7 @@ def test_ratings_of_other_tokens_are_refused(answer: str, message: str) -> None:
 
 def test_a_long_answer_is_cut_in_the_message() -> None:
     with pytest.raises(UnparsableAnswerError) as caught:
-        parse_active("x" * 5000, n=1)
+        parse_active("x" * 5000, labels=["A"])
     assert len(str(caught.value)) < 200
 
 

@@ -4,7 +4,10 @@ from hypothesis import strategies as st
 
 from safesail.prompting.segments import cut_segments, starts_word
 
-TOKENS = st.lists(st.sampled_from(["a", " the", "ing", " bom", ".", ",", "'s", "\n", " ", "炸", "弹", " 7", "0"]), max_size=60)
+TOKENS = st.lists(
+    st.sampled_from(["a", " the", "ing", " bom", ".", ",", "'s", "\n", " ", "炸", "弹", " 7", "0"]),
+    max_size=60,
+)
 
 
 def pieces(tokens: list[str], size: int) -> list[str]:

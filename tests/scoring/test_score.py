@@ -34,9 +34,14 @@ def test_windows_are_pooled_not_averaged() -> None:
 
 @pytest.mark.parametrize(
     ("true", "predicted", "reason"),
-    [([0, 0, 0], [1, 0, 0], "true values are constant"), ([1, 0, 0], [0, 0, 0], "simulated values are constant")],
+    [
+        ([0, 0, 0], [1, 0, 0], "true values are constant"),
+        ([1, 0, 0], [0, 0, 0], "simulated values are constant"),
+    ],
 )
-def test_a_constant_side_gives_no_score_but_a_reason(true: list[float], predicted: list[float], reason: str) -> None:
+def test_a_constant_side_gives_no_score_but_a_reason(
+    true: list[float], predicted: list[float], reason: str
+) -> None:
     found = agreement([window(true, predicted)], draws=10, seed=0)
     assert found.pearson == Undefined(reason)
     assert found.interval == Undefined(reason)
@@ -52,7 +57,9 @@ def test_no_window_gives_no_score() -> None:
 def test_interval_holds_the_score_and_the_same_seed_gives_the_same() -> None:
     rng = np.random.default_rng(0)
     windows = [
-        window(t := rng.integers(0, 2, 8).astype(float).tolist(), [float(x != (rng.random() < 0.2)) for x in t])
+        window(
+            t := rng.integers(0, 2, 8).astype(float).tolist(), [float(x != (rng.random() < 0.2)) for x in t]
+        )
         for _ in range(30)
     ]
     found = agreement(windows, draws=500, seed=3)
@@ -64,7 +71,9 @@ def test_interval_holds_the_score_and_the_same_seed_gives_the_same() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=3, max_size=30), st.integers(1, 9))
-def test_scale_of_the_simulator_and_order_of_windows_change_nothing(pairs: list[tuple[int, int]], factor: int) -> None:
+def test_scale_of_the_simulator_and_order_of_windows_change_nothing(
+    pairs: list[tuple[int, int]], factor: int
+) -> None:
     windows = [window([float(t)], [float(p)]) for t, p in pairs]
     scaled = [window([float(t)], [float(factor * p)]) for t, p in reversed(pairs)]
     one, other = (agreement(w, draws=5, seed=0).pearson for w in (windows, scaled))

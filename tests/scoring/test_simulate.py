@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesail.domain.records import Exemplar
+from safesail.llm.lexical import count_tokens
 from safesail.llm.types import LLMRequest
 from safesail.scoring.config import ScoringConfig
-from safesail.scoring.simulate import Simulation, batches_of, context_of, make_request, simulate
+from safesail.scoring.simulate import LETTERS, Simulation, batches_of, context_of, make_request, simulate
 from safesail.scoring.units import units_of
 from safesail.store.connection import Db
 from tests.made_windows import FEATURE, ScriptedModel, exemplar, metered
@@ -37,23 +38,25 @@ def test_batches_share_out_every_kind_and_do_not_depend_on_the_order() -> None:
 def test_batches_hold_every_window_once(n_active: int, n_silent: int, size: int) -> None:
     windows = ACTIVE[:n_active] + SILENT[:n_silent]
     batches = batches_of(windows, size)
-    assert sorted(e.window.document_id for b in batches for e in b) == sorted(e.window.document_id for e in windows)
+    assert sorted(e.window.document_id for b in batches for e in b) == sorted(
+        e.window.document_id for e in windows
+    )
     assert all(0 < len(b) <= size for b in batches)
 
 
-def test_segments_are_numbered_through_and_answers_come_back_to_their_window(db: Db) -> None:
+def test_answers_come_back_to_their_window(db: Db) -> None:
     windows = [ACTIVE[0], SILENT[0]]
     config = ScoringConfig(segment_tokens=4)
     (batch,) = batches_of(windows, 10)
-    # Two segments a window; only the last segment of the second window is named.
-    simulation = run(db, ScriptedModel(['{"active": [4]}']), windows, config)
+    # Two segments a window.
+    simulation = run(db, ScriptedModel(['{"active": ["B2"]}']), windows, config)
     assert [w.predicted for w in simulation.windows] == [(0.0, 0.0), (0.0, 1.0)]
     assert [w.units for w in simulation.windows] == units_of(batch, config)
     assert (simulation.tokens, simulation.n_failed) == (15, 0)
 
 
 def test_a_bad_answer_loses_its_batch_only_and_is_counted(db: Db) -> None:
-    model = ScriptedModel(['{"active": [1]}', "no idea"])
+    model = ScriptedModel(['{"active": ["A1"]}', "no idea"])
     simulation = run(db, model, [*ACTIVE, *SILENT], ScoringConfig())
     assert len(simulation.windows) == 10
     assert simulation.n_failed == 10
@@ -81,7 +84,7 @@ def batches_in_order(windows: list[Exemplar]) -> list[Exemplar]:
 
 
 def test_graded_answers(db: Db) -> None:
-    simulation = run(db, ScriptedModel(['{"active": {"1": 8}}']), [ACTIVE[0]], ScoringConfig(graded=True))
+    simulation = run(db, ScriptedModel(['{"active": {"A1": 8}}']), [ACTIVE[0]], ScoringConfig(graded=True))
     assert simulation.windows[0].predicted == (8.0,)
 
 
@@ -89,7 +92,9 @@ def test_adaptive_sampling_stops_when_the_interval_is_narrow(db: Db) -> None:
     # Perfect answers: every resample correlates at 1, so the interval is narrow after the first batch.
     windows = [*ACTIVE, *SILENT]
     first = batches_of(windows, 10)[0]
-    right = json.dumps({"active": [i for i, e in enumerate(first, 1) if e.kind == "active"]})
+    right = json.dumps(
+        {"active": [f"{letter}1" for letter, e in zip(LETTERS, first, strict=False) if e.kind == "active"]}
+    )
     model = ScriptedModel([right, "never asked"])
     simulation = run(db, model, windows, ScoringConfig(segment_tokens=16, stop_width=0.1))
     assert (len(model.asked), len(simulation.windows)) == (1, 10)
@@ -106,9 +111,13 @@ def test_the_simulator_sees_the_explanation_and_texts_and_no_activations(db: Db)
 def test_the_answer_has_room_for_its_longest_form() -> None:
     config = ScoringConfig(segment_tokens=2)
     units = units_of(ACTIVE, config)
-    n_segments = sum(len(u.texts) for u in units)
-    longest = json.dumps({"active": list(range(1, n_segments + 1))})
-    assert make_request("here", "x", units, config).max_tokens >= len(longest) / 2
+    labels = [
+        f"{letter}{i}" for letter, u in zip(LETTERS, units, strict=False) for i in range(1, len(u.texts) + 1)
+    ]
+    assert make_request("here", "x", units, config).max_tokens >= count_tokens(json.dumps({"active": labels}))
+    graded = ScoringConfig(segment_tokens=2, graded=True)
+    answer = json.dumps({"active": dict.fromkeys(labels, 10)})
+    assert make_request("here", "x", units, graded).max_tokens >= count_tokens(answer)
 
 
 def test_a_text_cannot_become_a_segment_or_leave_the_fence() -> None:

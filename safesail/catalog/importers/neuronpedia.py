@@ -35,7 +35,9 @@ def read(source: Path, into: Gathered) -> None:
         DataError: no batches, or a row that is not in this format.
     """
     for kind in KINDS:
-        files = sorted(source.rglob(f"{kind}/batch-*.jsonl")) + sorted(source.rglob(f"{kind}/batch-*.jsonl.gz"))
+        files = sorted(source.rglob(f"{kind}/batch-*.jsonl")) + sorted(
+            source.rglob(f"{kind}/batch-*.jsonl.gz")
+        )
         if kind == "explanations" and not files:
             raise DataError(f"{source} holds no explanations/batch-*.jsonl.gz")
         ranks: dict[FeatureId, int] = {}
@@ -54,7 +56,12 @@ def _feature(row: dict[str, Any], where: str, into: Gathered) -> FeatureId:
     model, source, index = row.get("modelId"), row.get("layer"), row.get("index")
     if not isinstance(model, str) or not isinstance(source, str):
         raise DataError(f"{where}: modelId and layer must be texts")
-    if not (isinstance(index, int | str) and str(index).isascii() and str(index).isdigit() and len(str(index)) < 10):
+    if not (
+        isinstance(index, int | str)
+        and str(index).isascii()
+        and str(index).isdigit()
+        and len(str(index)) < 10
+    ):
         raise DataError(f"{where}: index must be a number, not {str(index)[:40]!r}")
     if into.options.model not in (None, model):
         raise DataError(f"{where}: the row is about {model!r}, not {into.options.model!r}")
@@ -81,9 +88,7 @@ def _read_explanation(row: dict[str, Any], where: str, feature: FeatureId, into:
     into.explanation(feature, text, explainer=" / ".join(by) or None)
 
 
-def _read_activation(
-    row: dict[str, Any], where: str, place: tuple[FeatureId, int], into: Gathered
-) -> None:
+def _read_activation(row: dict[str, Any], where: str, place: tuple[FeatureId, int], into: Gathered) -> None:
     tokens, values = row.get("tokens"), row.get("values")
     if (
         not isinstance(tokens, list)

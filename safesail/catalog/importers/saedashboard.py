@@ -41,7 +41,11 @@ def read(source: Path, into: Gathered) -> None:
 
 
 def _read_feature(where: str, sae_id: str, entry: Any, into: Gathered) -> None:
-    if not isinstance(entry, dict) or not isinstance(entry.get("feature_index"), int) or entry["feature_index"] < 0:
+    if (
+        not isinstance(entry, dict)
+        or not isinstance(entry.get("feature_index"), int)
+        or entry["feature_index"] < 0
+    ):
         raise DataError(f"{where} has no feature_index")
     windows, density = entry.get("activations", []), entry.get("frac_nonzero")
     if not isinstance(density, int | float) or not 0 <= density <= 1:

@@ -62,7 +62,11 @@ def _read_entry(where: str, item: tuple[str, Any], source: tuple[str, str], into
     if not found or not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise DataError(f"{where} is not `layer_index` with {', '.join(sorted(_FIELDS))}")
     text, score, tags = entry["explanation"], entry["correlation_score"], entry["tag_list"]
-    if not isinstance(text, str | None) or isinstance(score, bool) or not isinstance(score, int | float | None):
+    if (
+        not isinstance(text, str | None)
+        or isinstance(score, bool)
+        or not isinstance(score, int | float | None)
+    ):
         raise DataError(f"{where}: explanation must be text or null, correlation_score a number or null")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise DataError(f"{where}: tag_list must be a list of texts")

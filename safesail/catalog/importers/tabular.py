@@ -6,7 +6,8 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from safesail.catalog.gather import ColumnMap, Gathered
+from safesail.catalog.config import ColumnMap
+from safesail.catalog.gather import Gathered
 from safesail.catalog.importers.neuronpedia import layer_of_source
 from safesail.catalog.reading import MAX_LINE_BYTES, read_jsonl, read_lines
 from safesail.domain.ids import FeatureId, layer_of
@@ -34,7 +35,9 @@ def read(source: Path, into: Gathered) -> None:
     if columns.ref is not None:
         named.discard(columns.index or "")
     if missing := sorted(named - met):
-        raise ConfigError(f"{source} has no column {missing[0]!r}; it has {', '.join(sorted(met)) or 'no rows'}")
+        raise ConfigError(
+            f"{source} has no column {missing[0]!r}; it has {', '.join(sorted(met)) or 'no rows'}"
+        )
 
 
 def _read_csv(path: Path) -> Generator[tuple[int, Cells], None, None]:
@@ -88,7 +91,9 @@ def _place(where: str, cells: Cells, columns: ColumnMap, into: Gathered) -> tupl
         raise ConfigError(f"{where} does not say which model it explains; name it with --model")
     if into.options.model not in (None, model):
         raise DataError(f"{where} is about {model!r}, not {into.options.model!r}")
-    return into.sae(source or into.options.name, layer=_layer(cells, columns, source, into), model=model), int(index)
+    return into.sae(
+        source or into.options.name, layer=_layer(cells, columns, source, into), model=model
+    ), int(index)
 
 
 def _layer(cells: Cells, columns: ColumnMap, source: str | None, into: Gathered) -> int | None:

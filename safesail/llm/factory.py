@@ -1,0 +1,36 @@
+"""From a model's name to a chat client."""
+
+import os
+
+from safesail.errors import ConfigError
+from safesail.llm.types import ChatClient
+
+BUILT_IN = "lexical"
+OPENAI = "https://api.openai.com/v1"
+_LOOPBACK = ("http://localhost", "http://127.0.0.1", "http://[::1]")
+
+
+def make_client(name: str, *, base_url: str | None = None, api_key: str | None = None) -> ChatClient:
+    """The built-in model where `name` is `lexical`, else a model at an OpenAI-compatible endpoint.
+
+    Args:
+        name: Model's name, as the endpoint knows it.
+        base_url: None takes OPENAI_BASE_URL, else OpenAI's own.
+        api_key: None takes OPENAI_API_KEY; servers on this machine need none.
+
+    Raises:
+        ConfigError: the endpoint needs a key and none is set.
+    """
+    if name == BUILT_IN:
+        from safesail.llm.lexical import LexicalModel
+
+        return LexicalModel()
+    from safesail.llm.openai_client import OpenAIClient
+
+    url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    key = api_key or os.environ.get("OPENAI_API_KEY")
+    if not key and not url.startswith(_LOOPBACK):
+        raise ConfigError(
+            f"{url} needs a key; set OPENAI_API_KEY, or use the built-in model with {BUILT_IN!r}"
+        )
+    return OpenAIClient(url, key or "none", name)

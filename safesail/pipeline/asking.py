@@ -1,0 +1,173 @@
+"""`explain` and `score` on a store, as the command line asks for them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Failed
+from safesail.errors import BudgetExceededError, ConfigError, NotFoundError
+from safesail.harvest.exemplars import ExemplarConfig, collect
+from safesail.llm.budget import load_prices, parse_budget
+from safesail.llm.metered import MeteredClient
+from safesail.pipeline.budgeted import BudgetedConfig
+from safesail.pipeline.chat import ChatSettings
+from safesail.pipeline.explaining import explain_candidates, worthwhile
+from safesail.scoring.config import Method, ScoringConfig
+from safesail.scoring.run import chance_partner, score_feature
+from safesail.store.connection import Db, open_writer
+from safesail.store.explanations import explained_features, read_explanation, record_score
+from safesail.store.registry import finish_run, start_run
+from safesail.store.selection import best_sae
+
+MIN_WINDOWS = 5
+"""Windows in which a feature must fire, in each split, to be explained and scored."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says."""
+
+    budget: str
+    sae_id: str | None
+    explainer: str | None
+    simulator: str | None
+    base_url: str | None
+    method: Method
+    n: int
+    chance_every: int
+    concurrency: int
+    prices: Path | None
+    replay: bool
+
+    def chat(self) -> ChatSettings:
+        """Which models are asked; the built-in one where none is named.
+
+        Raises:
+            ConfigError: the budget or the price table is wrong.
+        """
+        explainer = self.explainer or "lexical"
+        return ChatSettings(
+            explainer=explainer,
+            simulator=self.simulator or explainer,
+            budget=parse_budget(self.budget),
+            base_url=self.base_url,
+            prices=None if self.prices is None else load_prices(self.prices),
+            replay=self.replay,
+            concurrency=self.concurrency,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run bought."""
+
+    sae_id: str
+    explained: int
+    scored: int
+    undefined: int
+    failed: int
+    left: int
+    """Features that the budget did not reach."""
+
+    tokens: int
+    """Newly spent."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dict(vars(self))
+
+    def as_text(self) -> str:
+        """One line for people."""
+        stopped = f"; the budget ended before {self.left} more" if self.left else ""
+        return (
+            f"{self.sae_id}: {self.explained} explained, {self.scored} scored, {self.undefined} undefined, "
+            f"{self.failed} failed for {self.tokens:,} new tokens{stopped}"
+        )
+
+
+def explain_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
+    """Explain and score the candidates of an SAE in `store`.
+
+    Raises:
+        NotFoundError: no store, no selection or no harvest.
+        SafeSailError: as `explain_candidates`.
+    """
+    _needs_store(store)
+    config = BudgetedConfig(
+        scoring=ScoringConfig(method=asked.method),
+        chance_every=asked.chance_every,
+        concurrency=asked.concurrency,
+    )
+    with open_writer(store) as db:
+        sae_id = asked.sae_id or best_sae(db)
+        candidates = worthwhile(db, sae_id, n=asked.n, min_windows=MIN_WINDOWS)
+        outcome = explain_candidates(db, candidates, sae_id, asked.chat(), config, quiet=quiet)
+    bought = outcome.bought
+    return Report(
+        sae_id, len(bought.explained), len(bought.scored), len(bought.undefined), len(bought.failed),
+        bought.left, outcome.tokens,
+    )  # fmt: skip
+
+
+def score_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
+    """Score the explanations that an SAE has in `store`, by another method or simulator.
+
+    Raises:
+        NotFoundError: no store, or nothing explained.
+        LLMUnavailableError: an endpoint is dead; what is finished is stored.
+    """
+    _needs_store(store)
+    chat = asked.chat()
+    with open_writer(store) as db:
+        sae_id = asked.sae_id or best_sae(db)
+        features = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)][: asked.n]
+        if not features:
+            raise ConfigError(f"{sae_id} has no explanation in {store}; run `safesail explain` first")
+        run_id = start_run(db, "score", {"sae_id": sae_id, "method": asked.method})
+        client = chat.open(db, run_id).simulator
+        config = ScoringConfig(method=asked.method, model=chat.simulator)
+        counts = asyncio.run(_score_all(db, features, client, (config, asked.chance_every), quiet=quiet))
+        finish_run(db, run_id)
+    scored, undefined, failed, left = counts
+    return Report(sae_id, 0, scored, undefined, failed, left, client.spent_tokens)
+
+
+async def _score_all(
+    db: Db,
+    features: Sequence[FeatureId],
+    client: MeteredClient,
+    how: tuple[ScoringConfig, int],
+    *,
+    quiet: bool,
+) -> tuple[int, int, int, int]:
+    """Score features in turn until they or the budget are used up: (scored, undefined, failed, left)."""
+    config, every = how
+    partners = chance_partner(features, seed=config.seed)
+    scored = undefined = failed = 0
+    for number, feature in enumerate(tqdm(features, desc="score", unit="feature", disable=quiet)):
+        explanation = read_explanation(db, feature)
+        partner = partners.get(feature) if every and number % every == 0 else None
+        other = None if partner is None else read_explanation(db, partner)
+        held_out = collect(db, feature, "test", ExemplarConfig())
+        try:
+            outcome = await score_feature(client, explanation, held_out, config, other=other)
+        except BudgetExceededError:
+            return scored, undefined, failed, len(features) - number
+        record_score(db, explanation, outcome)
+        if isinstance(outcome, Failed):
+            failed += 1
+        elif outcome.value is None:
+            undefined += 1
+        else:
+            scored += 1
+    return scored, undefined, failed, 0
+
+
+def _needs_store(store: Path) -> None:
+    if not store.is_file():
+        raise NotFoundError(f"no store at {store}; run `safesail select-sae` and `safesail harvest` first")

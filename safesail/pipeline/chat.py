@@ -1,0 +1,53 @@
+"""The explainer and the simulator of a run: one ledger, one purse."""
+
+from dataclasses import dataclass
+
+from safesail.llm.budget import Budget, Prices
+from safesail.llm.factory import make_client
+from safesail.llm.metered import MeteredClient
+from safesail.store.calls import CallTable
+from safesail.store.connection import Db
+
+
+@dataclass(frozen=True)
+class ChatPair:
+    """Two clients that spend from one budget."""
+
+    explainer: MeteredClient
+    simulator: MeteredClient
+
+    @property
+    def spent_tokens(self) -> int:
+        """Tokens newly spent by both."""
+        return self.explainer.spent_tokens
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Which models are asked, and under which limits."""
+
+    explainer: str
+    simulator: str
+    budget: Budget
+    base_url: str | None = None
+    prices: Prices | None = None
+    replay: bool = False
+    concurrency: int = 8
+
+    def open(self, db: Db, run_id: str) -> ChatPair:
+        """Clients whose calls go to the ledger of `db` under `run_id`.
+
+        Raises:
+            ConfigError: an endpoint needs a key and none is set.
+        """
+        explainer = MeteredClient(
+            make_client(self.explainer, base_url=self.base_url),
+            CallTable(db, run_id),
+            self.budget,
+            prices=self.prices,
+            replay=self.replay,
+            concurrency=self.concurrency,
+        )
+        if self.simulator == self.explainer:
+            return ChatPair(explainer, explainer)
+        return ChatPair(explainer, explainer.sharing(make_client(self.simulator, base_url=self.base_url)))

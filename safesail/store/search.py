@@ -1,0 +1,74 @@
+"""What full-text search reads of a store."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from safesail.store.connection import Db
+from safesail.store.sql import Row, rows, value
+
+_SHOWN = "SELECT sae_id, \"index\", explanation FROM catalog WHERE explanation IS NOT NULL AND explanation <> '***'"
+
+
+@dataclass(frozen=True)
+class IndexedText:
+    """A feature's explanation, as the catalog shows it."""
+
+    sae_id: str
+    feature: int
+    text: str
+
+
+@dataclass(frozen=True)
+class SearchFilter:
+    """Which matches count."""
+
+    tags: tuple[str, ...]
+    """At least one of these; any feature where empty."""
+
+    min_score: float | None
+
+
+def texts_digest(db: Db) -> str:
+    """Identity of all texts that are searched: equal for equal contents, whatever their order."""
+    return str(
+        value(
+            db,
+            "SELECT md5(concat_ws('/', count(*), sum(hash(sae_id, \"index\", explanation) // 16),"
+            f' bit_xor(hash(explanation, "index", sae_id)))) FROM ({_SHOWN})',
+        )
+    )
+
+
+def indexed_texts(db: Db) -> Generator[list[IndexedText], None, None]:
+    """All texts, in the order of their features, in batches."""
+    for batch in db.sql(f'{_SHOWN} ORDER BY sae_id, "index"').to_arrow_reader(32_768):
+        columns = (batch.column(name).to_pylist() for name in ("sae_id", "index", "explanation"))
+        yield [IndexedText(*cells) for cells in zip(*columns, strict=True)]
+
+
+def find_hits(db: Db, places: Sequence[tuple[str, int]], chosen: SearchFilter, limit: int) -> list[Row]:
+    """Of the features in `places`, the first `limit` that the filter lets through, in that order.
+
+    Rows: sae_id, layer, index, explanation, tags, score.
+    """
+    asked = pa.table({
+        "sae_id": pa.array([sae_id for sae_id, _ in places], pa.string()),
+        "index": pa.array([index for _, index in places], pa.int32()),
+        "place": pa.array(range(len(places)), pa.int32()),
+    })  # fmt: skip
+    db.register("_asked", asked)
+    try:
+        return rows(
+            db,
+            """
+            SELECT c.sae_id, c.layer, c."index", c.explanation, c.tags, c.score
+            FROM catalog c JOIN _asked a USING (sae_id, "index")
+            WHERE (len(?) = 0 OR list_has_any(c.tags, ?)) AND (CAST(? AS DOUBLE) IS NULL OR c.score >= ?)
+            ORDER BY a.place LIMIT ?
+            """,
+            [list(chosen.tags), list(chosen.tags), chosen.min_score, chosen.min_score, limit],
+        )
+    finally:
+        db.unregister("_asked")

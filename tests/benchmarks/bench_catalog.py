@@ -1,0 +1,145 @@
+"""A catalog of a million features: how fast it is brought in, shown, searched and asked.
+
+Run by hand: `python tests/benchmarks/bench_catalog.py [n_features] [folder]`. Not a test: it is too large for one.
+"""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pyarrow as pa
+
+from safesail.catalog.format import TABLES
+from safesail.domain.ids import FeatureId
+from safesail.store.connection import Db, open_writer
+from safesail.store.imports import (
+    ImportedModel,
+    ImportedSae,
+    add_tables,
+    register_imported_sae,
+    register_model,
+    transaction,
+)
+
+D_SAE = 65_536
+N_WORDS = 30_000
+TAGS = ("politics", "violence", "pornography", "terror", "insult", "weapons", "fraud", "hate")
+
+
+def vocabulary(rng: np.random.Generator) -> list[str]:
+    """Words with the lengths of English ones; how often they are drawn follows Zipf's law."""
+    letters = np.array(list("etaoinshrdlucmfwypvbgk"))
+    return ["".join(rng.choice(letters, size=n)) for n in rng.integers(3, 11, N_WORDS)]
+
+
+def tables(n: int, seed: int = 0) -> dict[str, list[pa.Table]]:
+    """Tables of the release format: `n` features, each with an explanation of 20 words, a score, some with tags."""
+    rng = np.random.default_rng(seed)
+    words = np.array(vocabulary(rng))
+    weights = 1 / np.arange(1, N_WORDS + 1)
+    drawn = rng.choice(N_WORDS, size=(n, 20), p=weights / weights.sum())
+    texts = [" ".join(words[row]) for row in drawn]
+    sae = [f"sae-{i // D_SAE:02d}" for i in range(n)]
+    index = np.arange(n, dtype=np.int32) % D_SAE
+    ids = [f"{i:016x}" for i in range(n)]
+    value = np.clip(rng.normal(0.35, 0.2, n), -1, 1)
+    tagged = np.flatnonzero(rng.random(n) < 0.2)
+    layer = [i // D_SAE for i in range(n)]
+    found = {
+        "features": {"sae_id": sae, "index": index, "layer": layer, "density": rng.random(n) ** 4,
+                     "maximum": rng.random(n) * 20, "top_tokens": [row.split()[:3] for row in texts],
+                     "redacted": np.zeros(n, bool)},
+        "explanations": {"explanation_id": ids, "sae_id": sae, "index": index, "text": texts,
+                         "masked": np.zeros(n, bool), "lang": ["en"] * n, "explainer": ["synthetic"] * n,
+                         "origin": ["synthetic"] * n, "ordinal": np.arange(n)},
+        "scores": {"explanation_id": ids, "sae_id": sae, "index": index, "method": ["segment"] * n,
+                   "simulator": ["synthetic"] * n, "value": value, "low": np.maximum(value - 0.1, -1),
+                   "high": np.minimum(value + 0.1, 1), "ordinal": np.arange(n)},
+        "tags": {"sae_id": [sae[i] for i in tagged], "index": index[tagged], "position": np.ones(len(tagged), int),
+                 "tag": [TAGS[i % len(TAGS)] for i in tagged], "source": ["synthetic"] * len(tagged)},
+    }  # fmt: skip
+    return {name: [_table(name, columns, len(columns["sae_id"]))] for name, columns in found.items()}
+
+
+def _table(name: str, columns: dict[str, object], n: int) -> pa.Table:
+    schema = TABLES[name]
+    return pa.table(
+        {
+            f.name: pa.array(columns[f.name], f.type) if f.name in columns else pa.nulls(n, f.type)
+            for f in schema
+        }
+    )
+
+
+def fill(db: Db, n: int) -> float:
+    """Write the synthetic catalog; returns the seconds."""
+    made = tables(n)
+    began = perf_counter()
+    with transaction(db):
+        register_model(db, ImportedModel("synthetic"))
+        for i in range((n - 1) // D_SAE + 1):
+            hook = f"blocks.{i}.hook_mlp_out"
+            register_imported_sae(db, ImportedSae(f"sae-{i:02d}", "synthetic", hook, i, d_sae=D_SAE))
+        add_tables(db, made, tuple(made))
+    return perf_counter() - began
+
+
+def timed(what: str, calls: list[Callable[[], object]]) -> None:
+    """Median and 95th percentile of the calls, after one to warm up."""
+    calls[0]()
+    seconds: list[float] = []
+    for call in calls:
+        began = perf_counter()
+        call()
+        seconds.append(perf_counter() - began)
+    low, high = np.quantile(seconds, [0.5, 0.95]) * 1000
+    sys.stdout.write(f"{what:<44} median {low:7.1f} ms   p95 {high:7.1f} ms   ({len(calls)} calls)\n")
+
+
+def main(n: int, folder: Path) -> None:
+    """Build where it is not there yet, then measure."""
+    from safesail.catalog.api import open_catalog
+
+    store = folder / f"synthetic-{n}.duckdb"
+    if not store.exists():
+        with open_writer(store) as db:
+            seconds = fill(db, n)
+        sys.stdout.write(f"import: {n:,} features in {seconds:.1f} s, {n / seconds:,.0f} a second\n")
+    sys.stdout.write(f"store: {store.stat().st_size / 2**20:.0f} MiB\n")
+    rng = np.random.default_rng(1)
+    words = vocabulary(np.random.default_rng(0))
+    began = perf_counter()
+    with open_catalog(store) as catalog:
+        sys.stdout.write(f"open: {perf_counter() - began:.1f} s\n")
+        began = perf_counter()
+        catalog.search("warm up")
+        sys.stdout.write(f"search index, built or read: {perf_counter() - began:.1f} s\n")
+        picks = [FeatureId(f"sae-{i // D_SAE:02d}", int(i % D_SAE)) for i in rng.integers(0, n, 100)]
+        timed("show one feature", [lambda f=f: catalog.show(f) for f in picks])
+        asked = [" ".join(words[i] for i in rng.integers(50, 5000, 2)) for _ in range(100)]
+        timed("search two words", [lambda t=t: catalog.search(t) for t in asked])
+        timed("search, domain and score", [
+            lambda t=t: catalog.search(t, domain="violence", min_score=0.3) for t in asked])  # fmt: skip
+        common = [" ".join(words[i] for i in rng.integers(0, 50, 3)) for _ in range(50)]
+        timed("search three of the commonest words", [lambda t=t: catalog.search(t) for t in common])
+        for what, sql in QUERIES.items():
+            timed(what, [lambda sql=sql: catalog.query(sql)] * 20)
+
+
+QUERIES = {
+    "query: ten best of a tag": 'SELECT sae_id, "index", explanation, score FROM catalog'
+    " WHERE list_contains(tags, 'violence') ORDER BY score DESC LIMIT 10",
+    "query: mean score by layer": "SELECT layer, count(*), avg(score) FROM catalog GROUP BY layer ORDER BY layer",
+    "query: one SAE's rare, well explained features": 'SELECT "index", explanation FROM catalog'
+    " WHERE sae_id = 'sae-03' AND density < 0.001 AND score_low > 0.5 ORDER BY density LIMIT 20",
+}
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        main(
+            int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000,
+            Path(sys.argv[2]) if len(sys.argv) > 2 else Path(scratch),
+        )
