@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path
@@ -185,16 +185,16 @@ def _fetch_files(address: str, manifest: Manifest, work: Path, *, quiet: bool) -
         raise DataError(f"{address} needs {total:,} bytes, which do not fit on the disk")
     with tqdm(total=total, desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
         for name, entry in manifest.files.items():
-            _fetch_file(urljoin(address, name), work / name, entry, bar)
+            _fetch_file(urljoin(address, name), work / name, entry, bar.update)
     (work / MANIFEST).write_bytes(manifest.as_bytes())
 
 
-def _fetch_file(address: str, path: Path, entry: FileEntry, bar: "tqdm[None]") -> None:
+def _fetch_file(address: str, path: Path, entry: FileEntry, advance: Callable[[int], object]) -> None:
     """One file, from where an earlier attempt stopped; from the start again where that does not fit together."""
     for attempt in ("resumed", "whole"):
         if attempt == "whole":
             path.unlink(missing_ok=True)
-        _append(address, path, entry.bytes, bar)
+        _append(address, path, entry.bytes, advance)
         if path.stat().st_size == entry.bytes and file_digest(path) == entry.sha256:
             return
     raise ChecksumError(
@@ -202,7 +202,7 @@ def _fetch_file(address: str, path: Path, entry: FileEntry, bar: "tqdm[None]") -
     )
 
 
-def _append(address: str, path: Path, limit: int, bar: "tqdm[None]") -> None:
+def _append(address: str, path: Path, limit: int, advance: Callable[[int], object]) -> None:
     """Go on with `path` up to `limit` bytes.
 
     Raises:
@@ -222,7 +222,7 @@ def _append(address: str, path: Path, limit: int, bar: "tqdm[None]") -> None:
                 if (start if resumed else 0) + came > limit:
                     raise DataError(f"{address} is larger than the {limit:,} bytes it may have")
                 stream.write(block)
-                bar.update(len(block))
+                advance(len(block))
     if expected is not None and came < expected:
         raise InterruptedDownloadError(
             f"{address} broke off after {came:,} bytes; try again to go on from there"
@@ -232,4 +232,4 @@ def _append(address: str, path: Path, limit: int, bar: "tqdm[None]") -> None:
 def _fetch_zip(address: str, work: Path, *, quiet: bool) -> None:
     limit = min(MAX_ZIP_BYTES, shutil.disk_usage(work).free - FREE_BYTES)
     with tqdm(desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
-        _append(address, work / "release.zip", limit, bar)
+        _append(address, work / "release.zip", limit, bar.update)

@@ -5,7 +5,7 @@ A release is a folder, or the same zipped: manifest.json, README.md and one Parq
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field, ValidationError
@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from safesail.catalog.reading import parse_json
 from safesail.domain.config import Config
 from safesail.errors import DataError, NotFoundError, SchemaVersionError
+from safesail.store.arrow import ArrowSchema
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -26,11 +27,11 @@ _STRINGS = pa.list_(pa.string())
 _KEY = (("sae_id", pa.string()), ("index", pa.int32()))
 
 
-def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
+def _schema(*fields: tuple[str, Any]) -> ArrowSchema:
     return pa.schema([pa.field(name, kind) for name, kind in fields])
 
 
-TABLES: dict[str, pa.Schema] = {
+TABLES: dict[str, ArrowSchema] = {
     "features": _schema(
         *_KEY,
         ("layer", pa.int32()),
@@ -128,7 +129,7 @@ REQUIRED: dict[str, tuple[str, ...]] = {
         "maximum",
         "tokens",
         "activations",
-    ),  # fmt: skip
+    ),
     "concepts": ("concept_id", "domain", "name", "definition"),
     "feature_concepts": ("sae_id", "index", "concept_id", "selection_id", "frequency", "swapped", "n_pairs"),
 }

@@ -11,6 +11,7 @@ import pyarrow as pa
 from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import TABLES
 from safesail.domain.ids import FeatureId, content_id
+from safesail.store.arrow import ArrowTable
 from safesail.store.imports import NOT_STATED, ImportedModel, ImportedSae
 
 BATCH = 50_000
@@ -57,7 +58,7 @@ class Gathered:
     options: ImportOptions
     models: dict[str, ImportedModel] = field(default_factory=dict)
     saes: dict[str, ImportedSae] = field(default_factory=dict)
-    batches: dict[str, list[pa.Table]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    batches: dict[str, list[ArrowTable]] = field(default_factory=lambda: {name: [] for name in TABLES})
     _open: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
     _counts: dict[str, int] = field(default_factory=dict)
     _examples: dict[str, list[str]] = field(default_factory=dict)
@@ -176,7 +177,7 @@ class Gathered:
             activations=list(values),
         )  # fmt: skip
 
-    def tables(self) -> dict[str, list[pa.Table]]:
+    def tables(self) -> dict[str, list[ArrowTable]]:
         """All rows so far, as batches of the release format's tables."""
         for table in list(self._open):
             self._close(table)

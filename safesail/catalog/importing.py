@@ -16,11 +16,12 @@ from safesail.catalog.archive import unpack
 from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import MANIFEST, TABLES, Manifest
 from safesail.catalog.gather import Gathered, ImportReport
-from safesail.catalog.importers import delphi, neuronpedia, safe_sail, saedashboard, tabular
+from safesail.catalog.importers import delphi, neuronpedia, saedashboard, safe_sail, tabular
 from safesail.catalog.reading import read_json
 from safesail.catalog.release import file_digest, release_digest
 from safesail.catalog.verify import verify_folder
 from safesail.errors import ConfigError, NotFoundError
+from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (
     ImportedModel,
@@ -90,21 +91,31 @@ def detect(source: Path) -> Format:
         return "release"
     if source.name.endswith((".csv", ".jsonl", ".jsonl.gz")):
         return "table"
-    if source.is_dir():
-        for form, fits in (("neuronpedia", neuronpedia.fits), ("delphi", delphi.fits)):
-            if fits(source):
-                return form
-        files = sorted(source.glob("*_db.json")) + sorted(source.glob("batch-*.json"))
-        source = files[0] if files else source
-    if source.suffix == ".json":
-        content = read_json(source)
-        checks: tuple[tuple[Format, Callable[[Any], bool]], ...] = (
-            ("safe-sail", safe_sail.fits), ("saedashboard", saedashboard.fits), ("delphi-labels", delphi.fits_labels),
-        )  # fmt: skip
-        for form, fits_content in checks:
-            if fits_content(content):
-                return form
-    raise ConfigError(f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}")
+    found = _detect_folder(source) if source.is_dir() else _detect_json(source)
+    if found is None:
+        raise ConfigError(
+            f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}"
+        )
+    return found
+
+
+def _detect_folder(folder: Path) -> Format | None:
+    if neuronpedia.fits(folder):
+        return "neuronpedia"
+    if delphi.fits(folder):
+        return "delphi"
+    files = sorted(folder.glob("*_db.json")) + sorted(folder.glob("batch-*.json"))
+    return _detect_json(files[0]) if files else None
+
+
+def _detect_json(path: Path) -> Format | None:
+    if path.suffix != ".json":
+        return None
+    content = read_json(path)
+    checks: tuple[tuple[Format, Callable[[Any], bool]], ...] = (
+        ("safe-sail", safe_sail.fits), ("saedashboard", saedashboard.fits), ("delphi-labels", delphi.fits_labels),
+    )  # fmt: skip
+    return next((form for form, fits in checks if fits(content)), None)
 
 
 @contextmanager
@@ -136,7 +147,7 @@ def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> Impor
     return report
 
 
-def _batches(path: Path) -> Generator[pa.Table, None, None]:
+def _batches(path: Path) -> Generator[ArrowTable, None, None]:
     with path.open("rb") as stream, pq.ParquetFile(stream) as file:
         schema = TABLES[path.stem]
         for batch in file.iter_batches(262_144):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from safesail import errors
 from safesail.catalog.source import open_source
 from safesail.errors import ConfigError, SafeSailError
+from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db
 from safesail.store.query import lock, select
 
@@ -35,7 +36,7 @@ _CODE_BYTES = 3 * 2**30
 class QueryResult:
     """Columns and rows of a query."""
 
-    table: pa.Table
+    table: ArrowTable
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ def parse_memory(memory: str) -> int:
     return limit
 
 
-def select_locked(db: Db, sql: str, *, timeout: float, limit: int) -> pa.Table:
+def select_locked(db: Db, sql: str, *, timeout: float, limit: int) -> ArrowTable:
     """Lock an open catalog, and ask it."""
     lock(db, memory=f"{limit // 2**10}KiB")
     return select(db, sql, timeout=timeout, max_bytes=limit // 4)
@@ -144,7 +145,7 @@ def _limit_address_space(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(done: subprocess.CompletedProcess[bytes]) -> pa.Table:
+def _answer(done: subprocess.CompletedProcess[bytes]) -> ArrowTable:
     if done.stdout[:1] == b"A" and done.returncode == 0:
         return pa.ipc.open_stream(pa.py_buffer(done.stdout[1:])).read_all()
     if done.stdout[:1] == b"E":

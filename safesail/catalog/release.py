@@ -27,6 +27,7 @@ from safesail.catalog.format import (
 )
 from safesail.catalog.taxonomy import taxonomy
 from safesail.errors import ConfigError, NotFoundError
+from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
 from safesail.store.catalog import (
     ReleaseFilter,
     release_table,
@@ -115,10 +116,10 @@ def move_into_place(work: Path, out: Path) -> None:
         shutil.rmtree(old)
 
 
-def write_parquet(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+def write_parquet(path: Path, schema: ArrowSchema, batches: Iterable[ArrowBatch]) -> int:
     """Write batches in row groups of a fixed size, so that how they arrive does not show; returns the rows."""
     n_rows = 0
-    held: list[pa.Table] = []
+    held: list[ArrowTable] = []
     with pq.ParquetWriter(path, schema, compression="zstd", store_schema=False) as writer:
         for batch in batches:
             held.append(pa.Table.from_batches([batch]).select(schema.names).cast(schema))

@@ -152,11 +152,7 @@ def render_feature(shown: ShownFeature) -> Text:
         lines.append(Text("top tokens: " + "  ".join(repr(token) for token in shown.top_tokens)))
     if shown.tags:
         lines.append(Text("tags: " + ", ".join(_tag(tag) for tag in shown.tags)))
-    for concept in shown.concepts:
-        lines.append(
-            Text(f"concept: {concept.concept_id}, in {concept.frequency:.0%} of {concept.n_pairs} pairs on its side only"
-                 f" ({concept.swapped:.0%} the other way round)")
-        )  # fmt: skip
+    lines += [Text(_concept(concept)) for concept in shown.concepts]
     for explanation in shown.explanations:
         lines += _render_explanation(explanation)
     top = max((max(window.activations, default=0.0) for window in shown.windows), default=0.0)
@@ -210,6 +206,11 @@ def _statistics(shown: ShownFeature) -> str:
 
 def _tag(tag: ShownTag) -> str:
     return f"{tag.tag} ({tag.source}{'' if tag.severity is None else f', severity {tag.severity}'})"
+
+
+def _concept(concept: ShownConcept) -> str:
+    own, other = f"{concept.frequency:.0%}", f"{concept.swapped:.0%}"
+    return f"concept: {concept.concept_id}, alone in {own} of {concept.n_pairs} pairs ({other} on the other side)"
 
 
 def _render_explanation(explanation: ShownExplanation) -> list[Text]:

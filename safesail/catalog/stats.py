@@ -6,7 +6,6 @@ from pathlib import Path
 from safesail.catalog.taxonomy import taxonomy
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
-from safesail.store.sql import Row
 from safesail.store.overview import (
     all_tags,
     figures_by_layer,
@@ -15,6 +14,7 @@ from safesail.store.overview import (
     scores_by_layer,
     scores_by_tag,
 )
+from safesail.store.sql import Row
 
 
 @dataclass(frozen=True)

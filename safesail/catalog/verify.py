@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from safesail.catalog.archive import unpack
 from safesail.catalog.format import KEYS, MANIFEST, REQUIRED, TABLES, Manifest, read_manifest
 from safesail.catalog.release import file_digest
 from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError
+from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
+from safesail.store.arrow import compute as pc
 
 Widths = Mapping[str, int | None]
 """d_sae by sae_id."""
@@ -87,7 +88,7 @@ def _check_table(path: Path, table: str, manifest: Manifest, widths: Widths) -> 
                     f"{path} has {rows:,} rows, the manifest says {manifest.files[path.name].rows:,}"
                 )
             _check_types(path, file.schema_arrow, TABLES[table])
-            keys: list[pa.Table] = []
+            keys: list[ArrowTable] = []
             for batch in file.iter_batches(65_536):
                 _check_batch(str(path), table, batch, widths)
                 keys.append(pa.Table.from_batches([batch.select(list(KEYS[table]))]))
@@ -96,7 +97,7 @@ def _check_table(path: Path, table: str, manifest: Manifest, widths: Widths) -> 
         raise DataError(f"{path} is not a sound Parquet file: {str(error).splitlines()[0]}") from error
 
 
-def _check_types(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+def _check_types(path: Path, found: ArrowSchema, expected: ArrowSchema) -> None:
     if found.names != expected.names:
         odd = sorted(set(found.names) ^ set(expected.names)) or found.names
         raise DataError(f"{path} has not the columns of the format; look at {odd[0]!r}")
@@ -106,14 +107,14 @@ def _check_types(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
             raise DataError(f"{path}: column {field.name!r} is {kind}, the format has {field.type}")
 
 
-def _same(found: pa.DataType, expected: pa.DataType) -> bool:
+def _same(found: Any, expected: Any) -> bool:
     """Equal, whatever a list calls its items."""
     if pa.types.is_list(found) and pa.types.is_list(expected):
         return _same(found.value_type, expected.value_type)
     return found.equals(expected)
 
 
-def _check_batch(where: str, table: str, batch: pa.RecordBatch, widths: Widths) -> None:
+def _check_batch(where: str, table: str, batch: ArrowBatch, widths: Widths) -> None:
     for name in REQUIRED[table]:
         if batch.column(name).null_count:
             raise DataError(f"{where}: column {name!r} has empty cells")
@@ -126,7 +127,7 @@ def _check_batch(where: str, table: str, batch: pa.RecordBatch, widths: Widths) 
         check(where, batch)
 
 
-def _check_features(where: str, batch: pa.RecordBatch, widths: Widths) -> None:
+def _check_features(where: str, batch: ArrowBatch, widths: Widths) -> None:
     index = batch.column("index")
     for sae_id in pc.unique(batch.column("sae_id")).to_pylist():
         if sae_id not in widths:
@@ -139,14 +140,14 @@ def _check_features(where: str, batch: pa.RecordBatch, widths: Widths) -> None:
             raise FingerprintError(f"{where}: {sae_id!r} has no feature {bad}; its width is {width}")
 
 
-def _check_explanations(where: str, batch: pa.RecordBatch) -> None:
+def _check_explanations(where: str, batch: ArrowBatch) -> None:
     if _any(pc.and_(batch.column("masked"), pc.is_valid(batch.column("text")))):
         raise DataError(f"{where}: an explanation is marked as masked and has a text")
     if _any(pc.and_(pc.is_valid(batch.column("error")), pc.is_valid(batch.column("text")))):
         raise DataError(f"{where}: an explanation has both a text and an error")
 
 
-def _check_scores(where: str, batch: pa.RecordBatch) -> None:
+def _check_scores(where: str, batch: ArrowBatch) -> None:
     for name in ("value", "low", "high", "chance"):
         if _any(pc.greater(pc.abs(batch.column(name)), 1.0 + 1e-9)):
             raise DataError(f"{where}: column {name!r} is a correlation and must lie in [-1, 1]")
@@ -159,7 +160,7 @@ def _check_scores(where: str, batch: pa.RecordBatch) -> None:
         raise DataError(f"{where}: a score has neither a value nor a reason")
 
 
-def _check_exemplars(where: str, batch: pa.RecordBatch) -> None:
+def _check_exemplars(where: str, batch: ArrowBatch) -> None:
     lengths = pc.list_value_length(batch.column("tokens")), pc.list_value_length(batch.column("activations"))
     if _any(pc.not_equal(*lengths)):
         raise DataError(f"{where}: an exemplar has not one activation a token")
@@ -170,13 +171,13 @@ def _check_exemplars(where: str, batch: pa.RecordBatch) -> None:
         raise DataError(f"{where}: column 'split' must be train, calibration or test")
 
 
-def _check_density(where: str, batch: pa.RecordBatch) -> None:
+def _check_density(where: str, batch: ArrowBatch) -> None:
     density = batch.column("density")
     if _any(pc.or_(pc.less(density, 0.0), pc.greater(density, 1.0))):
         raise DataError(f"{where}: column 'density' must lie in [0, 1]")
 
 
-_CONTENT: dict[str, Callable[[str, pa.RecordBatch], None]] = {
+_CONTENT: dict[str, Callable[[str, ArrowBatch], None]] = {
     "features": _check_density,
     "explanations": _check_explanations,
     "scores": _check_scores,
@@ -184,7 +185,7 @@ _CONTENT: dict[str, Callable[[str, pa.RecordBatch], None]] = {
 }
 
 
-def _check_unique(where: str, names: tuple[str, ...], parts: list[pa.Table]) -> None:
+def _check_unique(where: str, names: tuple[str, ...], parts: list[ArrowTable]) -> None:
     if not parts:
         return
     table = pa.concat_tables(parts)
@@ -195,7 +196,7 @@ def _check_unique(where: str, names: tuple[str, ...], parts: list[pa.Table]) -> 
 def _check_references(folder: Path) -> None:
     """Every row belongs to a feature that is there, and every score to its explanation."""
 
-    def keys(table: str, names: list[str]) -> pa.Table:
+    def keys(table: str, names: list[str]) -> ArrowTable:
         with (folder / f"{table}.parquet").open("rb") as stream:
             return pq.read_table(stream, columns=names).group_by(names).aggregate([])
 
@@ -211,7 +212,7 @@ def _check_references(folder: Path) -> None:
         raise DataError(f"{folder / 'scores'}.parquet: the explanation of {_shown(lost)} is not there")
 
 
-def _shown(table: pa.Table) -> str:
+def _shown(table: ArrowTable) -> str:
     row = table.slice(0, 1).to_pylist()[0]
     return f"{row['sae_id']}#{row['index']}"
 

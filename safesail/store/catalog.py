@@ -5,8 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
+from safesail.store.arrow import ArrowBatch
 from safesail.store.connection import Db
 from safesail.store.sql import Row, one, rows
 
@@ -73,7 +72,7 @@ def released(db: Db, chosen: ReleaseFilter) -> Generator[None, None, None]:
         db.execute("DROP TABLE temp.released")
 
 
-def release_table(db: Db, table: str, chosen: ReleaseFilter) -> Generator[pa.RecordBatch, None, None]:
+def release_table(db: Db, table: str, chosen: ReleaseFilter) -> Generator[ArrowBatch, None, None]:
     """Rows of one table of the release, in a fixed order; call within `released`."""
     parameters: dict[str, Sequence[Any]] = {
         "explanations": [chosen.name],

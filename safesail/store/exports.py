@@ -54,8 +54,8 @@ def exported_windows(db: Db, sae_id: str, limit: int) -> Generator[Row, None, No
             FROM activations a JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
             WHERE a.sae_key = (SELECT sae_key FROM saes WHERE sae_id = ?)
               AND a.feature IN (SELECT feature FROM explanations WHERE sae_id = ?)
-            GROUP BY ALL
-            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY maximum DESC, window_id) <= ?
+            GROUP BY a.feature, hs.harvest_key, window_id
+            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY max(a.value) DESC, window_id) <= ?
         )
         SELECT a.feature, w.tokens, a.positions, a.found FROM active a JOIN windows w USING (harvest_key, window_id)
         ORDER BY a.feature, a.maximum DESC, a.window_id

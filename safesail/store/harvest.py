@@ -225,10 +225,16 @@ def _sort_activations(db: Db) -> None:
 
 
 def _make_room(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
-    """Drop another harvest's data of this SAE, where that was asked for."""
-    if one(db, "SELECT 1 FROM harvest_saes WHERE sae_key = ?", [sae_key]) is None:
+    """Drop another harvest's data of this SAE, where that was asked for, or where it never stored anything."""
+    held = one(
+        db,
+        "SELECT count(shard) FROM harvest_saes LEFT JOIN shards USING (harvest_key) WHERE sae_key = ?"
+        " GROUP BY harvest_key",
+        [sae_key],
+    )
+    if held is None:
         return
-    if not replace:
+    if held[0] and not replace:
         raise ConfigError(
             f"{sae_id} was harvested into this store from other text or with other settings; "
             "use another --store, or --replace to drop that harvest"

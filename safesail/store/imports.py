@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from safesail.errors import DataError, FingerprintError
+from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db
 from safesail.store.registry import utc_now
 from safesail.store.sql import one, rows, value
@@ -113,7 +114,7 @@ def _unknown(stated: Any) -> bool:
     return stated is None or stated == NOT_STATED
 
 
-def add_batch(db: Db, table: str, batch: pa.Table) -> int:
+def add_batch(db: Db, table: str, batch: ArrowTable) -> int:
     """Add rows of a table of the release format, leaving those that are there; returns how many are new.
 
     Raises:
@@ -156,9 +157,12 @@ _INSERTS = {
         SELECT explanation_id, sae_id, "index" AS feature, text, masked, lang, explainer, prompt_hash, origin,
                confidence, error, message, ordinal FROM _incoming ORDER BY ordinal
     """,
+    # The order in which a feature's tags were given is kept: INSERT OR IGNORE would not keep it.
     "tags": """
-        INSERT OR IGNORE INTO tags BY NAME
-        SELECT sae_id, "index" AS feature, tag, source, severity FROM _incoming ORDER BY sae_id, "index", position
+        INSERT INTO tags BY NAME
+        SELECT sae_id, "index" AS feature, tag, source, severity FROM _incoming i
+        ANTI JOIN tags t ON t.sae_id = i.sae_id AND t.feature = i."index" AND t.tag = i.tag AND t.source = i.source
+        ORDER BY sae_id, "index", position
     """,
     "scores": """
         INSERT OR IGNORE INTO scores BY NAME
@@ -166,7 +170,9 @@ _INSERTS = {
                auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, ordinal
         FROM _incoming ORDER BY ordinal
     """,
-    "concepts": "INSERT OR IGNORE INTO concepts BY NAME SELECT concept_id, domain, leaf, name, definition FROM _incoming",
+    "concepts": """
+        INSERT OR IGNORE INTO concepts BY NAME SELECT concept_id, domain, leaf, name, definition FROM _incoming
+    """,
     "feature_concepts": """
         INSERT INTO feature_concepts BY NAME
         SELECT selection_id, sae_id, "index" AS feature, concept_id, frequency, swapped, n_pairs, true AS candidate
@@ -196,7 +202,7 @@ def _check_width(db: Db) -> None:
         )
 
 
-def _with_ordinals(db: Db, batch: pa.Table, sequence: str) -> pa.Table:
+def _with_ordinals(db: Db, batch: ArrowTable, sequence: str) -> ArrowTable:
     """The batch with places in the store's own order: what came later in the catalog is later here too."""
     batch = batch.sort_by("ordinal")
     drawn = db.sql(f"SELECT nextval('{sequence}') AS n FROM range({batch.num_rows})").fetchnumpy()["n"]
@@ -275,6 +281,6 @@ def record_import(db: Db, name: str, form: str, sha256: str, report: Mapping[str
         )
 
 
-def add_tables(db: Db, tables: Mapping[str, Iterable[pa.Table]], order: Sequence[str]) -> dict[str, int]:
+def add_tables(db: Db, tables: Mapping[str, Iterable[ArrowTable]], order: Sequence[str]) -> dict[str, int]:
     """Add all batches of all tables in `order`; returns the number of new rows of each."""
     return {name: sum(add_batch(db, name, batch) for batch in tables.get(name, ())) for name in order}

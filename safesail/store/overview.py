@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from safesail.store.arrow import ArrowTable
 from safesail.store.catalog import LIVE_TAGS
 from safesail.store.connection import Db
 from safesail.store.sql import Row, rows
@@ -60,7 +61,7 @@ def figures_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
         db.unregister("_groups")
 
 
-def _group_table(groups: Mapping[str, str]) -> pa.Table:
+def _group_table(groups: Mapping[str, str]) -> ArrowTable:
     return pa.table(
         {"tag": pa.array(groups.keys(), pa.string()), "place": pa.array(groups.values(), pa.string())}
     )

@@ -10,6 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from safesail.errors import ConfigError
+from safesail.store.arrow import ArrowBatch, ArrowTable
 from safesail.store.connection import Db
 from safesail.store.sql import value
 
@@ -110,7 +111,7 @@ def _check_tree(tree: Any) -> None:
             )
 
 
-def select(db: Db, sql: str, *, timeout: float, max_bytes: int) -> pa.Table:
+def select(db: Db, sql: str, *, timeout: float, max_bytes: int) -> ArrowTable:
     """The result of one checked statement on a locked database.
 
     Args:
@@ -123,7 +124,7 @@ def select(db: Db, sql: str, *, timeout: float, max_bytes: int) -> pa.Table:
         ConfigError: the statement is refused or wrong, takes too long, too much memory, or gives too much.
     """
     check_select(db, sql)
-    batches: list[pa.RecordBatch] = []
+    batches: list[ArrowBatch] = []
     n_bytes = 0
     try:
         with _interrupted_after(db, timeout), db.sql(sql).to_arrow_reader(65_536) as reader:

@@ -5,7 +5,7 @@ Run by hand: `python tests/benchmarks/bench_catalog.py [n_features] [folder]`. N
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from safesail.catalog.format import TABLES
 from safesail.domain.ids import FeatureId
+from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (
     ImportedModel,
@@ -35,7 +36,7 @@ def vocabulary(rng: np.random.Generator) -> list[str]:
     return ["".join(rng.choice(letters, size=n)) for n in rng.integers(3, 11, N_WORDS)]
 
 
-def tables(n: int, seed: int = 0) -> dict[str, list[pa.Table]]:
+def tables(n: int, seed: int = 0) -> dict[str, list[ArrowTable]]:
     """Tables of the release format: `n` features, each with an explanation of 20 words, a score, some with tags."""
     rng = np.random.default_rng(seed)
     words = np.array(vocabulary(rng))
@@ -64,7 +65,7 @@ def tables(n: int, seed: int = 0) -> dict[str, list[pa.Table]]:
     return {name: [_table(name, columns, len(columns["sae_id"]))] for name, columns in found.items()}
 
 
-def _table(name: str, columns: dict[str, object], n: int) -> pa.Table:
+def _table(name: str, columns: Mapping[str, object], n: int) -> ArrowTable:
     schema = TABLES[name]
     return pa.table(
         {

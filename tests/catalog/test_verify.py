@@ -1,0 +1,219 @@
+"""Damaged, forged and foreign releases are refused with one line, and change nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safesail.catalog.config import ImportOptions
+from safesail.catalog.format import TABLES
+from safesail.catalog.importing import import_catalog
+from safesail.catalog.verify import verify_release
+from safesail.errors import (
+    ChecksumError,
+    DataError,
+    FingerprintError,
+    NotFoundError,
+    SafeSailError,
+    SchemaVersionError,
+)
+
+Change = Callable[[dict[str, Any]], None]
+
+
+def reseal(release: Path, name: str) -> None:
+    """Make the manifest agree with a changed file, as a forger would."""
+    path, manifest = release / name, json.loads((release / "manifest.json").read_text())
+    content = path.read_bytes()
+    entry = manifest["files"][name]
+    entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    if name.endswith(".parquet"):
+        try:
+            entry["rows"] = pq.ParquetFile(path).metadata.num_rows
+        except pa.ArrowInvalid:
+            pass
+    (release / "manifest.json").write_text(json.dumps(manifest))
+
+
+def rewrite(release: Path, table: str, **cells: list[Any]) -> None:
+    """Replace columns of a table, with a manifest that agrees."""
+    path = release / f"{table}.parquet"
+    rows = pq.read_table(path)
+    for name, column in cells.items():
+        i = rows.schema.get_field_index(name)
+        rows = rows.set_column(i, rows.schema.field(i), pa.array(column, rows.schema.field(i).type))
+    pq.write_table(rows, path)
+    reseal(release, path.name)
+
+
+def refused(release: Path, kind: type[SafeSailError], message: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        verify_release(release)
+    assert "\n" not in str(caught.value)
+    store = tmp_path / "untouched.duckdb"
+    with pytest.raises(SafeSailError):
+        import_catalog(store, release, ImportOptions(name="toy"))
+    assert not store.exists()
+
+
+def setter(*path: str, to: Any) -> Change:
+    def change(content: dict[str, Any]) -> None:
+        inner: Any = content
+        for key in path[:-1]:
+            inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+        inner[path[-1]] = to
+
+    return change
+
+
+MANIFESTS: dict[str, tuple[Change, type[SafeSailError], str]] = {
+    "newer format": (setter("format_version", to=2), SchemaVersionError, "format 2, this version reads 1"),
+    "no version": (setter("format_version", to="1"), DataError, "format_version"),
+    "another kind": (setter("format", to="parquet-lake"), DataError, "not the manifest"),
+    "wrong sum": (
+        setter("files", "scores.parquet", "sha256", to="0" * 64),
+        ChecksumError,
+        "differs from its SHA-256",
+    ),
+    "no sum at all": (setter("files", "scores.parquet", "sha256", to="abc"), DataError, "sha256"),
+    "wrong size": (setter("files", "tags.parquet", "bytes", to=1), ChecksumError, "the manifest says 1"),
+    "negative size": (setter("files", "tags.parquet", "bytes", to=-1), DataError, "bytes"),
+    "wrong rows": (setter("files", "tags.parquet", "rows", to=99), DataError, "the manifest says 99"),
+    "rows of no table": (setter("files", "README.md", "rows", to=1), DataError, "rows must be"),
+    "absurd rows": (setter("files", "tags.parquet", "rows", to=10**12), DataError, "rows"),
+    "path upwards": (
+        setter("files", "../../evil", to={"sha256": "0" * 64, "bytes": 1}),
+        DataError,
+        "does not have",
+    ),
+    "absolute path": (
+        setter("files", "/etc/cron.d/x", to={"sha256": "0" * 64, "bytes": 1}),
+        DataError,
+        "not have",
+    ),
+    "unknown key": (setter("surprise", to=1), DataError, "surprise"),
+    "text for a number": (setter("counts", "features", to="5"), DataError, "features"),
+    "too narrow": (setter("saes", "0", "d_sae", to=3), FingerprintError, "no feature 4; its width is 3"),
+    "other SAE": (setter("saes", "0", "sae_id", to="other"), FingerprintError, "not in the manifest"),
+    "negative width": (setter("saes", "0", "d_sae", to=-1), DataError, "d_sae"),
+    "name with a slash": (setter("name", to="../x"), DataError, "name"),
+    "a list": (lambda content: content["saes"].append(content["saes"][0]), DataError, "an SAE twice"),
+    "file left out": (lambda content: content["files"].pop("tags.parquet"), DataError, "does not list tags"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_forged_manifest_is_refused(
+    case: str, release: Path, edit_manifest: Callable[..., None], tmp_path: Path
+) -> None:
+    change, kind, message = MANIFESTS[case]
+    edit_manifest(change)
+    refused(release, kind, message, tmp_path)
+
+
+RAW: dict[str, tuple[bytes, str]] = {
+    "no JSON": (b"{", "not sound JSON"),
+    "not UTF-8": (b"\xff\xfe{}", "not UTF-8"),
+    "a list": (b"[]", "not the manifest"),
+    "NaN": (b'{"format": "safesail-catalog", "min_score": NaN}', "NaN is not a number"),
+    "a huge number": (b'{"format": "safesail-catalog", "x": 1e999}', "too large"),
+    "a long number": (b'{"x": ' + b"9" * 30 + b"}", "too large"),
+    "a key twice": (b'{"format": "safesail-catalog", "format": "x"}', "there twice"),
+    "nested": (b"[" * 100_000, "nested too deeply"),
+}
+
+
+@pytest.mark.parametrize("case", RAW)
+def test_a_manifest_that_two_readers_may_read_differently_is_refused(
+    case: str, release: Path, tmp_path: Path
+) -> None:
+    content, message = RAW[case]
+    (release / "manifest.json").write_bytes(content)
+    refused(release, DataError, message, tmp_path)
+
+
+TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailError], str]] = {
+    "index past the width": ("tags", {"index": [0, 1, 1, 16]}, FingerprintError, "no feature 16; its width is 16"),
+    "negative index": ("tags", {"index": [0, 1, 1, -1]}, FingerprintError, "no feature -1"),
+    "lost feature": ("tags", {"index": [0, 1, 1, 9]}, DataError, "toy-l2#9 is not in features"),
+    "NaN": ("scores", {"value": [0.1, float("nan"), 0.1, None]}, DataError, "NaN or an infinite"),
+    "infinite": ("features", {"density": [0.1] * 4 + [float("inf")]}, DataError, "NaN or an infinite"),
+    "no correlation": ("scores", {"value": [0.1, 7.0, 0.1, None]}, DataError, r"must lie in \[-1, 1\]"),
+    "density above one": ("features", {"density": [0.1] * 4 + [1.5]}, DataError, r"must lie in \[0, 1\]"),
+    "accuracy above one": ("scores", {"auc": [2.0, None, None, None]}, DataError, r"must lie in \[0, 1\]"),
+    "score without value or reason": ("scores", {"reason": [None] * 4}, DataError, "neither a value nor a reason"),
+    "score of nothing": ("scores", {"explanation_id": ["e0", "e1", "e2", "zz"]}, DataError, "explanation of toy-l2#3"),
+    "empty key": ("features", {"sae_id": ["toy-l2"] * 4 + [None]}, DataError, "empty cells"),
+    "a feature twice": ("features", {"index": [0, 1, 2, 3, 3]}, DataError, "there twice"),
+    "masked with text": ("explanations", {"masked": [True] + [False] * 4}, DataError, "marked as masked"),
+    "text and error": ("explanations", {"error": ["X", None, None, None, "Y"]}, DataError, "both a text and an error"),
+    "odd split": ("exemplars", {"split": ["train", "train", "secret"]}, DataError, "split"),
+    "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "one activation a token"),
+    "NaN activation": (
+        "exemplars", {"activations": [[float("nan")] * 3, [0.0] * 3, [0.0] * 3]}, DataError, "that is no number"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TABLES_WITH_FAULTS)
+def test_a_forged_table_is_refused(case: str, release: Path, tmp_path: Path) -> None:
+    table, cells, kind, message = TABLES_WITH_FAULTS[case]
+    rewrite(release, table, **cells)
+    refused(release, kind, message, tmp_path)
+
+
+def test_other_columns_and_types_are_refused(release: Path, tmp_path: Path) -> None:
+    path = release / "tags.parquet"
+    rows = pq.read_table(path)
+    i = rows.schema.get_field_index("severity")
+    pq.write_table(rows.set_column(i, "severity", pa.array(["high"] * 4)), path)
+    reseal(release, path.name)
+    refused(release, DataError, "column 'severity' is string, the format has int32", tmp_path)
+    pq.write_table(rows.drop_columns(["severity"]), path)
+    reseal(release, path.name)
+    refused(release, DataError, "look at 'severity'", tmp_path)
+
+
+def test_damage_is_found(release: Path, tmp_path: Path) -> None:
+    path = release / "explanations.parquet"
+    content = path.read_bytes()
+    path.write_bytes(content[:-20])
+    refused(release, ChecksumError, "bytes, the manifest says", tmp_path)
+    path.write_bytes(content[:100] + b"\0" + content[101:])
+    refused(release, ChecksumError, "differs from its SHA-256", tmp_path)
+    path.write_bytes(b"PAR1" + b"\xff" * 200 + b"PAR1")
+    reseal(release, path.name)
+    refused(release, DataError, "not a sound Parquet file", tmp_path)
+    path.unlink()
+    refused(release, ChecksumError, "is missing", tmp_path)
+
+
+def test_strange_files_and_links_are_refused(release: Path, tmp_path: Path) -> None:
+    (release / ".gitattributes").write_text("")
+    verify_release(release)
+    (release / "setup.py").write_text("")
+    refused(release, DataError, "not in the manifest", tmp_path)
+    (release / "setup.py").unlink()
+    (release / "tags.parquet").rename(tmp_path / "tags.parquet")
+    (release / "tags.parquet").symlink_to(tmp_path / "tags.parquet")
+    refused(release, DataError, "must be a plain file", tmp_path)
+
+
+def test_what_is_no_release_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NotFoundError, match=r"holds no manifest\.json"):
+        verify_release(tmp_path / "folder")
+    with pytest.raises(NotFoundError, match="no catalog release"):
+        verify_release(tmp_path / "nowhere")
+
+
+def test_every_table_has_its_rules() -> None:
+    from safesail.catalog.format import KEYS, REQUIRED
+
+    assert set(KEYS) == set(REQUIRED) == set(TABLES)
+    for table, schema in TABLES.items():
+        assert {*KEYS[table], *REQUIRED[table]} <= set(schema.names)

@@ -1,0 +1,50 @@
+"""Cutting text into shards and batches."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from safesail.domain.ids import content_id
+from safesail.domain.records import Document
+from safesail.harvest.shards import batches_by_length, cut_shards, cut_windows, in_sample
+
+
+def documents(lengths: list[int]) -> list[Document]:
+    texts = [f"{i:03}" + "x" * n for i, n in enumerate(lengths)]
+    return [Document(content_id(text), text, "test", "train") for text in texts]
+
+
+def tokenize(text: str) -> list[int]:
+    return [ord(c) for c in text[3:]]
+
+
+@given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 50), st.integers(1, 9))
+def test_shards_and_windows_hold_every_token_once(lengths: list[int], shard_tokens: int, n_ctx: int) -> None:
+    shards = list(cut_shards(documents(lengths), tokenize, shard_tokens=shard_tokens, n_tokens=None))
+    assert [s.number for s in shards] == list(range(len(shards)))
+    assert all(s.n_tokens >= shard_tokens for s in shards[:-1])
+    windows = [w for s in shards for w in cut_windows(s, n_ctx)]
+    assert sum(len(ids) for _, _, ids in windows) == sum(lengths)
+    assert all(len(ids) <= n_ctx for _, _, ids in windows)
+
+
+def test_a_shard_is_known_by_its_documents() -> None:
+    first, other = documents([5, 6]), documents([5, 7])
+    one, same, changed = (
+        next(cut_shards(d, tokenize, shard_tokens=99, n_tokens=None)).content for d in (first, first, other)
+    )
+    assert one == same != changed
+
+
+@given(st.lists(st.integers(1, 64), max_size=40), st.integers(1, 200))
+def test_batches_hold_every_window_once_within_the_limit(lengths: list[int], limit: int) -> None:
+    batches = batches_by_length(lengths, limit)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= limit
+
+
+def test_sample_is_near_its_share_and_the_same_every_time() -> None:
+    ids = [content_id(str(i)) for i in range(2000)]
+    drawn = [i for i in ids if in_sample(i, 0.2, seed=3)]
+    assert drawn == [i for i in ids if in_sample(i, 0.2, seed=3)]
+    assert 340 < len(drawn) < 460  # 400 expected, 3.4 standard deviations of 17.9
