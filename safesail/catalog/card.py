@@ -103,7 +103,10 @@ def _limits(manifest: Manifest) -> list[str]:
         lines.append(
             f"- Texts of these domains are masked: {', '.join(manifest.redacted)}. Scores and counts remain."
         )
-        lines.append("- A window of another feature may still hold words of a masked domain.")
+        lines.append(
+            "- Windows in which a feature of a masked domain reaches its 0.9 quantile are left out for all features;"
+            " the others may still hold a word of it."
+        )
     if manifest.min_score is not None:
         lines.append(
             f"- Only features with a score of at least {manifest.min_score} are here: a selected sample."

@@ -1,11 +1,15 @@
 """Results on stdout: a table for people, JSON for programs."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import click
+
+WIDE = 4_000
+"""Columns of a table that no person is looking at."""
 
 
 def print_json(value: Any) -> None:
@@ -28,7 +32,8 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row.values()))
-    Console(soft_wrap=False).print(table)
+    # Into a pipe or a file nothing is folded: a line is a row.
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def shown(cell: Any) -> str:

@@ -114,18 +114,25 @@ _TABLES = {
         FROM scores c JOIN released_explanations r ON r.old_id = c.explanation_id
         ORDER BY c.sae_id, c.feature, ordinal
     """,
+    # A window in which a redacted feature fires strongly is a text of its domain, whoever else fires in it.
     "exemplars": """
-        WITH active AS (
-            SELECT s.sae_id, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
-                   list(CAST(a.token % h.n_ctx AS INTEGER)) AS positions, list(a.value) AS found
+        WITH placed AS (
+            SELECT s.sae_id, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, a.value, f.q90,
+                   CAST(a.token % h.n_ctx AS INTEGER) AS position, r.redacted
             FROM activations a JOIN saes s USING (sae_key) JOIN harvest_saes USING (sae_key)
             JOIN harvests h USING (harvest_key)
-            JOIN released r ON r.sae_id = s.sae_id AND r.feature = a.feature AND NOT r.redacted
-            GROUP BY ALL
+            JOIN released r ON r.sae_id = s.sae_id AND r.feature = a.feature
+            JOIN features f ON f.sae_id = s.sae_id AND f.feature = a.feature
+        ), hidden AS (
+            SELECT DISTINCT harvest_key, window_id FROM placed WHERE redacted AND value >= coalesce(q90, 0)
+        ), active AS (
+            SELECT sae_id, feature, harvest_key, window_id, max(value) AS maximum, list(position) AS positions,
+                   list(value) AS found
+            FROM placed WHERE NOT redacted GROUP BY sae_id, feature, harvest_key, window_id
         ), ranked AS (
             SELECT a.*, w.split, w.document_id, w.start, w.tokens, row_number() OVER (
                 PARTITION BY a.sae_id, a.feature ORDER BY a.maximum DESC, w.document_id, w.start) AS place
-            FROM active a JOIN windows w USING (harvest_key, window_id)
+            FROM active a ANTI JOIN hidden USING (harvest_key, window_id) JOIN windows w USING (harvest_key, window_id)
             QUALIFY place <= ?
         )
         SELECT sae_id, feature AS "index", place AS rank, split, document_id, start, maximum, tokens,

@@ -66,15 +66,16 @@ def test_redaction_masks_texts_of_a_domain_and_keeps_scores_and_counts(store: Pa
     # feature 0 by its leaf smuggling, feature 3 by the domain itself
     assert texts["masked"].to_dict() == {0: True, 1: False, 2: False, 3: True, 4: False}
     assert set(texts["text"].dropna()) == {TEXTS[1], TEXTS[2]}
-    everything = b"".join(path.read_bytes() for path in out.iterdir())
-    assert "smuggl" not in everything.decode("utf-8", "ignore").replace("smuggling", "")
     assert not set(texts["explanation_id"]) & {"e0", "e3"}, (
         "an id made from the text would let a guess be confirmed"
     )
     scores = pd.read_parquet(out / "scores.parquet").set_index("index")
     assert scores["value"][0] == 0.6
     assert set(scores["explanation_id"]) <= set(texts["explanation_id"])
-    assert set(pd.read_parquet(out / "exemplars.parquet")["index"]) == {1}
+    tokens = pd.read_parquet(out / "features.parquet").set_index("index")["top_tokens"]
+    assert tokens[0] is None and tokens[1] is not None
+    # feature 1 fires in window 0 alone, and feature 0, which is masked, fires strongly there
+    assert len(pd.read_parquet(out / "exemplars.parquet")) == 0
     assert (manifest.counts.masked, manifest.counts.explained, manifest.counts.scored) == (2, 2, 3)
 
 

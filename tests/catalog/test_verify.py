@@ -183,7 +183,7 @@ def test_damage_is_found(release: Path, tmp_path: Path) -> None:
     content = path.read_bytes()
     path.write_bytes(content[:-20])
     refused(release, ChecksumError, "bytes, the manifest says", tmp_path)
-    path.write_bytes(content[:100] + b"\0" + content[101:])
+    path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
     refused(release, ChecksumError, "differs from its SHA-256", tmp_path)
     path.write_bytes(b"PAR1" + b"\xff" * 200 + b"PAR1")
     reseal(release, path.name)

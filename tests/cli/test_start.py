@@ -6,13 +6,27 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "duckdb", "transformers", "transformer_lens", "sae_lens", "openai", "datasets", "pandas", "numpy", "pyarrow", "matplotlib"}
+HEAVY = {
+    "torch",
+    "duckdb",
+    "transformers",
+    "transformer_lens",
+    "sae_lens",
+    "openai",
+    "datasets",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+}
 
 
 @pytest.mark.parametrize("statement", ["import safesail", "import safesail.cli.main"])
 def test_importing_loads_nothing_heavy(statement: str) -> None:
     code = f"{statement}; import sys; print(*sorted(sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert HEAVY.isdisjoint(loaded)
 
 

@@ -26,7 +26,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_prompts_pipelines_and_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("data/models.yaml", "data/concepts/terror.yaml", "pipelines/demo.yaml", "prompts/explain/v1.j2"):
+    for needed in (
+        "data/models.yaml",
+        "data/concepts/terror.yaml",
+        "pipelines/demo.yaml",
+        "prompts/explain/v1.j2",
+    ):
         assert f"safesail/_bundled/{needed}" in names
     assert [n for n in names if n.endswith("sae_weights.safetensors")]
     assert not [n for n in names if n.startswith("tests/") or ".duckdb" in n or "/runs/" in n]
@@ -36,15 +41,32 @@ def test_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) 
     venv.create(tmp_path / "env", with_pip=True)
     python = tmp_path / "env" / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*install, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*install, "-c", str(ROOT / "constraints.txt"), str(wheel)], check=True, capture_output=True
+    )
     store = tmp_path / "elsewhere" / "made.duckdb"
     with open_writer(store) as db:
-        insert(db, "saes", {"sae_id": ["s"], "sae_key": [1], "model_id": ["m"], "layer": [3], "hook": ["blocks.3.hook_mlp_out"], "source": ["test"]})
+        insert(
+            db,
+            "saes",
+            {
+                "sae_id": ["s"],
+                "sae_key": [1],
+                "model_id": ["m"],
+                "layer": [3],
+                "hook": ["blocks.3.hook_mlp_out"],
+                "source": ["test"],
+            },
+        )
         insert(db, "features", {"sae_id": ["s"], "feature": [7], "density": [0.25]})
 
     def safesail(*arguments: str) -> str:
         command = [str(tmp_path / "env" / "bin" / "safesail"), *arguments]
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SAFESAIL_CACHE": str(tmp_path / "cache")}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "SAFESAIL_CACHE": str(tmp_path / "cache"),
+        }
         done = subprocess.run(
             command, cwd=store.parent, env=environment, capture_output=True, text=True, check=False
         )
@@ -53,6 +75,8 @@ def test_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) 
 
     assert "select-sae" in safesail("--help")
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in safesail("models", "--json")
-    found = safesail("catalog", "query", "--store", "made.duckdb", "--json", 'SELECT layer, "index", density FROM catalog')
+    found = safesail(
+        "catalog", "query", "--store", "made.duckdb", "--json", 'SELECT layer, "index", density FROM catalog'
+    )
     assert '"index": 7' in found
     assert '"density": 0.25' in found

@@ -1,0 +1,99 @@
+"""Exports, read back by readers written from the formats' schemas alone."""
+
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from safesail.catalog.config import ImportOptions
+from safesail.catalog.exporting import ExportFormat, export_catalog
+from safesail.catalog.importing import import_catalog
+from safesail.errors import ConfigError, NotFoundError
+from safesail.store.connection import open_writer
+from tests.catalog.toy import SAE, TEXTS
+
+
+def read_neuronpedia(folder: Path, kind: str) -> list[dict[str, object]]:
+    """A reader by the schema: v1/<modelId>/<sourceId>/<kind>/batch-N.jsonl.gz, one object a line."""
+    found: list[dict[str, object]] = []
+    for path in sorted((folder / "v1").glob(f"*/*/{kind}/batch-*.jsonl.gz")):
+        model, source = path.parts[-4], path.parts[-3]
+        for line in gzip.open(path, "rt", encoding="utf-8"):
+            row = json.loads(line)
+            assert (row["modelId"], row["layer"]) == (model, source)
+            assert isinstance(row["index"], str)
+            found.append(row)
+    return found
+
+
+def test_neuronpedias_layout_is_read_back(store: Path, tmp_path: Path) -> None:
+    report = export_catalog(store, tmp_path / "np", "neuronpedia")
+    assert (report.explanations, report.left_out) == (4, {"failed": 1})
+    explanations = read_neuronpedia(tmp_path / "np", "explanations")
+    assert {row["index"]: row["description"] for row in explanations} == {str(i): t for i, t in TEXTS.items()}
+    assert set(explanations[0]) == {
+        "id", "modelId", "layer", "index", "description", "typeName", "explanationModelName", "embedding"}  # fmt: skip
+    assert read_neuronpedia(tmp_path / "np", "features")[0]["frac_nonzero"] == 0.1
+    strongest = read_neuronpedia(tmp_path / "np", "activations")[0]
+    assert (strongest["values"], strongest["maxValue"], strongest["maxValueTokenIndex"]) == (
+        [0.0, 3.0, 1.0],
+        3.0,
+        1,
+    )
+
+
+def test_neuronpedias_layout_is_imported_again_by_ourselves(store: Path, tmp_path: Path) -> None:
+    export_catalog(store, tmp_path / "np", "neuronpedia")
+    report = import_catalog(tmp_path / "b.duckdb", tmp_path / "np", ImportOptions(name="back"))
+    assert (report.format, report.rows["explanations"], report.rows["exemplars"]) == ("neuronpedia", 4, 3)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_plain_tables_hold_failures_too(store: Path, tmp_path: Path, form: ExportFormat) -> None:
+    out = tmp_path / f"out.{form}"
+    assert export_catalog(store, out, form).explanations == 5
+    if form == "csv":
+        found = list(csv.DictReader(out.open(encoding="utf-8")))
+        assert [row["tags"] for row in found] == ["smuggling", "violence;insult", "", "illegal_goods", ""]
+        assert found[3]["score"] == ""
+    else:
+        found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        assert (found[0]["score"], found[3]["score"], found[4]["error"]) == (
+            0.6,
+            None,
+            "UnparsableAnswerError",
+        )
+    assert [row["text"] or None for row in found] == [*TEXTS.values(), None]
+
+
+def test_safe_sails_format_names_what_it_cannot_hold(store: Path, tmp_path: Path) -> None:
+    report = export_catalog(store, tmp_path / "db.json", "safe-sail")
+    assert (report.explanations, report.left_out) == (4, {"failed": 1})
+    assert json.loads((tmp_path / "db.json").read_text())["2_1"] == {
+        "explanation": TEXTS[1], "correlation_score": 0.4, "tag_list": ["violence", "insult"]}  # fmt: skip
+    with open_writer(store) as db:
+        db.execute("INSERT INTO saes SELECT 'twin', 99, model_id, layer, hook, d_in, d_sae, architecture, k, sha256,"
+                   " source FROM saes")  # fmt: skip
+        db.execute("INSERT INTO features (sae_id, feature) VALUES ('twin', 1)")
+        db.execute("INSERT INTO explanations (explanation_id, sae_id, feature, text, explainer, origin)"
+                   " VALUES ('t1', 'twin', 1, 'x', 'w', 'theirs'), ('t2', 'twin', 1, 'y', 'w', 'theirs')")  # fmt: skip
+    with pytest.raises(ConfigError, match="are both of layer 2"):
+        export_catalog(store, tmp_path / "two.json", "safe-sail")
+    report = export_catalog(store, tmp_path / "theirs.json", "safe-sail", origin="theirs")
+    assert report.left_out == {"further explanation of a feature": 1}
+    with open_writer(store) as db:
+        db.execute("UPDATE saes SET layer = NULL WHERE sae_id = ?", [SAE])
+    with pytest.raises(ConfigError, match="has no layer"):
+        export_catalog(store, tmp_path / "none.json", "safe-sail", origin="run")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_overwritten_and_nothing_empty_is_written(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.csv").write_text("mine")
+    with pytest.raises(ConfigError, match="exists already"):
+        export_catalog(store, tmp_path / "there.csv", "csv")
+    with pytest.raises(NotFoundError, match="no explanation from 'nobody' in 'en'"):
+        export_catalog(store, tmp_path / "none.csv", "csv", origin="nobody")
+    assert not (tmp_path / "none.csv").exists()
