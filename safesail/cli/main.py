@@ -6,8 +6,8 @@ from typing import NoReturn
 import click
 
 from safesail import __version__
-from safesail.cli.catalog import catalog
 from safesail.cli.concepts import concepts
+from safesail.cli.exchange import catalog
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
 from safesail.cli.machine import doctor

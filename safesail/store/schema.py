@@ -207,7 +207,7 @@ TABLES = (
         feature  INTEGER NOT NULL,
         tag      TEXT NOT NULL,
         source   TEXT NOT NULL,                 -- 'concepts', 'explainer', 'person', or the catalog's name
-        severity INTEGER,
+        severity INTEGER,                       -- 1 mild to 3 severe; 0 from a person: the feature does not have it
         PRIMARY KEY (sae_id, feature, tag, source)
     )
     """,
@@ -284,7 +284,10 @@ VIEWS = (
         SELECT * FROM scores
         QUALIFY row_number() OVER (PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1
     ), tagged AS (
-        SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags FROM tags GROUP BY sae_id, feature
+        SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags
+        FROM tags ANTI JOIN (SELECT * FROM tags WHERE source = 'person' AND severity = 0) AS rejected
+            USING (sae_id, feature, tag)
+        GROUP BY sae_id, feature
     )
     SELECT
         f.sae_id,

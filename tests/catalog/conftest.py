@@ -12,6 +12,12 @@ from safesail.store.connection import open_writer
 from tests.catalog.toy import fill
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Search indexes are kept away from the user's cache."""
+    monkeypatch.setenv("SAFESAIL_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """The small catalog, in a store."""

@@ -85,6 +85,7 @@ def test_from_the_hub_at_a_revision(
     Files(httpserver, release, "/datasets/org/name/resolve/v1.0/")
     monkeypatch.setenv("HF_ENDPOINT", httpserver.url_for("/").rstrip("/"))
     verify_release(download("hf:org/name@v1.0", out, quiet=True))
+    Files(httpserver, out.parent, "/datasets/org/name/resolve/main/")
     with pytest.raises(NotFoundError, match="not there, or not public"):
         download("hf:org/name", out.parent / "main", quiet=True)
     assert names(out.parent) == {"release"}

@@ -20,7 +20,7 @@ def read_neuronpedia(folder: Path, kind: str) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for path in sorted((folder / "v1").glob(f"*/*/{kind}/batch-*.jsonl.gz")):
         model, source = path.parts[-4], path.parts[-3]
-        for line in gzip.open(path, "rt", encoding="utf-8"):
+        for line in gzip.decompress(path.read_bytes()).decode().splitlines():
             row = json.loads(line)
             assert (row["modelId"], row["layer"]) == (model, source)
             assert isinstance(row["index"], str)
@@ -55,7 +55,7 @@ def test_plain_tables_hold_failures_too(store: Path, tmp_path: Path, form: Expor
     out = tmp_path / f"out.{form}"
     assert export_catalog(store, out, form).explanations == 5
     if form == "csv":
-        found = list(csv.DictReader(out.open(encoding="utf-8")))
+        found = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
         assert [row["tags"] for row in found] == ["smuggling", "violence;insult", "", "illegal_goods", ""]
         assert found[3]["score"] == ""
     else:

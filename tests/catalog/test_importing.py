@@ -312,9 +312,9 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "NaN": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": NaN, "tag_list": []}}', "NaN"),
     "infinity": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": 1e999, "tag_list": []}}', "too large"),
     "huge integer": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": ' + b"9" * 400 + b"}}", "too large"),
-    "huge index": ("x.json", b'{"3_99999999999": {"explanation": "a", "correlation_score": 1, "tag_list": []}}', "format"),
+    "huge index": ("x.json", b'{"3_99999999999": {"explanation": "a", "correlation_score": 1, "tag_list": []}}', "format"),  # noqa: E501
     "key twice": ("x.json", b'{"3_1": {"correlation_score": 1}, "3_1": {}}', "'3_1' is there twice"),
-    "wrong shape": ("x.json", b'{"3_1": {"correlation_score": 1, "explanation": ["a"], "tag_list": []}}', "must be text"),
+    "wrong shape": ("x.json", b'{"3_1": {"correlation_score": 1, "explanation": ["a"], "tag_list": []}}', "must be text"),  # noqa: E501
     "missing field": ("x.json", b'{"3_1": {"correlation_score": 1}}', "is not `layer_index`"),
     "tags no list": (
         "x.json", b'{"3_1": {"explanation": "a", "correlation_score": 1, "tag_list": "violence"}}', "list of texts"),
@@ -337,7 +337,7 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "feature no index": (
         "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{}]}', "no feature_index"),
     "uneven window": (
-        "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{"feature_index": 1, "frac_nonzero": 0.1,'
+        "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{"feature_index": 1,'
         b' "activations": [{"tokens": ["a"], "values": []}]}]}', "one value a token"),
     "label no object": ("x.json", b'{"1": {"explanation": {"label": "a"}}, "x": 3}', "not a latent"),
     "unknown": ("x.json", b'{"hello": "world"}', "no format that is known"),
@@ -391,8 +391,9 @@ def test_what_a_catalog_does_not_say_must_be_said(tmp_path: Path) -> None:
         bring(tmp_path, tmp_path / "t.jsonl")
     with pytest.raises(NotFoundError, match="nothing at"):
         bring(tmp_path, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="no format that is known"):
-        detect(tmp_path)
+        detect(tmp_path / "empty")
 
 
 def test_layers_in_the_names_of_sources() -> None:

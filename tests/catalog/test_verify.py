@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,8 @@ def reseal(release: Path, name: str) -> None:
     entry = manifest["files"][name]
     entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     if name.endswith(".parquet"):
-        try:
-            entry["rows"] = pq.ParquetFile(path).metadata.num_rows
-        except pa.ArrowInvalid:
-            pass
+        with suppress(pa.ArrowInvalid), path.open("rb") as stream:
+            entry["rows"] = pq.ParquetFile(stream).metadata.num_rows
     (release / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -153,7 +152,7 @@ TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailErro
     "masked with text": ("explanations", {"masked": [True] + [False] * 4}, DataError, "marked as masked"),
     "text and error": ("explanations", {"error": ["X", None, None, None, "Y"]}, DataError, "both a text and an error"),
     "odd split": ("exemplars", {"split": ["train", "train", "secret"]}, DataError, "split"),
-    "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "one activation a token"),
+    "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "activation a token"),
     "NaN activation": (
         "exemplars", {"activations": [[float("nan")] * 3, [0.0] * 3, [0.0] * 3]}, DataError, "that is no number"),
 }  # fmt: skip

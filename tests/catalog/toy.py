@@ -21,7 +21,8 @@ def fill(db: Db) -> None:
     """Features 0 to 4 of 16: four explained, the fifth failed; feature 1 an insult, 0 and 3 illegal goods."""
     db.execute("INSERT INTO subject_models VALUES ('toy', ?, 8, 4)", ["f" * 64])
     db.execute(
-        "INSERT INTO saes VALUES (?, nextval('sae_keys'), 'toy', 2, 'blocks.2.hook_mlp_out', 8, 16, 'topk', 4, ?, 'toy')",
+        "INSERT INTO saes VALUES"
+        " (?, nextval('sae_keys'), 'toy', 2, 'blocks.2.hook_mlp_out', 8, 16, 'topk', 4, ?, 'toy')",
         [SAE, "a" * 64],
     )
     db.execute(

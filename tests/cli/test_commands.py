@@ -12,7 +12,7 @@ from safesail.errors import ConfigError, NotFoundError
 from tests.pipeline.conftest import Made
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: str | int | Path) -> Result:
     """A command in this process; what it raises is raised here."""
     result = CliRunner().invoke(
         cli, [str(a) for a in arguments], catch_exceptions=False, standalone_mode=False
@@ -22,7 +22,7 @@ def run(*arguments: str | Path) -> Result:
     return result
 
 
-def run_json(*arguments: str | Path) -> Any:
+def run_json(*arguments: str | int | Path) -> Any:
     return json.loads(run(*arguments, "--json").stdout)
 
 
@@ -208,3 +208,30 @@ def test_a_store_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     for command in (("explain", "--budget", "1k"), ("ledger",), ("catalog", "stats")):
         with pytest.raises(NotFoundError, match="no store at"):
             run(*command, "--store", tmp_path / "none.duckdb")
+
+
+def test_download_export_tag_diff_and_coverage(made: Made, store: Path, tmp_path: Path) -> None:
+    release, other = made.out / "release", tmp_path / "other.duckdb"
+    run("catalog", "download", release, "--out", tmp_path / "got", "--into", other, "--quiet")
+    assert run_json("catalog", "diff", store, other)["moved"] == []
+    assert "same" in run("catalog", "diff", store, other).stdout
+    assert (
+        "explanations written"
+        in run("catalog", "export", tmp_path / "x.csv", "--format", "csv", "--store", store).stdout
+    )
+    (row,) = run_json(
+        "catalog", "query", "--store", store, 'SELECT min("index") AS j FROM catalog WHERE score IS NOT NULL'
+    )
+    feature = f"{made.summary.sae_id}#{row['j']}"
+    sql = f'SELECT tags FROM catalog WHERE "index" = {row["j"]}'
+    run("catalog", "tag", feature, "weapons", "--severity", 2, "--store", store)
+    assert "weapons" in run_json("catalog", "query", "--store", store, sql)[0]["tags"]
+    run("catalog", "tag", feature, "weapons", "--remove", "--store", store)
+    assert "weapons" not in run_json("catalog", "query", "--store", store, sql)[0]["tags"]
+    run("catalog", "tag", feature, "weapons", "--clear", "--store", store)
+    found = run_json("catalog", "coverage", "--store", store, "--text", made.file.parent / "texts.jsonl")
+    assert {c["concept_id"] for c in found["concepts"]} >= {"violence.knife", "violence.market"}
+    assert (
+        "texts uncovered"
+        in run("catalog", "coverage", "--store", store, "--text", made.file.parent / "texts.jsonl").stdout
+    )

@@ -1,0 +1,137 @@
+"""`safesail catalog download`, `export`, `tag`, `diff` and `coverage`."""
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from safesail.cli.catalog import catalog
+from safesail.cli.options import json_option, quiet_option, store_option
+from safesail.cli.output import plain, print_json, print_table
+
+
+@catalog.command()
+@click.argument("source")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the release.")
+@click.option(
+    "--into", type=click.Path(path_type=Path, dir_okay=False), help="Import it into this store too."
+)
+@quiet_option()
+def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
+    r"""Get a release from a path, a zip, an https address or hf:ORG/NAME[@REVISION], and verify all of it.
+
+    \b
+    Example:
+        safesail catalog download https://example.org/demo.zip --out releases/demo --into all.duckdb
+    """
+    from safesail.catalog.download import download as download_release
+
+    place = download_release(source, out, quiet=quiet)
+    click.echo(place)
+    if into is not None:
+        from safesail.catalog.config import ImportOptions
+        from safesail.catalog.format import read_manifest
+        from safesail.catalog.importing import import_catalog
+
+        options = ImportOptions.read({"name": read_manifest(place).name}, "manifest")
+        report = import_catalog(into, place, options, form="release")
+        print_table([{"table": t, "rows": n, "new": report.new.get(t, 0)} for t, n in report.rows.items()])
+
+
+@catalog.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["safe-sail", "neuronpedia", "csv", "jsonl"]), required=True
+)
+@click.option("--origin", help="Only what came from the catalog of this name.")
+@click.option("--lang", default="en", show_default=True, help="Only explanations in this language.")
+@store_option()
+@json_option()
+def export(out: Path, form: str, origin: str | None, lang: str, store: Path, as_json: bool) -> None:
+    """Write the explanations in another tool's format to OUT."""
+    from safesail.catalog.exporting import ExportFormat, export_catalog
+
+    report = export_catalog(store, out, cast("ExportFormat", form), origin=origin, lang=lang)
+    if as_json:
+        print_json(report)
+        return
+    click.echo(f"{report.explanations:,} explanations written to {report.out}")
+    for reason, n in report.left_out.items():
+        click.echo(f"left out: {n} ({reason})")
+
+
+@catalog.command()
+@click.argument("feature")
+@click.argument("name")
+@click.option("--severity", type=click.IntRange(1, 3), help="1 mild to 3 severe.")
+@click.option("--remove", is_flag=True, help="Say that the feature does not have the tag.")
+@click.option("--clear", is_flag=True, help="Take back what a person said of this tag.")
+@store_option()
+def tag(feature: str, name: str, severity: int | None, remove: bool, clear: bool, store: Path) -> None:
+    r"""Correct a FEATURE's tag NAME by hand; later runs keep it.
+
+    \b
+    Example:
+        safesail catalog tag smollm2-l14-mlp-k16#42 weapons --severity 2
+    """
+    from safesail.catalog.tag import clear_tag, reject_tag, set_tag
+    from safesail.domain.ids import parse_feature
+
+    if remove and clear:
+        raise click.UsageError("--remove and --clear exclude each other")
+    target = parse_feature(feature)
+    if clear:
+        found = clear_tag(store, target, name)
+        click.echo(f"{target}: {name} " + ("cleared" if found else "had nothing to clear"))
+    elif remove:
+        reject_tag(store, target, name)
+        click.echo(f"{target}: not {name}")
+    else:
+        set_tag(store, target, name, severity=severity)
+        click.echo(f"{target}: {name}")
+
+
+@catalog.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@json_option()
+def diff(a: Path, b: Path, as_json: bool) -> None:
+    """Say what changed from catalog A to catalog B (stores or releases)."""
+    from safesail.catalog.diff import diff as compare
+
+    found = compare(a, b)
+    if as_json:
+        print_json(found)
+        return
+    counts = {name: len(getattr(found, name)) for name in ("added", "lost", "reexplained", "moved", "unsure")}
+    print_table([{**counts, "same": found.same}])
+    for moved in found.moved:
+        click.echo(f"{moved.feature}: score {moved.before:.3f} -> {moved.after:.3f}")
+
+
+@catalog.command()
+@click.option("--text", "source", help="Texts that were harvested, to look for those that nothing covers.")
+@click.option("--min-score", type=float, help="Explanations with a lower score do not cover a text.")
+@store_option()
+@json_option()
+def coverage(source: str | None, min_score: float | None, store: Path, as_json: bool) -> None:
+    """Say which concepts, and which texts, no explained feature covers."""
+    from safesail.catalog.coverage import coverage as measure
+    from safesail.resources import expand
+    from safesail.text.documents import read_documents
+
+    texts = [d.text for d in read_documents([expand(source)])] if source else []
+    found = measure(store, texts, min_score=min_score)
+    if as_json:
+        print_json({"concepts": found.concepts, "texts": found.texts})
+        return
+    print_table(
+        [
+            {"domain": domain, "layer": layer, "blind spots": blind, "concepts": n}
+            for (domain, layer), (blind, n) in sorted(found.blind_spots().items(), key=str)
+        ]
+    )
+    blind = [plain(concept) for concept in found.concepts if concept.explained == 0]
+    print_table(blind) if blind else click.echo("every concept has an explained feature")
+    if texts:
+        click.echo(f"{len(found.uncovered())} of {len(texts)} texts uncovered")

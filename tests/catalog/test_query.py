@@ -1,0 +1,103 @@
+"""Queries in a process of their own."""
+
+import io
+import json
+import time
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from safesail.catalog.api import open_catalog
+from safesail.catalog.query import parse_memory, run_query
+from safesail.errors import ConfigError, DataError, NotFoundError, StoreLockedError
+from safesail.store.connection import open_writer
+from tests.catalog.toy import SAE, TEXTS
+
+BEST = 'SELECT "index", explanation, score, tags FROM catalog WHERE score IS NOT NULL ORDER BY score DESC LIMIT 2'
+ROWS = [(0, TEXTS[0], 0.6, ["smuggling"]), (1, TEXTS[1], 0.4, ["insult", "violence"])]
+
+
+def test_a_store_and_a_release_answer_alike(store: Path, release: Path) -> None:
+    result = run_query(store, BEST)
+    assert result.columns == ("index", "explanation", "score", "tags")
+    assert result.rows == ROWS
+    assert run_query(release, BEST).rows == ROWS
+
+
+def test_results_as_csv_and_parquet(store: Path, tmp_path: Path) -> None:
+    result = run_query(store, BEST + " OFFSET 1")
+    out = io.StringIO()
+    result.write_csv(out)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "index,explanation,score,tags"
+    assert lines[1] == f'1,{TEXTS[1]},0.4,"[""insult"", ""violence""]"'
+    result.write_parquet(tmp_path / "r.parquet")
+    assert pq.read_table(tmp_path / "r.parquet").to_pylist()[0]["tags"] == ["insult", "violence"]
+    assert run_query(store, "SELECT 1 AS a WHERE false").rows == []
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT repeat('x', 1000000000)", "longer than 1 s|over a limit|more memory"),
+        (
+            "SELECT string_agg(repeat('x', 1000000)) FROM range(100000)",
+            "more memory|larger than|longer|over a limit",
+        ),
+        ("SELECT count(*) FROM range(1000000) a, range(1000000) b", "longer than 1 s|over a limit"),
+        ("SELECT * FROM range(1000000000)", "larger than"),
+        ("SELECT * FROM read_text('/etc/passwd')", "read_text"),
+        ("ATTACH '/tmp/x.duckdb'", "not ATTACH"),
+    ],
+)
+def test_no_query_outlives_its_limits(store: Path, sql: str, message: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(ConfigError, match=message):
+        run_query(store, sql, timeout=1, memory="200MB")
+    assert time.monotonic() - began < 20
+
+
+def test_errors_of_the_store_come_through(tmp_path: Path, store: Path) -> None:
+    with pytest.raises(NotFoundError, match="no store at"):
+        run_query(tmp_path / "nowhere.duckdb", "SELECT 1")
+    (tmp_path / "text.duckdb").write_text("no database" * 1000)
+    with pytest.raises(DataError, match="cannot be opened"):
+        run_query(tmp_path / "text.duckdb", "SELECT 1")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(NotFoundError, match=r"without manifest\.json"):
+        run_query(tmp_path / "folder", "SELECT 1")
+    with open_writer(store), pytest.raises(StoreLockedError, match="held by process"):
+        run_query(store, "SELECT 1")
+
+
+@pytest.mark.parametrize("memory", ["lots", "1", "1TB", "-1GB", "1KB", ""])
+def test_odd_limits_are_refused(store: Path, memory: str) -> None:
+    with pytest.raises(ConfigError, match="not a memory limit"):
+        run_query(store, "SELECT 1", memory=memory)
+
+
+@pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), 1e9])
+def test_odd_timeouts_are_refused(store: Path, timeout: float) -> None:
+    with pytest.raises(ConfigError, match="a timeout is"):
+        run_query(store, "SELECT 1", timeout=timeout)
+
+
+def test_sizes() -> None:
+    assert [parse_memory(text) for text in ("64MB", "1gb", " 2 GiB ")] == [2**26, 2**30, 2**31]
+
+
+def test_python_gets_pandas(store: Path, release: Path) -> None:
+    for path in (store, release):
+        with open_catalog(path) as catalog:
+            found = catalog.query(BEST)
+            assert isinstance(found, pd.DataFrame)
+            assert found["index"].tolist() == [0, 1]
+            with pytest.raises(ConfigError, match="read_csv"):
+                catalog.query("SELECT * FROM read_csv('/etc/passwd')")
+    with open_catalog(store) as catalog:
+        assert len(catalog.features()) == 16
+        views = catalog.query("SELECT (SELECT count(*) FROM exemplars), (SELECT count(*) FROM ledger)")
+        assert json.loads(views.to_json(orient="values")) == [[3, 0]]
+        assert set(catalog.query("SELECT DISTINCT sae_id FROM catalog")["sae_id"]) == {SAE}
