@@ -150,7 +150,9 @@ def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> Impor
 def _batches(path: Path) -> Generator[ArrowTable, None, None]:
     with path.open("rb") as stream, pq.ParquetFile(stream) as file:
         schema = TABLES[path.stem]
-        for batch in file.iter_batches(262_144):
+        # Rows with an order of their own must be seen all at once for it to be kept.
+        whole = "ordinal" in schema.names
+        for batch in file.iter_batches(max(1, file.metadata.num_rows) if whole else 262_144):
             yield pa.Table.from_batches([batch]).cast(schema)
 
 

@@ -225,20 +225,7 @@ def _add_exemplars(db: Db) -> int:
         """,
         [IMPORT_N_CTX],
     )
-    db.execute(
-        """
-        INSERT INTO windows BY NAME
-        WITH last AS (SELECT harvest_key, max(window_id) AS n FROM windows GROUP BY 1), distinct_windows AS (
-            SELECT DISTINCT ON (f.harvest_key, f.document_id, f.start)
-                   f.harvest_key, f.document_id, f.start, f.split, f.tokens
-            FROM fresh f ANTI JOIN windows w USING (harvest_key, document_id, start)
-        )
-        SELECT harvest_key, coalesce(last.n, -1) + row_number() OVER (
-                   PARTITION BY harvest_key ORDER BY document_id, start) AS window_id,
-               document_id, start, split, CAST([] AS INTEGER[]) AS token_ids, tokens
-        FROM distinct_windows LEFT JOIN last USING (harvest_key)
-        """
-    )
+    _write_windows(db)
     db.execute(
         """
         INSERT INTO activations BY NAME
@@ -253,6 +240,24 @@ def _add_exemplars(db: Db) -> int:
         [IMPORT_N_CTX],
     )
     return int(value(db, "SELECT count(*) FROM fresh"))
+
+
+def _write_windows(db: Db) -> None:
+    """Windows of `fresh` that the store does not have, numbered after those it has."""
+    db.execute(
+        """
+        INSERT INTO windows BY NAME
+        WITH last AS (SELECT harvest_key, max(window_id) AS n FROM windows GROUP BY 1), distinct_windows AS (
+            SELECT DISTINCT ON (f.harvest_key, f.document_id, f.start)
+                   f.harvest_key, f.document_id, f.start, f.split, f.tokens
+            FROM fresh f ANTI JOIN windows w USING (harvest_key, document_id, start)
+        )
+        SELECT harvest_key, coalesce(last.n, -1) + row_number() OVER (
+                   PARTITION BY harvest_key ORDER BY document_id, start) AS window_id,
+               document_id, start, split, CAST([] AS INTEGER[]) AS token_ids, tokens
+        FROM distinct_windows LEFT JOIN last USING (harvest_key)
+        """
+    )
 
 
 def _open_import_harvests(db: Db) -> None:

@@ -22,7 +22,7 @@ from safesail.errors import ConfigError, DataError, FingerprintError, NotFoundEr
 from safesail.store.connection import open_reader
 from safesail.store.sql import rows
 
-QWEN = {
+QWEN: dict[str, Any] = {
     "model": "Qwen2.5-3B-Instruct",
     "sae": "safe-sail-{source}",
     "hook": "blocks.{layer}.hook_mlp_out",
@@ -118,7 +118,7 @@ def test_delphis_files(shared_dir: Path, tmp_path: Path) -> None:
     with open_catalog(tmp_path / "s.duckdb") as catalog:
         found = catalog.query('SELECT layer, "index", explanation FROM catalog ORDER BY ALL')
     assert found["layer"].tolist() == [12] + [20] * 12
-    assert found["explanation"][2].startswith("Addresses and coordinates: Postal addresses")
+    assert found["explanation"].tolist()[2].startswith("Addresses and coordinates: Postal addresses")
 
 
 @pytest.mark.shared
@@ -244,7 +244,7 @@ def test_csv_with_a_map_of_columns(tmp_path: Path) -> None:
         )
     assert found["sae_id"].tolist() == ["m/a", "m/a", "m/b"]
     assert list(found["tags"][0]) == ["violence", "weapons"]
-    assert found["score"][0] == 0.4
+    assert found["score"].tolist()[0] == 0.4
     assert found["score"].isna().tolist() == [False, True, True]
     assert set(found["layer"]) == {3}
 
@@ -252,7 +252,12 @@ def test_csv_with_a_map_of_columns(tmp_path: Path) -> None:
 def test_two_catalogs_of_one_sae_merge_by_feature_and_keep_both(tmp_path: Path) -> None:
     a = write_json(tmp_path / "a.json", {"3_1": entry("guns", 0.5, ["violence"])})
     b = write_json(tmp_path / "b.json", {"3_1": entry("weapons", 0.6, ["terror"]), "3_2": entry("guns")})
-    shared = {"model": "m", "sae": "s-{layer}", "hook": "blocks.{layer}.hook_mlp_out", "d_sae": 100}
+    shared: dict[str, Any] = {
+        "model": "m",
+        "sae": "s-{layer}",
+        "hook": "blocks.{layer}.hook_mlp_out",
+        "d_sae": 100,
+    }
     bring(tmp_path, a, name="ours", **shared)
     report = bring(tmp_path, b, name="theirs", **shared)
     assert (report.new["features"], report.new["explanations"]) == (1, 2)
@@ -276,7 +281,12 @@ def test_two_catalogs_of_one_sae_merge_by_feature_and_keep_both(tmp_path: Path) 
 def test_what_belongs_to_another_sae_is_refused_and_changes_nothing(
     tmp_path: Path, options: dict[str, Any], content: dict[str, Any], message: str
 ) -> None:
-    base = {"model": "m", "sae": "s-{layer}", "hook": "blocks.{layer}.hook_mlp_out", "d_sae": 50}
+    base: dict[str, Any] = {
+        "model": "m",
+        "sae": "s-{layer}",
+        "hook": "blocks.{layer}.hook_mlp_out",
+        "d_sae": 50,
+    }
     bring(tmp_path, write_json(tmp_path / "a.json", {"3_1": entry("guns")}), name="ours", **base)
     before = dump(tmp_path / "s.duckdb")
     given = {**base, "d_sae": None, **options}
