@@ -171,9 +171,14 @@ class Gathered:
         """A window in which the feature fires; it counts as shown to an explainer (split `train`)."""
         if max(values, default=0.0) <= 0:
             return
+        document = content_id("".join(tokens))
+        if f"{feature} window {document}" in self._seen:
+            self.fault("repeated window", str(feature))
+            return
+        self._seen.add(f"{feature} window {document}")
         self.add(
             "exemplars", sae_id=feature.sae_id, index=feature.index, rank=rank, split="train",
-            document_id=content_id("".join(tokens)), start=0, maximum=max(values), tokens=list(tokens),
+            document_id=document, start=0, maximum=max(values), tokens=list(tokens),
             activations=list(values),
         )  # fmt: skip
 

@@ -114,7 +114,7 @@ def _unknown(stated: Any) -> bool:
     return stated is None or stated == NOT_STATED
 
 
-def add_batch(db: Db, table: str, batch: ArrowTable) -> int:
+def _add_batch(db: Db, table: str, batch: ArrowTable) -> int:
     """Add rows of a table of the release format, leaving those that are there; returns how many are new.
 
     Raises:
@@ -218,10 +218,11 @@ def _add_exemplars(db: Db) -> int:
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE fresh AS
-        SELECT i.*, s.sae_key, h.harvest_key FROM _incoming i JOIN saes s USING (sae_id)
+        SELECT DISTINCT ON (i.sae_id, i."index", i.document_id, i.start) i.*, s.sae_key, h.harvest_key
+        FROM _incoming i JOIN saes s USING (sae_id)
         JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
         WHERE i.maximum > 0 AND h.n_ctx = ? AND starts_with(h.harvest_id, 'import:') AND (s.sae_key, i."index") NOT IN (
-            SELECT (sae_key, feature) FROM activations)
+            SELECT (sae_key, feature) FROM had_windows)
         """,
         [IMPORT_N_CTX],
     )
@@ -288,4 +289,8 @@ def record_import(db: Db, name: str, form: str, sha256: str, report: Mapping[str
 
 def add_tables(db: Db, tables: Mapping[str, Iterable[ArrowTable]], order: Sequence[str]) -> dict[str, int]:
     """Add all batches of all tables in `order`; returns the number of new rows of each."""
-    return {name: sum(add_batch(db, name, batch) for batch in tables.get(name, ())) for name in order}
+    # Noted before the first batch: a feature's windows may lie in two of them.
+    db.execute(
+        "CREATE OR REPLACE TEMP TABLE had_windows AS SELECT DISTINCT sae_key, feature FROM activations"
+    )
+    return {name: sum(_add_batch(db, name, batch) for batch in tables.get(name, ())) for name in order}

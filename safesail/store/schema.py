@@ -279,7 +279,7 @@ VIEWS = (
     WITH explained AS (
         SELECT * FROM explanations WHERE error IS NULL
         QUALIFY row_number() OVER (
-            PARTITION BY sae_id, feature ORDER BY (lang = 'en') DESC, ordinal DESC) = 1
+            PARTITION BY sae_id, feature ORDER BY (text IS NULL), (lang = 'en') DESC, ordinal DESC) = 1
     ), scored AS (
         SELECT * FROM scores
         QUALIFY row_number() OVER (PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1

@@ -11,7 +11,7 @@ from safesail.catalog.api import open_catalog
 from safesail.catalog.config import ColumnMap, ImportOptions, ReleaseOptions
 from safesail.catalog.download import download
 from safesail.catalog.exporting import export_catalog
-from safesail.catalog.gather import ImportReport
+from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.importers.delphi import balanced_accuracy
 from safesail.catalog.importers.neuronpedia import layer_of_source
 from safesail.catalog.importing import Format, detect, import_catalog
@@ -19,7 +19,8 @@ from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError, DataError, FingerprintError, NotFoundError, SafeSailError
-from safesail.store.connection import open_reader
+from safesail.store.connection import open_reader, open_writer
+from safesail.store.imports import ImportedModel, add_tables, register_imported_sae, register_model
 from safesail.store.sql import rows
 
 QWEN: dict[str, Any] = {
@@ -209,6 +210,27 @@ def test_neuronpedias_export_is_joined_by_identity(tmp_path: Path) -> None:
     )
     assert ten.windows[0].activations == (0.0, 1.5)
     assert (ten.layer, ten.hook) == (4, "not stated")
+
+
+def test_a_features_windows_may_lie_in_two_batches_and_come_once(tmp_path: Path) -> None:
+    gathered = Gathered(ImportOptions(name="x"))
+    feature = FeatureId(gathered.sae("4-res", layer=4, model="m"), 1)
+    gathered.feature(feature)
+    gathered.exemplar(feature, 1, ["a", "b"], [0.0, 2.0])
+    gathered.exemplar(feature, 2, ["a", "b"], [0.0, 2.0])
+    gathered.exemplar(feature, 3, ["silent"], [0.0])
+    gathered.tables()
+    gathered.exemplar(feature, 2, ["c"], [1.0])
+    assert {f.kind: f.n for f in gathered.faults()} == {"repeated window": 1}
+    with open_writer(tmp_path / "s.duckdb") as db:
+        register_model(db, ImportedModel("m"))
+        register_imported_sae(db, gathered.saes["m/4-res"])
+        for expected in (2, 0):
+            assert add_tables(db, gathered.tables(), ("features", "exemplars"))["exemplars"] == expected
+        found = rows(
+            db, "SELECT maximum, tokens, positions, activations FROM exemplars ORDER BY maximum DESC"
+        )
+    assert found == [(2.0, ["a", "b"], [1], [2.0]), (1.0, ["c"], [0], [1.0])]
 
 
 def test_delphis_scores_are_accuracies_and_its_failed_calls_are_counted(tmp_path: Path) -> None:

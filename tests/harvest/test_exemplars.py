@@ -91,6 +91,8 @@ def test_windows_alike_round_their_peak_are_shown_once() -> None:
         return Exemplar(FeatureId("s", 0), window, activations, "active", 1)
 
     first, alike, other = (
-        exemplar("x y z w a bomb in b c d", "1"), exemplar("p q z w a BOMB in b c e", "2"), exemplar("no bomb here", "3")
-    )  # fmt: skip
+        exemplar("x y z w a bomb in b c d", "1"),
+        exemplar("p q z w a BOMB in b c e", "2"),
+        exemplar("no bomb here", "3"),
+    )
     assert distinct([first, alike, other], 5) == [first, other]
