@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 
@@ -114,12 +115,16 @@ class Explainer:
 
 @cache
 def taxonomy_tags() -> tuple[str, ...]:
-    """Tags an explanation may carry: the leaves of `data/taxonomy.yaml`, those of its control domains left out.
+    """Tags an explanation may carry: those of `data/taxonomy.yaml`."""
+    return read_taxonomy_tags(resource_dir("data") / "taxonomy.yaml")
+
+
+def read_taxonomy_tags(path: Path) -> tuple[str, ...]:
+    """Leaves of a taxonomy, those of its control domains left out.
 
     Raises:
         ConfigError: the file is missing or has another form.
     """
-    path = resource_dir("data") / "taxonomy.yaml"
     content = load_yaml(path)
     domains, controls = content.get("domains"), content.get("controls", [])
     if not isinstance(domains, dict) or not all(isinstance(leaves, list) for leaves in domains.values()):

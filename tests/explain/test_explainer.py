@@ -7,7 +7,7 @@ import pytest
 from safesail.domain.records import Exemplar, Explanation, Failed
 from safesail.errors import BudgetExceededError, ConfigError
 from safesail.explain.config import ExplainConfig
-from safesail.explain.explainer import Explainer, taxonomy_tags
+from safesail.explain.explainer import Explainer, read_taxonomy_tags, taxonomy_tags
 from safesail.llm.budget import parse_budget
 from safesail.llm.lexical import LexicalModel
 from safesail.store.connection import Db
@@ -142,19 +142,10 @@ def test_taxonomy_tags_are_unique_and_hold_the_papers() -> None:
     assert {"terrorism", "cult", "insult", "sexual_abuse"} <= set(tags)
 
 
-def test_a_damaged_taxonomy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_taxonomy_is_named(tmp_path: Path) -> None:
     (tmp_path / "taxonomy.yaml").write_text("domains: [a]\n")
-
-    def here(name: str) -> Path:
-        return tmp_path
-
-    monkeypatch.setattr("safesail.explain.explainer.resource_dir", here)
-    taxonomy_tags.cache_clear()
-    try:
-        with pytest.raises(ConfigError, match=r"taxonomy\.yaml: `domains` must map"):
-            taxonomy_tags()
-    finally:
-        taxonomy_tags.cache_clear()
+    with pytest.raises(ConfigError, match=r"taxonomy\.yaml: `domains` must map"):
+        read_taxonomy_tags(tmp_path / "taxonomy.yaml")
 
 
 def test_the_request_asks_for_structure_only_where_the_schema_fits(db: Db) -> None:
