@@ -31,7 +31,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) 
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row.values()))
+        table.add_row(*(Text(shown(row[name])) for name in rows[0]))
     # Into a pipe or a file nothing is folded: a line is a row.
     Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 

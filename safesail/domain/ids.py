@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from safesail.errors import ConfigError
 
 _LAYER = re.compile(r"(?:^|\.)(?:blocks|layers|h)\.(\d+)(?:\.|$)")
+_INDEX = re.compile(r"[0-9]{1,9}")  # the store's INTEGER holds it
 
 
 @dataclass(frozen=True, order=True)
@@ -45,6 +46,6 @@ def parse_feature(text: str) -> FeatureId:
         ConfigError: it is not of that form.
     """
     sae_id, _, index = text.rpartition("#")
-    if not sae_id or not (index.isascii() and index.isdigit()):
+    if not sae_id or not _INDEX.fullmatch(index):
         raise ConfigError(f"{text!r} is not a feature; write SAE#INDEX, e.g. smollm2-l14-mlp-k16#42")
     return FeatureId(sae_id, int(index))

@@ -1,8 +1,10 @@
 """Bulk inserts by columns: row-by-row inserts are a thousand times slower in DuckDB."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from safesail.store.connection import Db
@@ -29,7 +31,9 @@ def insert(db: Db, table: str, columns: Mapping[str, Column], *, on_conflict: st
     try:
         db.execute(f"{verb} {table} ({names}) SELECT {names} FROM _incoming")
     finally:
-        db.unregister("_incoming")
+        # An aborted transaction refuses this too, and its rollback drops the view: the first error is the one to show.
+        with suppress(duckdb.TransactionException):
+            db.unregister("_incoming")
     return rows.num_rows
 
 

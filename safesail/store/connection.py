@@ -23,9 +23,14 @@ def open_writer(path: Path) -> Generator[Db, None, None]:
     Raises:
         StoreLockedError: another process holds the file.
         SchemaVersionError: a newer Safe-SAIL wrote it.
-        DataError: the file is not a DuckDB store.
+        DataError: the file is not a DuckDB store, or its folder cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be made: {path.parent}: {error.strerror}; name another --store"
+        ) from error
     db = _connect(path, read_only=False)
     try:
         migrate(db)
@@ -66,7 +71,8 @@ def _connect(path: Path, *, read_only: bool) -> Db:
 def _explain(path: Path, error: duckdb.Error) -> DataError:
     """The error a person can act on, out of DuckDB's own text."""
     text = str(error)
-    if "lock" in text.lower():
+    # The text quotes the path, which may itself hold the word.
+    if "lock" in text.replace(str(path), "").lower():
         holder = re.search(r"\(PID (\d+)\)", text)
         who = f"process {holder.group(1)}" if holder else "another process"
         return StoreLockedError(f"{path} is held by {who}; wait until it ends, or stop it")

@@ -146,7 +146,9 @@ def quantiles_from_bins(
         q: In [0, 1].
     """
     found: dict[int, float] = {}
-    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]]) if len(feature) else np.array([], int)
+    if not len(feature):  # no feature of the SAE ever fired
+        return found
+    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]])
     for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True):
         cumulative = np.cumsum(n[start:stop])
         rank = int(np.ceil(q * (cumulative[-1] - 1)))

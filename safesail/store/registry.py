@@ -53,6 +53,11 @@ def register_sae(db: Db, sae: SaeInfo) -> int:
             f"the store's SAE {sae.sae_id!r} has weights {str(row[1])[:12]} at {row[2]}, the one at hand "
             f"{sae.sha256[:12]} at {sae.hook}; rename it, or use another --store"
         )
+    if row[1] is None:  # imported without its weights: from here on it is these
+        db.execute(
+            "UPDATE saes SET d_in = ?, d_sae = ?, architecture = ?, k = ?, sha256 = ? WHERE sae_id = ?",
+            [sae.d_in, sae.d_sae, sae.architecture, sae.k, sae.sha256, sae.sae_id],
+        )
     return int(row[0])
 
 
