@@ -223,7 +223,7 @@ def import_(
 
     \b
     Example:
-        safesail catalog import neurons.json --name safe-sail --model qwen
+        safesail catalog import neurons.json --name safe-sail --model qwen --d-sae 20480
     """
     from safesail.catalog.config import ImportOptions
     from safesail.catalog.importing import FORMATS, import_catalog

@@ -3,6 +3,7 @@
 import os
 
 from safesail.errors import ConfigError
+from safesail.llm.address import check_address
 from safesail.llm.types import ChatClient
 
 BUILT_IN = "lexical"
@@ -19,7 +20,7 @@ def make_client(name: str, *, base_url: str | None = None, api_key: str | None =
         api_key: None takes OPENAI_API_KEY; servers on this machine need none.
 
     Raises:
-        ConfigError: the endpoint needs a key and none is set.
+        ConfigError: the endpoint needs a key and none is set, or its address holds credentials.
     """
     if name == BUILT_IN:
         from safesail.llm.lexical import LexicalModel
@@ -28,6 +29,7 @@ def make_client(name: str, *, base_url: str | None = None, api_key: str | None =
     from safesail.llm.openai_client import OpenAIClient
 
     url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    check_address(url)
     key = api_key or os.environ.get("OPENAI_API_KEY")
     if not key and not url.startswith(_LOOPBACK):
         raise ConfigError(

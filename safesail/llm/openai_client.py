@@ -8,7 +8,8 @@ from typing import Any
 import openai
 from openai.types.chat import ChatCompletion
 
-from safesail.errors import ConfigError, LLMUnavailableError, RefusedAnswerError, TransientLLMError
+from safesail.errors import LLMUnavailableError, RefusedAnswerError, TransientLLMError
+from safesail.llm.address import check_address
 from safesail.llm.types import LLMAnswer, LLMRequest
 
 TIMEOUT = 120.0
@@ -16,6 +17,9 @@ TIMEOUT = 120.0
 
 _MESSAGE_OVERHEAD = 64
 """Tokens that chat templates add, generously."""
+
+_SHORTEST_KEY = 8
+"""Characters; anything shorter is no secret and may be a word, such as the `none` of servers without keys."""
 
 _REASONING = ("o1", "o3", "o4", "gpt-5")
 """Beginnings of names of models that take no temperature and want `max_completion_tokens`."""
@@ -25,9 +29,7 @@ class OpenAIClient:
     """A model at an OpenAI-compatible endpoint. The key goes into the header and nowhere else."""
 
     def __init__(self, base_url: str, api_key: str, model: str, *, timeout: float = TIMEOUT) -> None:
-        # Credentials in an address would end up in ledger, cache and releases.
-        if "@" in base_url.split("://", 1)[-1].split("/", 1)[0]:
-            raise ConfigError("the endpoint's address must hold no credentials; set OPENAI_API_KEY instead")
+        check_address(base_url)
         self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
         self._endpoint = base_url.rstrip("/")
         self._reasons = model.rsplit("/", 1)[-1].startswith(_REASONING)
@@ -54,10 +56,12 @@ class OpenAIClient:
             LLMUnavailableError: out of credit, a refused key, an unknown model: trying again does not help.
             RefusedAnswerError: the endpoint refuses this one request.
         """
+        arguments = self._arguments(request)
         try:
-            reply = await self._client.chat.completions.create(**self._arguments(request))
+            reply = await self._client.chat.completions.create(**arguments)
         except openai.BadRequestError as error:
-            if self._structured and "response_format" in str(error):
+            # What this request held counts: of several under way, another may have been refused first.
+            if "response_format" in arguments and "response_format" in str(error):
                 self._structured = False  # the server has no structured answers: the strict parser reads text
                 raise TransientLLMError(
                     "no structured answers here", maybe_billed=False, retry_after=0.0
@@ -88,14 +92,17 @@ class OpenAIClient:
         return arguments
 
 
-def _answer(reply: ChatCompletion, request: LLMRequest, worst_case: int) -> LLMAnswer:
-    if not reply.choices:
+def _answer(reply: Any, request: LLMRequest, worst_case: int) -> LLMAnswer:
+    # The library checks nothing: a page of HTML arrives as text, and fields left out as None.
+    if not isinstance(reply, ChatCompletion) or not reply.choices:
         raise TransientLLMError("the endpoint's reply holds no choice", maybe_billed=True)
-    choice = reply.choices[0]
-    text = choice.message.content or ""
-    finish = "content_filter" if choice.message.refusal else str(choice.finish_reason)
-    usage = reply.usage
-    if usage is None:
+    message: Any = reply.choices[0].message
+    if message is None:
+        raise TransientLLMError("the endpoint's reply holds no message", maybe_billed=True)
+    text = message.content or ""
+    finish = "content_filter" if message.refusal else str(reply.choices[0].finish_reason)
+    usage: Any = reply.usage
+    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
         # Nothing said: count what cannot be too little.
         return LLMAnswer(text, finish, worst_case - request.max_tokens, min(len(text.encode()), request.max_tokens),
                          "estimated")  # fmt: skip
@@ -126,8 +133,14 @@ def _said(error: openai.APIStatusError) -> str:
     body: Any = error.body
     said = body.get("message") or body.get("code") if isinstance(body, dict) else None
     code = body.get("code") if isinstance(body, dict) else None
-    words = " ".join(f"{code or ''} {said or ''}".split())[:160]
-    return " ".join("***" if word.startswith("sk-") or "***" in word else word for word in words.split())
+    words = " ".join(f"{code or ''} {said or ''}".split())
+    key = error.request.headers.get("authorization", "").removeprefix("Bearer ")
+    if len(key) >= _SHORTEST_KEY:
+        words = words.replace(key, "***")
+    return " ".join(
+        "***" if word.lstrip("\"'(=:").startswith("sk-") or "***" in word else word
+        for word in words[:160].split()
+    )
 
 
 def _retry_after(text: str | None) -> float | None:

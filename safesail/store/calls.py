@@ -126,7 +126,7 @@ def import_calls(db: Db, path: Path) -> int:
     """
     entries = [_entry(path, number, line) for number, line in enumerate(_lines(path), start=1)]
     known = {str(r[0]) for r in rows(db, "SELECT cache_key FROM llm_calls WHERE status = 'ok'")}
-    new = [e for e in entries if e["cache_key"] not in known]
+    new = list({e["cache_key"]: e for e in entries if e["cache_key"] not in known}.values())
     if not new:
         return 0
     columns: dict[str, Any] = {name: [e[name] for e in new] for name in _EXPORTED if name != "request"}
@@ -141,7 +141,8 @@ def _lines(path: Path) -> Iterable[str]:
     if not path.is_file():
         raise DataError(f"no file at {path}")
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): answers may hold U+2028 and the like, which end no line of a JSONL file.
+        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text") from error
 
