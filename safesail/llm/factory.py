@@ -3,12 +3,11 @@
 import os
 
 from safesail.errors import ConfigError
-from safesail.llm.address import check_address
+from safesail.llm.address import check_address, check_key, is_loopback
 from safesail.llm.types import ChatClient
 
 BUILT_IN = "lexical"
 OPENAI = "https://api.openai.com/v1"
-_LOOPBACK = ("http://localhost", "http://127.0.0.1", "http://[::1]")
 
 
 def make_client(name: str, *, base_url: str | None = None, api_key: str | None = None) -> ChatClient:
@@ -20,7 +19,7 @@ def make_client(name: str, *, base_url: str | None = None, api_key: str | None =
         api_key: None takes OPENAI_API_KEY; servers on this machine need none.
 
     Raises:
-        ConfigError: the endpoint needs a key and none is set, or its address holds credentials.
+        ConfigError: the endpoint needs a key and none is set, or key or address is none.
     """
     if name == BUILT_IN:
         from safesail.llm.lexical import LexicalModel
@@ -30,8 +29,9 @@ def make_client(name: str, *, base_url: str | None = None, api_key: str | None =
 
     url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
     check_address(url)
-    key = api_key or os.environ.get("OPENAI_API_KEY")
-    if not key and not url.startswith(_LOOPBACK):
+    key = (api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
+    check_key(key)
+    if not key and not is_loopback(url):
         raise ConfigError(
             f"{url} needs a key; set OPENAI_API_KEY, or use the built-in model with {BUILT_IN!r}"
         )

@@ -3,14 +3,14 @@
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
+from weakref import WeakValueDictionary
 
 from safesail.errors import (
     BadAnswerError,
-    BudgetExceededError,
     CacheMissError,
-    ConfigError,
     LLMUnavailableError,
     RefusedAnswerError,
     TransientLLMError,
@@ -18,6 +18,7 @@ from safesail.errors import (
     UnparsableAnswerError,
 )
 from safesail.llm.budget import Budget, Prices, price_of
+from safesail.llm.purse import Purse, Spent
 from safesail.llm.types import Answered, CallContext, ChatClient, LLMAnswer, LLMRequest
 
 MAX_ATTEMPTS = 6
@@ -25,6 +26,10 @@ FIRST_WAIT = 0.5
 """Seconds before the second attempt; doubled each time, with jitter."""
 
 LONGEST_WAIT = 60.0
+"""Seconds, where the endpoint does not say how long to wait."""
+
+PATIENCE = 600.0
+"""Seconds that an endpoint may ask to wait; one that asks for more is down for this run."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class CallRecord:
 
     input_tokens: int
     output_tokens: int
-    usage_source: str
+    usage_source: Literal["billed", "estimated"]
     price: float | None
     seconds: float
 
@@ -59,9 +64,16 @@ class Ledger(Protocol):
         """Record how it ended."""
         ...
 
+    def spent(self) -> Sequence[Spent]:
+        """What this run has spent so far; an attempt whose end is not known counts at its worst case."""
+        ...
+
 
 class MeteredClient:
-    """Asks a model through the cache, within the budget, and writes every attempt to the ledger."""
+    """Asks a model through the cache, within the budget, and writes every attempt to the ledger.
+
+    What the ledger has of this run already (it was killed, and goes on under its old name) is spent of the budget.
+    """
 
     def __init__(
         self,
@@ -75,10 +87,10 @@ class MeteredClient:
     ) -> None:
         self.inner = inner
         self._ledger = ledger
-        self._purse = _Purse(budget, prices or {})
+        self._purse = Purse(budget, prices or {}, ledger.spent())
         self._replay = replay
         self._gate = asyncio.Semaphore(concurrency)
-        self._under_way: dict[str, asyncio.Lock] = {}
+        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     @property
     def endpoint(self) -> str:
@@ -87,13 +99,14 @@ class MeteredClient:
 
     @property
     def spent_tokens(self) -> int:
-        """Tokens that this client newly spent, attempts that failed after being sent included."""
+        """Tokens that this run newly spent, attempts that failed after being sent included."""
         return self._purse.tokens
 
     def sharing(self, inner: ChatClient) -> "MeteredClient":
         """Another model through the same ledger and the same purse."""
-        twin = MeteredClient(inner, self._ledger, self._purse.budget, replay=self._replay)
-        twin._purse, twin._gate = self._purse, self._gate
+        budget, prices = self._purse.budget, self._purse.prices
+        twin = MeteredClient(inner, self._ledger, budget, prices=prices, replay=self._replay)
+        twin._purse, twin._gate, twin._under_way = self._purse, self._gate, self._under_way
         return twin
 
     async def ask(self, request: LLMRequest, context: CallContext) -> Answered:
@@ -125,94 +138,52 @@ class MeteredClient:
             except TransientLLMError as error:
                 if attempt == MAX_ATTEMPTS:
                     raise LLMUnavailableError(f"{self.endpoint} failed {attempt} times: {error}") from error
+                if error.retry_after is not None and error.retry_after > PATIENCE:
+                    raise LLMUnavailableError(
+                        f"{self.endpoint} asks to wait {error.retry_after:.0f} seconds; try again then"
+                    ) from error
                 await asyncio.sleep(_wait(attempt, error.retry_after))
         raise AssertionError("the last attempt returns or raises")
 
     async def _one(self, request: LLMRequest, context: CallContext) -> LLMAnswer:
         worst = self.inner.worst_case(request)
-        self._purse.reserve(request.model, worst)
+        held = await self._purse.hold(request.model, worst)
         call_id = self._ledger.reserve(request, context, worst)
         started = time.perf_counter()
-        record = CallRecord(
-            None, "Interrupted", worst, 0, "estimated", None, 0.0
-        )  # stands if we are cancelled
+        record = self._unanswered("Interrupted", request.model, worst)  # stands if we are cancelled
         try:
             answer = await self.inner.complete(request)
             fault = _fault(answer)
-            error = None if fault is None else type(fault).__name__
-            price = price_of(self._purse.prices, request.model, answer.input_tokens, answer.output_tokens)
-            record = CallRecord(
-                answer, error, answer.input_tokens, answer.output_tokens, answer.usage_source, price, 0.0
-            )
+            record = self._answered(answer, fault, request.model)
         except TransientLLMError as failure:
             lost = worst if failure.maybe_billed else 0
-            record = CallRecord(None, type(failure).__name__, lost, 0, "estimated", None, 0.0)
+            record = self._unanswered(type(failure).__name__, request.model, lost)
             raise
         except (BadAnswerError, LLMUnavailableError) as failure:
-            record = CallRecord(None, type(failure).__name__, 0, 0, "estimated", None, 0.0)
+            record = self._unanswered(type(failure).__name__, request.model, 0)
             raise
         finally:
-            seconds = time.perf_counter() - started
-            self._purse.settle(request.model, worst, record)
-            self._ledger.settle(call_id, replace(record, seconds=seconds))
+            self._purse.settle(held, _spent(request.model, record))
+            self._ledger.settle(call_id, replace(record, seconds=time.perf_counter() - started))
         if fault is not None:
             raise fault
         return answer
 
+    def _answered(self, answer: LLMAnswer, fault: BadAnswerError | None, model: str) -> CallRecord:
+        price = price_of(self._purse.prices, model, answer.input_tokens, answer.output_tokens)
+        error = None if fault is None else type(fault).__name__
+        return CallRecord(
+            answer, error, answer.input_tokens, answer.output_tokens, answer.usage_source, price, 0.0
+        )
 
-class _Purse:
-    """What is left of a budget: spent, plus the worst case of everything under way, never exceeds it."""
+    def _unanswered(self, error: str, model: str, tokens: int) -> CallRecord:
+        return CallRecord(None, error, tokens, 0, "estimated", self._purse.dearest(model, tokens), 0.0)
 
-    def __init__(self, budget: Budget, prices: Prices) -> None:
-        self.budget = budget
-        self.prices = prices
-        self.tokens = 0
-        self._spent = 0.0
-        self._held = 0.0
 
-    def reserve(self, model: str, worst: int) -> None:
-        """Hold the worst case of one attempt.
-
-        Raises:
-            BudgetExceededError: it does not fit.
-            ConfigError: a budget in dollars, and the model has no price.
-        """
-        need = self._cost(model, worst)
-        if self._spent + self._held + need > self.budget.amount:
-            left = self.budget.amount - self._spent
-            raise BudgetExceededError(
-                f"the next call may cost {need:g} {self.budget.unit}, {left:g} of {self.budget.amount:g} are left"
-            )
-        self._held += need
-
-    def settle(self, model: str, worst: int, record: CallRecord) -> None:
-        """Give back what was held and take what was spent."""
-        self._held -= self._cost(model, worst)
-        tokens = record.input_tokens + record.output_tokens
-        self.tokens += tokens
-        match self.budget.unit:
-            case "calls":
-                self._spent += 1
-            case "dollars":
-                self._spent += record.price if record.price is not None else self._cost(model, tokens)
-            case _:
-                self._spent += tokens
-
-    def _cost(self, model: str, tokens: int) -> float:
-        match self.budget.unit:
-            case "calls":
-                return 1
-            case "dollars":
-                # All tokens at the dearer of the two prices: never less than the bill.
-                dearest = [price_of(self.prices, model, tokens, 0), price_of(self.prices, model, 0, tokens)]
-                known = [price for price in dearest if price is not None]
-                if not known:
-                    raise ConfigError(
-                        f"a budget in dollars needs a price of {model}; name a table with --prices"
-                    )
-                return max(known)
-            case _:
-                return tokens
+def _spent(model: str, record: CallRecord) -> Spent:
+    tokens = record.input_tokens + record.output_tokens
+    unpriced = tokens if record.price is None else 0
+    return Spent(model, 1, tokens, record.price or 0.0, unpriced)
 
 
 def _fault(answer: LLMAnswer) -> BadAnswerError | None:
@@ -227,6 +198,7 @@ def _fault(answer: LLMAnswer) -> BadAnswerError | None:
 
 
 def _wait(attempt: int, retry_after: float | None) -> float:
-    """Seconds before the next attempt: what the endpoint asks, else doubling, with jitter."""
-    backoff = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-    return backoff if retry_after is None else min(retry_after, 2 * LONGEST_WAIT)
+    """Seconds before the next attempt: what the endpoint asks, else doubling; with jitter, never less than asked."""
+    if retry_after is not None:
+        return retry_after + (random.uniform(0, FIRST_WAIT) if retry_after else 0.0)
+    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.5)

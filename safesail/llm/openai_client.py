@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -15,8 +16,8 @@ from safesail.llm.types import LLMAnswer, LLMRequest
 TIMEOUT = 120.0
 """Seconds for one attempt."""
 
-_MESSAGE_OVERHEAD = 64
-"""Tokens that chat templates add, generously."""
+_MESSAGE_OVERHEAD = 128
+"""Tokens that chat templates add of their own (role markers, today's date, default instructions), generously."""
 
 _SHORTEST_KEY = 8
 """Characters; anything shorter is no secret and may be a word, such as the `none` of servers without keys."""
@@ -30,7 +31,14 @@ class OpenAIClient:
 
     def __init__(self, base_url: str, api_key: str, model: str, *, timeout: float = TIMEOUT) -> None:
         check_address(base_url)
-        self._client = openai.AsyncOpenAI(base_url=base_url, api_key=api_key, timeout=timeout, max_retries=0)
+        self._client = openai.AsyncOpenAI(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=0,
+            # A connection kept open that the server drops meanwhile looks like one that broke after it was billed.
+            default_headers={"Connection": "close"},
+        )
         self._endpoint = base_url.rstrip("/")
         self._reasons = model.rsplit("/", 1)[-1].startswith(_REASONING)
         self._structured = True
@@ -45,43 +53,44 @@ class OpenAIClient:
 
         No tokenizer in use gives more tokens than the text has bytes; the answer is bounded by `max_tokens`.
         """
-        prompt = len(request.system.encode()) + len(request.prompt.encode()) + _MESSAGE_OVERHEAD
-        return prompt + request.max_tokens
+        schema = request.json_schema or ""  # billed as part of the prompt
+        n_bytes = sum(
+            len(text.encode("utf-8", "replace")) for text in (request.system, request.prompt, schema)
+        )
+        return n_bytes + _MESSAGE_OVERHEAD + request.max_tokens
 
     async def complete(self, request: LLMRequest) -> LLMAnswer:
         """One attempt.
 
         Raises:
-            TransientLLMError: 408, 409, 429, 5xx, a timeout or a broken connection.
+            TransientLLMError: 408, 409, 429, 5xx, a timeout, a broken connection, or a reply that is not one.
             LLMUnavailableError: out of credit, a refused key, an unknown model: trying again does not help.
             RefusedAnswerError: the endpoint refuses this one request.
         """
         arguments = self._arguments(request)
+        # `from None`: the library's errors quote the server's reply, which may repeat the key.
         try:
             reply = await self._client.chat.completions.create(**arguments)
-        except openai.BadRequestError as error:
-            # What this request held counts: of several under way, another may have been refused first.
-            if "response_format" in arguments and "response_format" in str(error):
-                self._structured = False  # the server has no structured answers: the strict parser reads text
-                raise TransientLLMError(
-                    "no structured answers here", maybe_billed=False, retry_after=0.0
-                ) from error
-            raise _bad_request(error) from error
         except openai.APIStatusError as error:
-            raise _status_error(error) from error
-        except openai.APITimeoutError as error:
-            raise TransientLLMError("no answer in time", maybe_billed=True) from error
-        except openai.APIConnectionError as error:
-            raise TransientLLMError("the connection broke", maybe_billed=True) from error
-        except (json.JSONDecodeError, openai.APIResponseValidationError) as error:
-            raise TransientLLMError("the endpoint's reply is not JSON", maybe_billed=True) from error
-        return _answer(reply, request, self.worst_case(request))
+            if self._adapts(arguments, error):
+                raise TransientLLMError(
+                    "the endpoint takes fewer settings", maybe_billed=False, retry_after=0.0
+                ) from None
+            raise _status_error(error) from None
+        except openai.APIConnectionError as error:  # a timeout is one too
+            late = isinstance(error, openai.APITimeoutError)
+            raise TransientLLMError(
+                "no answer in time" if late else "the connection broke", maybe_billed=_was_sent(error)
+            ) from None
+        except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError):
+            raise TransientLLMError("the endpoint's reply is not JSON", maybe_billed=True) from None
+        answer = _answer(reply, request, self.worst_case(request))
+        return replace(answer, text=_hidden(answer.text, self._client.api_key))  # a proxy may echo the header
 
     def _arguments(self, request: LLMRequest) -> dict[str, Any]:
-        messages = [
-            {"role": "system", "content": request.system},
-            {"role": "user", "content": request.prompt},
-        ]
+        messages = [{"role": "user", "content": request.prompt}]
+        if request.system:
+            messages.insert(0, {"role": "system", "content": request.system})
         arguments: dict[str, Any] = {"model": request.model, "messages": messages}
         arguments["max_completion_tokens" if self._reasons else "max_tokens"] = request.max_tokens
         if request.temperature is not None and not self._reasons:
@@ -91,6 +100,25 @@ class OpenAIClient:
             arguments["response_format"] = {"type": "json_schema", "json_schema": schema}
         return arguments
 
+    def _adapts(self, arguments: dict[str, Any], error: openai.APIStatusError) -> bool:
+        """Whether the endpoint refused a setting that we can do without; from here on it is not sent.
+
+        What this request held counts: of several under way, another may have been refused first.
+        """
+        if error.status_code not in (400, 422):
+            return False
+        if "response_format" in arguments and any(
+            word in str(error) for word in ("response_format", "json_schema")
+        ):
+            self._structured = False  # the strict parser reads text
+            return True
+        # Only the server's own words: some servers repeat the whole request in their errors.
+        said = f"{error.param or ''} {_words(error)}"
+        if "max_tokens" in arguments and ("max_completion_tokens" in said or error.param == "temperature"):
+            self._reasons = True
+            return True
+        return False
+
 
 def _answer(reply: Any, request: LLMRequest, worst_case: int) -> LLMAnswer:
     # The library checks nothing: a page of HTML arrives as text, and fields left out as None.
@@ -99,33 +127,70 @@ def _answer(reply: Any, request: LLMRequest, worst_case: int) -> LLMAnswer:
     message: Any = reply.choices[0].message
     if message is None:
         raise TransientLLMError("the endpoint's reply holds no message", maybe_billed=True)
-    text = message.content or ""
-    finish = "content_filter" if message.refusal else str(reply.choices[0].finish_reason)
-    usage: Any = reply.usage
-    if usage is None or usage.prompt_tokens is None or usage.completion_tokens is None:
+    # A cut answer may end in half a surrogate pair, which no file and no database takes.
+    text = (message.content or "").encode("utf-8", "replace").decode("utf-8")
+    finish = "content_filter" if message.refusal else str(reply.choices[0].finish_reason or "unknown")
+    counted = _counted(reply.usage)
+    if counted is None:
         # Nothing said: count what cannot be too little.
-        return LLMAnswer(text, finish, worst_case - request.max_tokens, min(len(text.encode()), request.max_tokens),
-                         "estimated")  # fmt: skip
-    return LLMAnswer(text, finish, usage.prompt_tokens, usage.completion_tokens, "billed")
+        return LLMAnswer(text, finish, worst_case - request.max_tokens, request.max_tokens, "estimated")
+    return LLMAnswer(text, finish, *counted, "billed")
 
 
-def _status_error(error: openai.APIStatusError) -> LLMUnavailableError | TransientLLMError:
+def _counted(usage: Any) -> tuple[int, int] | None:
+    """Tokens in and out as the endpoint counts them; None where it does not say, or says what cannot be."""
+    found = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    n_prompt, n_completion, n_total = found
+    if not isinstance(n_prompt, int) or not isinstance(n_completion, int) or n_prompt < 1 or n_completion < 0:
+        return None
+    # Some endpoints leave reasoning out of the completion, and count it in the total only.
+    n_rest = n_total - n_prompt if isinstance(n_total, int) else 0
+    return n_prompt, max(n_completion, n_rest)
+
+
+def _was_sent(error: openai.APIConnectionError) -> bool:
+    """Whether the request may have reached the server: not where there was never a connection."""
+    return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+_GATEWAYS = (502, 504, *range(520, 528))
+"""Statuses of gateways that lost the server behind them, which may have done the work and charged for it."""
+
+_NO_CREDIT = ("insufficient_quota", "exceeded your current quota", "billing_hard_limit")
+
+
+def _status_error(
+    error: openai.APIStatusError,
+) -> LLMUnavailableError | TransientLLMError | RefusedAnswerError:
     status, said = error.status_code, _said(error)
-    if "insufficient_quota" in said or status in (401, 402, 403, 404):
-        return LLMUnavailableError(
-            f"the endpoint answered {status}: {said}; check key, credit and model name"
-        )
+    if any(words in _words(error) for words in _NO_CREDIT):
+        return LLMUnavailableError(f"the endpoint answered {status}: {said}; check its credit")
+    if _about_this_request(status, _words(error)):
+        return RefusedAnswerError(f"the endpoint refused the request: {status} {said}")
     if status in (408, 409, 429) or status >= 500:
         wait = _retry_after(error.response.headers.get("retry-after"))
-        return TransientLLMError(f"the endpoint answered {status}", maybe_billed=False, retry_after=wait)
-    return LLMUnavailableError(f"the endpoint answered {status}: {said}")
+        return TransientLLMError(
+            f"the endpoint answered {status}", maybe_billed=status in _GATEWAYS, retry_after=wait
+        )
+    check = "; check key, credit and model name" if status in (401, 402, 403, 404) else ""
+    return LLMUnavailableError(f"the endpoint answered {status}: {said}{check}")
 
 
-def _bad_request(error: openai.BadRequestError) -> RefusedAnswerError | LLMUnavailableError:
-    said = _said(error)
-    if "content" in said and ("filter" in said or "policy" in said):
-        return RefusedAnswerError(f"the endpoint refused the request: {said}")
-    return LLMUnavailableError(f"the endpoint answered 400: {said}")
+def _about_this_request(status: int, words: str) -> bool:
+    """Whether another request may fare better: this one's content was objected to, or it is too long."""
+    if status == 413:
+        return True
+    filtered = ("content" in words and ("filter" in words or "policy" in words)) or "moderation" in words
+    too_long = "context_length" in words or "context length" in words or "maximum context" in words
+    return status in (400, 403, 422) and (filtered or too_long)
+
+
+def _words(error: openai.APIStatusError) -> str:
+    """Code and message of the server, in lower case; empty where its reply has neither."""
+    body: Any = error.body
+    if not isinstance(body, dict):
+        return ""
+    return " ".join(f"{body.get('code') or ''} {body.get('message') or ''}".lower().split())
 
 
 def _said(error: openai.APIStatusError) -> str:
@@ -135,12 +200,14 @@ def _said(error: openai.APIStatusError) -> str:
     code = body.get("code") if isinstance(body, dict) else None
     words = " ".join(f"{code or ''} {said or ''}".split())
     key = error.request.headers.get("authorization", "").removeprefix("Bearer ")
-    if len(key) >= _SHORTEST_KEY:
-        words = words.replace(key, "***")
     return " ".join(
         "***" if word.lstrip("\"'(=:").startswith("sk-") or "***" in word else word
-        for word in words[:160].split()
+        for word in _hidden(words, key)[:160].split()
     )
+
+
+def _hidden(text: str, key: str) -> str:
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
 
 
 def _retry_after(text: str | None) -> float | None:
@@ -153,5 +220,5 @@ def _retry_after(text: str | None) -> float | None:
         pass
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

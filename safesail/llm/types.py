@@ -36,6 +36,8 @@ class LLMRequest:
     def cache_key(self) -> str:
         """SHA-256, in hex, of the canonical JSON of this request."""
         body = {"format": CACHE_FORMAT, **asdict(self)}
+        if self.temperature is not None:
+            body["temperature"] = float(self.temperature)  # 0 and 0.0 are one question
         text = json.dumps(body, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

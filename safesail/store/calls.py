@@ -4,10 +4,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import NonNegativeInt, ValidationError
+
+from safesail.domain.config import Config
 from safesail.errors import DataError
 from safesail.llm.metered import CallRecord
+from safesail.llm.purse import Spent
 from safesail.llm.types import CallContext, LLMAnswer, LLMRequest
 from safesail.store.bulk import insert
 from safesail.store.connection import Db
@@ -24,8 +28,12 @@ class CallTable:
     def __init__(self, db: Db, run_id: str) -> None:
         self._db = db
         self._run_id = run_id
-        # Whatever an earlier run left open was sent and never answered: it died. It stays visible as `lost`.
-        db.execute("UPDATE llm_calls SET status = 'lost' WHERE status = 'reserved' AND run_id <> ?", [run_id])
+        # What an earlier run left open may have been sent and billed: the run died. It stays visible as `lost`.
+        db.execute(
+            "UPDATE llm_calls SET status = 'lost', error = 'Interrupted', input_tokens = reserved,"
+            " output_tokens = 0, usage_source = 'estimated' WHERE status = 'reserved' AND run_id <> ?",
+            [run_id],
+        )
 
     def lookup(self, cache_key: str) -> LLMAnswer | None:
         """A good answer given before, in any run."""
@@ -68,6 +76,23 @@ class CallTable:
             ],
         )  # fmt: skip
 
+    def spent(self) -> list[Spent]:
+        """What this run has spent so far, by model; an attempt left open counts at its worst case."""
+        found = rows(
+            self._db,
+            f"SELECT model, count(*), sum({_TOKENS}), coalesce(sum(price), 0),"
+            f" coalesce(sum({_TOKENS}) FILTER (price IS NULL), 0) FROM llm_calls WHERE run_id = ? GROUP BY model",
+            [self._run_id],
+        )
+        return [Spent(row[0], row[1], int(row[2]), row[3], int(row[4])) for row in found]
+
+
+_TOKENS = "coalesce(input_tokens, reserved) + coalesce(output_tokens, 0)"
+"""Of one attempt; those under way have no figures yet, and count at their worst case."""
+
+IMPORTED = "imported"
+"""Stands where a run's id does for answers that another store paid for: they are no spending of this one."""
+
 
 def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> list[dict[str, Any]]:
     """What was asked and spent, summed by the columns named (of `GROUPS`), in the order of the first call."""
@@ -75,9 +100,11 @@ def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> lis
     names = ", ".join(by)
     found = rows(
         db,
-        f"SELECT {names}, count(*), count(*) FILTER (status <> 'ok'), sum(input_tokens), sum(output_tokens),"
-        " sum(price), sum(seconds), bool_or(usage_source = 'estimated')"
-        f" FROM llm_calls GROUP BY {names} ORDER BY min(call_id)",
+        f"SELECT {names}, count(*), count(*) FILTER (status <> 'ok'),"
+        " sum(coalesce(input_tokens, reserved)), sum(coalesce(output_tokens, 0)), sum(price), sum(seconds),"
+        f" bool_or(usage_source IS DISTINCT FROM 'billed' AND {_TOKENS} > 0)"
+        f" FROM llm_calls WHERE run_id <> ? GROUP BY {names} ORDER BY min(call_id)",
+        [IMPORTED],
     )
     heads = [*by, "calls", "failed", "tokens in", "tokens out", "dollars", "seconds", "partly estimated"]
     return [dict(zip(heads, row, strict=True)) for row in found]
@@ -88,15 +115,20 @@ def total_tokens(db: Db, run_id: str | None = None) -> int:
     return int(
         value(
             db,
-            "SELECT coalesce(sum(CASE WHEN status IN ('reserved', 'lost') THEN reserved"
-            " ELSE input_tokens + output_tokens END), 0) FROM llm_calls WHERE ? IS NULL OR run_id = ?",
-            [run_id, run_id],
+            f"SELECT coalesce(sum({_TOKENS}), 0) FROM llm_calls WHERE run_id <> ? AND coalesce(run_id = ?, true)",
+            [IMPORTED, run_id],
         )
     )
 
 
 def export_calls(db: Db, path: Path) -> int:
-    """Write every good answer to a JSONL file, so that others can repeat the numbers for nothing."""
+    """Write every good answer to a JSONL file, so that others can repeat the numbers for nothing.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise DataError(f"no folder at {path.parent}; make it first")
     found = rows(
         db,
         "SELECT cache_key, stage, sae_id, feature, prompt_hash, request, answer, finish, input_tokens,"
@@ -124,7 +156,8 @@ def import_calls(db: Db, path: Path) -> int:
     Raises:
         DataError: a line is damaged, or an answer does not belong to its request; nothing is imported.
     """
-    entries = [_entry(path, number, line) for number, line in enumerate(_lines(path), start=1)]
+    numbered = enumerate(_lines(path), start=1)
+    entries = [_entry(path, number, line) for number, line in numbered if line.strip()]
     known = {str(r[0]) for r in rows(db, "SELECT cache_key FROM llm_calls WHERE status = 'ok'")}
     new = list({e["cache_key"]: e for e in entries if e["cache_key"] not in known}.values())
     if not new:
@@ -132,7 +165,7 @@ def import_calls(db: Db, path: Path) -> int:
     columns: dict[str, Any] = {name: [e[name] for e in new] for name in _EXPORTED if name != "request"}
     columns["request"] = [json.dumps(e["request"], sort_keys=True, ensure_ascii=False) for e in new]
     columns |= {name: [e["request"][name] for e in new] for name in ("model", "endpoint")}
-    columns |= {"run_id": ["imported"] * len(new), "status": ["ok"] * len(new), "reserved": [0] * len(new)}
+    columns |= {"run_id": [IMPORTED] * len(new), "status": ["ok"] * len(new), "reserved": [0] * len(new)}
     columns["created_at"] = [utc_now()] * len(new)
     return insert(db, "llm_calls", columns)
 
@@ -142,26 +175,36 @@ def _lines(path: Path) -> Iterable[str]:
         raise DataError(f"no file at {path}")
     try:
         # Not splitlines(): answers may hold U+2028 and the like, which end no line of a JSONL file.
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text") from error
 
 
 def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-        request = LLMRequest(**entry["request"])
-        LLMAnswer(
-            entry["answer"],
-            entry["finish"],
-            int(entry["input_tokens"]),
-            int(entry["output_tokens"]),
-            "billed",
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} line {number} is not an exported answer ({type(error).__name__})") from error
-    if set(entry) != set(_EXPORTED) or not isinstance(entry["answer"], str):
-        raise DataError(f"{path} line {number} is not an exported answer (other fields)")
-    if request.cache_key() != entry["cache_key"]:
+        entry = _Line.model_validate_json(line, strict=True)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise DataError(
+            f"{path} line {number} is not an exported answer ({where or 'JSON'}: {fault['msg']})"
+        ) from error
+    if entry.request.cache_key() != entry.cache_key:
         raise DataError(f"{path} line {number}: the answer does not belong to its request")
-    return entry
+    return entry.model_dump()
+
+
+class _Line(Config):
+    """One exported answer. Nothing of who paid for it, when and where."""
+
+    cache_key: str
+    stage: str
+    sae_id: str | None
+    feature: int | None
+    prompt_hash: str
+    request: LLMRequest
+    answer: str
+    finish: str
+    input_tokens: NonNegativeInt
+    output_tokens: NonNegativeInt
+    usage_source: Literal["billed", "estimated"]

@@ -59,3 +59,37 @@ def test_nor_are_they_repeated_where_a_key_is_missing(address: str) -> None:
     with pytest.raises(ConfigError) as caught:
         make_client("llama", base_url=address)
     assert "secret99" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "fault"),
+    [
+        ("host/v1", "must begin with http"),
+        ("ftp://host/v1", "must begin with http"),
+        ("https://", "must begin with http"),
+        ("https://host/v1?key=secret99", "no credentials"),
+        ("https://host/v1#secret99", "no credentials"),
+    ],
+)
+def test_what_is_no_address_is_refused(address: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault) as caught:
+        make_client("llama", base_url=address, api_key="k" * 20)
+    assert "secret99" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://localhost.example/v1", "http://127.0.0.1.example/v1"])
+def test_a_name_that_begins_like_this_machine_is_another(address: str) -> None:
+    with pytest.raises(ConfigError, match="needs a key"):
+        make_client("llama", base_url=address)
+
+
+@pytest.mark.parametrize("key", ["two words99", "accent\u00e9e99", "line\nend99"])
+def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_client("llama", api_key=key)
+    assert "99" not in str(caught.value)
+
+
+def test_a_line_end_after_a_key_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k" * 20 + "\n")
+    assert make_client("llama").endpoint == "https://api.openai.com/v1"
