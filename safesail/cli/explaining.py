@@ -50,6 +50,11 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
             help="Chance line on every n-th feature; 0: none.",
         ),
         click.option(
+            "--stop-width",
+            type=click.FloatRange(0, 2, min_open=True),
+            help="Ask about no more windows of a feature once its score's interval is this narrow.",
+        ),
+        click.option(
             "--concurrency",
             type=click.IntRange(1),
             default=8,
@@ -72,21 +77,30 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 
 @click.command()
 @_asking(models=("explainer", "simulator"))
+@click.option("--weight", "weights", multiple=True, metavar="DOMAIN=NUMBER",
+              help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable.")  # fmt: skip
+@click.option("--tell-concept", is_flag=True, help="Tell the explainer the concept that nominated a feature.")
+@click.option("--dry-run", is_flag=True, help="Say what it would cost and bring, and ask nobody.")
 @store_option()
 @json_option()
 @quiet_option()
-def explain(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
+def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any) -> None:
     r"""Explain the candidate features of an SAE and score the explanations, within a budget.
 
-    Each feature is finished, explained and scored, before money goes to the next; what was asked before comes
-    from the cache and costs nothing.
+    The most valuable features come first, and each is finished, explained and scored, before money goes to the
+    next; what was asked before comes from the cache and costs nothing.
 
     \b
-    Example:
-        safesail explain --budget 10k
+    Examples:
+        safesail explain --budget 10k --dry-run
+        safesail explain --budget 10k --weight violence=2
     """
-    from safesail.pipeline.asking import Asked, explain_store
+    from safesail.pipeline.asking import Asked, explain_store, forecast_store
 
+    if dry_run:
+        forecast = forecast_store(store, Asked(**asked))
+        print_json(forecast.as_json()) if as_json else click.echo(forecast.as_text())
+        return
     report = explain_store(store, Asked(**asked), quiet=quiet)
     print_json(report.as_json()) if as_json else click.echo(report.as_text())
     if report.failed:
@@ -137,7 +151,7 @@ def cache() -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @store_option()
 def cache_export(path: Path, store: Path) -> None:
-    """Write every good answer to PATH (JSONL), so that others can repeat the numbers for 0 tokens."""
+    """Write every answer to PATH (JSONL), so that others can repeat the numbers for 0 tokens."""
     from safesail.store.calls import export_calls
     from safesail.store.connection import open_reader
 

@@ -15,7 +15,7 @@ from safesail.llm.metered import MeteredClient
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.metrics.quantiles import levels
 from safesail.prompting.marking import crop, marked, plain
-from safesail.prompting.parse import EXPLANATION_SCHEMA, parse_explanation
+from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation
 from safesail.prompting.templates import load_template
 from safesail.resources import resource_dir
 from safesail.store.explanations import ConfidentExplanation, FailedExplanation
@@ -66,12 +66,9 @@ class Explainer:
         request = self.request(active, controls, q999=q999, hint=hint)
         explainer = f"{request.model} @ {request.endpoint}"
         context = CallContext(STAGE, self._template.prompt_hash, feature)
-        allowed = taxonomy_tags() if self._config.tags else ()
         try:
-            answered = await self._client.ask(request, context)
-            found = parse_explanation(
-                answered.answer.text, tags=allowed, max_words=2 * self._config.max_words
-            )
+            answered = await self._client.ask(request, context, self._parse)
+            found = self._parse(answered.answer.text)
         except BadAnswerError as error:
             return FailedExplanation(
                 feature, STAGE, type(error).__name__, str(error), explainer, self._template.prompt_hash
@@ -94,23 +91,48 @@ class Explainer:
         hint: str | None = None,
     ) -> LLMRequest:
         """What is sent for a feature; pure."""
-        config = self._config
-        rendered = self._template.render(
-            active=[_shown(e, q999, config) for e in active[: config.n_active]],
-            controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
-            hint=None if hint is None else plain([hint]),
-            tags=taxonomy_tags() if config.tags else (),
-            max_words=config.max_words,
-        )
-        return LLMRequest(
-            model=config.model,
-            endpoint=self._client.endpoint,
-            system=rendered.system,
-            prompt=rendered.prompt,
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
-            json_schema=EXPLANATION_SCHEMA if config.tags else None,
-        )
+        return make_request(self._client.endpoint, active, controls, self._config, q999=q999, hint=hint)
+
+    def _parse(self, text: str) -> ParsedExplanation:
+        return read_answer(text, self._config)
+
+
+def make_request(
+    endpoint: str,
+    active: Sequence[Exemplar],
+    controls: Sequence[Exemplar],
+    config: ExplainConfig,
+    *,
+    q999: float,
+    hint: str | None = None,
+) -> LLMRequest:
+    """What is sent to `endpoint` for a feature, of whose windows `config` says how many are shown; pure."""
+    rendered = load_template(STAGE, config.template).render(
+        active=[_shown(e, q999, config) for e in active[: config.n_active]],
+        controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
+        hint=None if hint is None else plain([hint]),
+        tags=taxonomy_tags() if config.tags else (),
+        max_words=config.max_words,
+    )
+    return LLMRequest(
+        model=config.model,
+        endpoint=endpoint,
+        system=rendered.system,
+        prompt=rendered.prompt,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        json_schema=EXPLANATION_SCHEMA if config.tags else None,
+    )
+
+
+def read_answer(text: str, config: ExplainConfig) -> ParsedExplanation:
+    """Read what came back.
+
+    Raises:
+        BadAnswerError: it has not the form asked for.
+    """
+    allowed = taxonomy_tags() if config.tags else ()
+    return parse_explanation(text, tags=allowed, max_words=2 * config.max_words)
 
 
 @cache

@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
@@ -31,6 +31,9 @@ LONGEST_WAIT = 60.0
 PATIENCE = 600.0
 """Seconds that an endpoint may ask to wait; one that asks for more is down for this run."""
 
+Check = Callable[[str], object]
+"""Parses an answer and raises `BadAnswerError` where it cannot."""
+
 
 @dataclass(frozen=True)
 class CallRecord:
@@ -52,8 +55,8 @@ class CallRecord:
 class Ledger(Protocol):
     """Where calls are kept: the store's table `llm_calls`, handed in by the pipeline."""
 
-    def lookup(self, cache_key: str) -> LLMAnswer | None:
-        """A good answer given before, in any run."""
+    def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
+        """A good answer given before, in any run; or else, where `bad` ones are asked for, the newest bad one."""
         ...
 
     def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
@@ -109,13 +112,18 @@ class MeteredClient:
         twin._purse, twin._gate, twin._under_way = self._purse, self._gate, self._under_way
         return twin
 
-    async def ask(self, request: LLMRequest, context: CallContext) -> Answered:
+    async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
         """Answer from the cache, or else from the model.
+
+        Args:
+            request: What is asked.
+            context: For the ledger.
+            check: Parses the answer, and raises what is wrong with it: such an answer is kept and never reused.
 
         Raises:
             BudgetExceededError: the worst case of the call does not fit into what is left; nothing was sent.
             CacheMissError: replay was asked for and the answer is not in the cache.
-            BadAnswerError: refused, truncated or empty; it is in the ledger.
+            BadAnswerError: refused, truncated, empty, or refused by `check`; it is in the ledger.
             LLMUnavailableError: every attempt failed.
         """
         key = request.cache_key()
@@ -125,16 +133,25 @@ class MeteredClient:
             if known is not None:
                 return Answered(known, cached=True)
             if self._replay:
-                raise CacheMissError(
-                    f"replay: no cached answer of {request.model} for {context.stage} of {context.feature}"
-                )
+                return self._replayed(request, context, check)
             async with self._gate:
-                return Answered(await self._attempts(request, context), cached=False)
+                return Answered(await self._attempts(request, context, check), cached=False)
 
-    async def _attempts(self, request: LLMRequest, context: CallContext) -> LLMAnswer:
+    def _replayed(self, request: LLMRequest, context: CallContext, check: Check | None) -> Answered:
+        """The bad answer that a run got, which fails again as it did then: replay repeats failures too."""
+        known = self._ledger.lookup(request.cache_key(), bad=True)
+        if known is None:
+            raise CacheMissError(
+                f"replay: no cached answer of {request.model} for {context.stage} of {context.feature}"
+            )
+        if (fault := _fault(known, check)) is not None:
+            raise fault
+        return Answered(known, cached=True)
+
+    async def _attempts(self, request: LLMRequest, context: CallContext, check: Check | None) -> LLMAnswer:
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
-                return await self._one(request, context)
+                return await self._one(request, context, check)
             except TransientLLMError as error:
                 if attempt == MAX_ATTEMPTS:
                     raise LLMUnavailableError(f"{self.endpoint} failed {attempt} times: {error}") from error
@@ -145,7 +162,7 @@ class MeteredClient:
                 await asyncio.sleep(_wait(attempt, error.retry_after))
         raise AssertionError("the last attempt returns or raises")
 
-    async def _one(self, request: LLMRequest, context: CallContext) -> LLMAnswer:
+    async def _one(self, request: LLMRequest, context: CallContext, check: Check | None) -> LLMAnswer:
         worst = self.inner.worst_case(request)
         held = await self._purse.hold(request.model, worst)
         call_id = self._ledger.reserve(request, context, worst)
@@ -153,7 +170,7 @@ class MeteredClient:
         record = self._unanswered("Interrupted", request.model, worst)  # stands if we are cancelled
         try:
             answer = await self.inner.complete(request)
-            fault = _fault(answer)
+            fault = _fault(answer, check)
             record = self._answered(answer, fault, request.model)
         except TransientLLMError as failure:
             lost = worst if failure.maybe_billed else 0
@@ -186,14 +203,19 @@ def _spent(model: str, record: CallRecord) -> Spent:
     return Spent(model, 1, tokens, record.price or 0.0, unpriced)
 
 
-def _fault(answer: LLMAnswer) -> BadAnswerError | None:
-    """What is wrong with an answer, before anyone parses it."""
+def _fault(answer: LLMAnswer, check: Check | None) -> BadAnswerError | None:
+    """What is wrong with an answer."""
     if answer.finish == "content_filter":
         return RefusedAnswerError("the endpoint's filter withheld the answer")
     if answer.finish == "length":
         return TruncatedAnswerError(f"the answer was cut after {answer.output_tokens} tokens")
     if not answer.text.strip():
         return UnparsableAnswerError("the answer is empty")
+    try:
+        if check is not None:
+            check(answer.text)
+    except BadAnswerError as bad:
+        return bad
     return None
 
 

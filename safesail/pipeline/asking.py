@@ -16,10 +16,12 @@ from safesail.llm.budget import load_prices, parse_budget
 from safesail.llm.metered import MeteredClient
 from safesail.pipeline.budgeted import BudgetedConfig
 from safesail.pipeline.chat import ChatSettings
-from safesail.pipeline.explaining import explain_candidates, worthwhile
+from safesail.pipeline.explaining import explain_candidates, with_models, worthwhile
+from safesail.pipeline.forecast import Forecast, Forecaster
+from safesail.pipeline.order import OrderConfig
 from safesail.scoring.config import Method, ScoringConfig
 from safesail.scoring.run import chance_partner, score_feature
-from safesail.store.connection import Db, open_writer
+from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.explanations import explained_features, read_explanation, record_score
 from safesail.store.registry import finish_run, start_run
 from safesail.store.selection import best_sae
@@ -43,6 +45,11 @@ class Asked:
     concurrency: int
     prices: Path | None
     replay: bool
+    weights: tuple[str, ...] = ()
+    """`DOMAIN=WEIGHT`."""
+
+    tell_concept: bool = False
+    stop_width: float | None = None
 
     def chat(self) -> ChatSettings:
         """Which models are asked; the built-in one where none is named.
@@ -61,6 +68,24 @@ class Asked:
             concurrency=self.concurrency,
         )
 
+    def config(self) -> BudgetedConfig:
+        """How features are explained and scored.
+
+        Raises:
+            ConfigError: a weight is not DOMAIN=NUMBER.
+        """
+        return BudgetedConfig(
+            scoring=self.scoring(),
+            order=OrderConfig.read({"weights": _weights(self.weights)}, "--weight"),
+            tell_concept=self.tell_concept,
+            chance_every=self.chance_every,
+            concurrency=self.concurrency,
+        )
+
+    def scoring(self) -> ScoringConfig:
+        """How explanations are tested."""
+        return ScoringConfig(method=self.method, stop_width=self.stop_width)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -77,16 +102,29 @@ class Report:
     tokens: int
     """Newly spent."""
 
+    shared: int = 0
+    """Explained features that took the explanation of one they are nearly the same as."""
+
+    @property
+    def next_10k(self) -> int | None:
+        """Features that 10,000 more tokens would finish, at this run's price; None: nothing was paid for."""
+        finished = self.scored + self.undefined
+        if not finished or not self.tokens:
+            return None
+        return min(self.left, int(10_000 * finished / self.tokens))
+
     def as_json(self) -> dict[str, Any]:
         """The fields, by name."""
-        return dict(vars(self))
+        return dict(vars(self)) | {"next_10k": self.next_10k}
 
     def as_text(self) -> str:
         """One line for people."""
+        shared = f" ({self.shared} share an explanation)" if self.shared else ""
         stopped = f"; the budget ended before {self.left} more" if self.left else ""
+        more = f"; 10k more tokens would finish about {self.next_10k}" if self.left and self.next_10k else ""
         return (
-            f"{self.sae_id}: {self.explained} explained, {self.scored} scored, {self.undefined} undefined, "
-            f"{self.failed} failed for {self.tokens:,} new tokens{stopped}"
+            f"{self.sae_id}: {self.explained} explained{shared}, {self.scored} scored, {self.undefined} undefined, "
+            f"{self.failed} failed for {self.tokens:,} new tokens{stopped}{more}"
         )
 
 
@@ -98,20 +136,33 @@ def explain_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
         SafeSailError: as `explain_candidates`.
     """
     _needs_store(store)
-    config = BudgetedConfig(
-        scoring=ScoringConfig(method=asked.method),
-        chance_every=asked.chance_every,
-        concurrency=asked.concurrency,
-    )
+    config = asked.config()
     with open_writer(store) as db:
         sae_id = asked.sae_id or best_sae(db)
-        candidates = worthwhile(db, sae_id, n=asked.n, min_windows=MIN_WINDOWS)
+        candidates = worthwhile(db, sae_id, n=asked.n, min_windows=MIN_WINDOWS, order=config.order)
         outcome = explain_candidates(db, candidates, sae_id, asked.chat(), config, quiet=quiet)
     bought = outcome.bought
     return Report(
         sae_id, len(bought.explained), len(bought.scored), len(bought.undefined), len(bought.failed),
-        bought.left, outcome.tokens,
+        bought.left, outcome.tokens, outcome.shared,
     )  # fmt: skip
+
+
+def forecast_store(store: Path, asked: Asked) -> Forecast:
+    """What `explain_store` would cost and bring; asks nobody and writes nothing.
+
+    Raises:
+        NotFoundError: no store, no selection or no harvest.
+        ConfigError: a budget in dollars without prices.
+    """
+    _needs_store(store)
+    chat = asked.chat()
+    config = with_models(asked.config(), chat)
+    with open_reader(store) as db:
+        sae_id = asked.sae_id or best_sae(db)
+        candidates = worthwhile(db, sae_id, n=asked.n, min_windows=MIN_WINDOWS, order=config.order)
+        forecaster = Forecaster(db, chat.models(), config, chat.prices or {})
+        return forecaster.forecast(sae_id, [FeatureId(sae_id, c.feature) for c in candidates], chat.budget)
 
 
 def score_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
@@ -130,7 +181,7 @@ def score_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
             raise ConfigError(f"{sae_id} has no explanation in {store}; run `safesail explain` first")
         run_id = start_run(db, "score", {"sae_id": sae_id, "method": asked.method})
         client = chat.open(db, run_id).simulator
-        config = ScoringConfig(method=asked.method, model=chat.simulator)
+        config = asked.scoring().model_copy(update={"model": chat.simulator})
         counts = asyncio.run(_score_all(db, features, client, (config, asked.chance_every), quiet=quiet))
         finish_run(db, run_id)
     scored, undefined, failed, left = counts
@@ -166,6 +217,16 @@ async def _score_all(
         else:
             scored += 1
     return scored, undefined, failed, 0
+
+
+def _weights(given: Sequence[str]) -> dict[str, str]:
+    weights: dict[str, str] = {}
+    for text in given:
+        domain, equals, weight = text.partition("=")
+        if not domain or not equals:
+            raise ConfigError(f"--weight {text!r} is not understood; write DOMAIN=NUMBER, as violence=2")
+        weights[domain] = weight
+    return weights
 
 
 def _needs_store(store: Path) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
@@ -15,6 +15,8 @@ from safesail.explain.config import ExplainConfig
 from safesail.explain.explainer import Explainer
 from safesail.harvest.exemplars import ExemplarConfig, collect
 from safesail.llm.metered import MeteredClient
+from safesail.pipeline.alike import AlikeConfig
+from safesail.pipeline.order import OrderConfig
 from safesail.scoring.config import ScoringConfig
 from safesail.scoring.run import score_feature
 from safesail.store.connection import Db
@@ -36,8 +38,31 @@ class BudgetedConfig(Config):
     chance_every: int = 1
     """The chance line is measured on every n-th feature; 0: on none. It doubles the cost of a score."""
 
+    order: OrderConfig = OrderConfig()
+    """Which features come first."""
+
+    alike: AlikeConfig = AlikeConfig()
+    """Which features share one explanation."""
+
+    tell_concept: bool = False
+    """Tell the explainer which concept nominated the feature; it may then find what it was told."""
+
     concurrency: int = 8
     """Features under way at once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be explained and scored."""
+
+    features: Sequence[FeatureId]
+    """The most valuable first."""
+
+    shared: Mapping[FeatureId, FeatureId] = field(default_factory=dict[FeatureId, FeatureId])
+    """Features that take the explanation of an earlier one."""
+
+    hints: Mapping[FeatureId, str] = field(default_factory=dict[FeatureId, str])
+    """What the explainer is told beforehand."""
 
 
 @dataclass
@@ -68,16 +93,18 @@ class BudgetedRun:
         self._simulator = simulator
         self._config = config
         self._explainer = Explainer(explainer, config.explain)
+        self._plan = Plan(())
         self._explanations: list[asyncio.Future[Explanation | None]] = []
         self._bought = Bought()
 
-    async def run(self, features: Sequence[FeatureId], *, quiet: bool) -> Bought:
-        """Explain and score `features`, the most valuable first.
+    async def run(self, plan: Plan, *, quiet: bool) -> Bought:
+        """Explain and score the features of `plan`, the first one first.
 
         Raises:
             LLMUnavailableError: an endpoint is dead; what is finished is stored.
         """
-        loop = asyncio.get_running_loop()
+        loop, features = asyncio.get_running_loop(), plan.features
+        self._plan = plan
         self._explanations = [loop.create_future() for _ in features]
         waiting = list(reversed(list(enumerate(features))))
         with tqdm(desc="explain+score", total=len(features), unit="feature", disable=quiet) as bar:
@@ -111,7 +138,7 @@ class BudgetedRun:
         self._settle(number, explanation)
         if explanation is None:
             return
-        partner = await self._partner(number, feature)
+        partner = await self._partner(number, explanation)
         held_out = collect(self._db, feature, "test", self._config.held_out)
         outcome = await score_feature(
             self._simulator, explanation, held_out, self._config.scoring, other=partner
@@ -126,14 +153,7 @@ class BudgetedRun:
                 self._bought.scored.append(feature)
 
     async def _explain(self, feature: FeatureId) -> Explanation | None:
-        shown = collect(self._db, feature, "train", self._config.shown)
-        active = [e for e in shown if e.kind == "active"]
-        if not active:
-            outcome: Explanation | Failed = Failed(
-                feature, "explain", "NoExemplars", "never fires in train windows"
-            )
-        else:
-            outcome = await self._ask(feature, active, [e for e in shown if e.kind != "active"])
+        outcome = await self._shared(feature) or await self._own(feature)
         record_explanation(self._db, outcome)
         if isinstance(outcome, Failed):
             self._bought.failed.append(feature)
@@ -141,14 +161,32 @@ class BudgetedRun:
         self._bought.explained.append(feature)
         return outcome
 
+    async def _shared(self, feature: FeatureId) -> Explanation | None:
+        """The explanation of the feature that this one is nearly the same as, marked as shared; it costs nothing."""
+        earlier = self._plan.shared.get(feature)
+        if earlier is None:
+            return None
+        found = await self._explanations[self._plan.features.index(earlier)]
+        if found is None:
+            return None
+        return replace(found, feature=feature, explainer=f"{found.explainer}, shared from {earlier.index}")
+
+    async def _own(self, feature: FeatureId) -> Explanation | Failed:
+        shown = collect(self._db, feature, "train", self._config.shown)
+        active = [e for e in shown if e.kind == "active"]
+        if not active:
+            return Failed(feature, "explain", "NoExemplars", "never fires in train windows")
+        return await self._ask(feature, active, [e for e in shown if e.kind != "active"])
+
     async def _ask(
         self, feature: FeatureId, active: list[Exemplar], controls: list[Exemplar]
     ) -> Explanation | Failed:
         q999 = find_feature(self._db, feature).q999
         assert q999 is not None, f"{feature} fires, so it has quantiles"
-        return await self._explainer.explain(feature, active, controls, q999=q999)
+        hint = self._plan.hints.get(feature)
+        return await self._explainer.explain(feature, active, controls, q999=q999, hint=hint)
 
-    async def _partner(self, number: int, feature: FeatureId) -> Explanation | None:
+    async def _partner(self, number: int, explanation: Explanation) -> Explanation | None:
         """Another feature's explanation for the chance line.
 
         Drawn by hash among the features before this one, which are under way or done, so that waiting ends,
@@ -157,10 +195,10 @@ class BudgetedRun:
         every = self._config.chance_every
         if every == 0 or number == 0 or number % every:
             return None
-        digest = hashlib.blake2b(str(feature).encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(str(explanation.feature).encode(), digest_size=8).digest()
         start = int.from_bytes(digest, "big") % number
         for step in range(number):
             found = await self._explanations[(start + step) % number]
-            if found is not None:
+            if found is not None and found.text != explanation.text:  # a shared one is no chance
                 return found
         return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from safesail.llm.budget import Budget, Prices
 from safesail.llm.factory import make_client
 from safesail.llm.metered import MeteredClient
+from safesail.llm.types import ChatClient
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db
 
@@ -34,20 +35,30 @@ class ChatSettings:
     replay: bool = False
     concurrency: int = 8
 
+    def models(self) -> tuple[ChatClient, ChatClient]:
+        """Explainer and simulator, with no ledger round them.
+
+        Raises:
+            ConfigError: an endpoint needs a key and none is set.
+        """
+        explainer = make_client(self.explainer, base_url=self.base_url)
+        if self.simulator == self.explainer:
+            return explainer, explainer
+        return explainer, make_client(self.simulator, base_url=self.base_url)
+
     def open(self, db: Db, run_id: str) -> ChatPair:
         """Clients whose calls go to the ledger of `db` under `run_id`.
 
         Raises:
             ConfigError: an endpoint needs a key and none is set.
         """
+        inner, simulator = self.models()
         explainer = MeteredClient(
-            make_client(self.explainer, base_url=self.base_url),
+            inner,
             CallTable(db, run_id),
             self.budget,
             prices=self.prices,
             replay=self.replay,
             concurrency=self.concurrency,
         )
-        if self.simulator == self.explainer:
-            return ChatPair(explainer, explainer)
-        return ChatPair(explainer, explainer.sharing(make_client(self.simulator, base_url=self.base_url)))
+        return ChatPair(explainer, explainer if simulator is inner else explainer.sharing(simulator))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
 from safesail.errors import ConfigError, SafeSailError
-from safesail.pipeline.budgeted import Bought, BudgetedConfig, BudgetedRun
+from safesail.pipeline.alike import near_identical
+from safesail.pipeline.budgeted import Bought, BudgetedConfig, BudgetedRun, Plan
 from safesail.pipeline.chat import ChatSettings
+from safesail.pipeline.order import OrderConfig, by_value
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db
 from safesail.store.exemplars import window_counts
@@ -26,13 +28,18 @@ class Outcome:
     tokens: int
     """Newly spent."""
 
+    shared: int
+    """Features that take the explanation of one they are nearly the same as."""
 
-def worthwhile(db: Db, sae_id: str, *, n: int, min_windows: int) -> list[CandidateFeature]:
-    """The most specific candidates that fire often enough, in both splits, to be explained and scored.
+
+def worthwhile(
+    db: Db, sae_id: str, *, n: int, min_windows: int, order: OrderConfig | None = None
+) -> list[CandidateFeature]:
+    """The most valuable candidates that fire often enough, in both splits, to be explained and scored.
 
     Raises:
         NotFoundError: the SAE has no selection.
-        ConfigError: no candidate fires often enough.
+        ConfigError: no candidate fires often enough, or all of their domains have weight 0.
     """
     counts = window_counts(db, sae_id)
     candidates = candidate_features(db, sae_id)
@@ -46,7 +53,11 @@ def worthwhile(db: Db, sae_id: str, *, n: int, min_windows: int) -> list[Candida
             f"none of the {len(candidates)} candidates of {sae_id} fires in {min_windows} windows of either split; "
             "harvest more text that has the concepts"
         )
-    return enough[:n]
+    domains = {c.concept_id: c.domain for c in read_concepts(db)}
+    ordered = by_value(enough, domains, order or OrderConfig())
+    if not ordered:
+        raise ConfigError(f"no candidate of {sae_id} is left: every domain that they are of has weight 0")
+    return ordered[:n]
 
 
 def explain_candidates(
@@ -60,29 +71,58 @@ def explain_candidates(
 ) -> Outcome:
     """Explain and score `candidates`, the first one first, until they or the budget are used up.
 
+    Args:
+        db: Store, open for writing.
+        candidates: Features of one SAE, as `worthwhile` orders them.
+        sae_id: That SAE.
+        chat: Whom to ask.
+        config: How.
+        quiet: No progress bar.
+
     Raises:
         LLMUnavailableError: an endpoint is dead; what is finished is stored.
         CacheMissError: replay was asked for and an answer is not in the cache.
     """
-    settings = config.model_copy(
+    settings = with_models(config, chat)
+    run_id = start_run(db, "explain", settings.model_dump(mode="json") | {"sae_id": sae_id})
+    clients = chat.open(db, run_id)
+    run = BudgetedRun(db, clients.explainer, clients.simulator, settings)
+    plan = _plan(db, sae_id, candidates, settings)
+    try:
+        bought = asyncio.run(run.run(plan, quiet=quiet))
+    except* SafeSailError as group:
+        raise group.exceptions[0] from group  # the first one says why; the others followed from it
+    concepts = {c.concept_id: c for c in read_concepts(db)}
+    for candidate, feature in zip(candidates, plan.features, strict=True):
+        record_tags(db, feature, concept_tags(candidate, concepts), source="concepts")
+    finish_run(db, run_id)
+    return Outcome(bought, run_id, clients.spent_tokens, len(plan.shared))
+
+
+def with_models(config: BudgetedConfig, chat: ChatSettings) -> BudgetedConfig:
+    """The settings with the names of the models that are asked."""
+    return config.model_copy(
         update={
             "explain": config.explain.model_copy(update={"model": chat.explainer}),
             "scoring": config.scoring.model_copy(update={"model": chat.simulator}),
         }
     )
-    run_id = start_run(db, "explain", settings.model_dump(mode="json") | {"sae_id": sae_id})
-    clients = chat.open(db, run_id)
-    run = BudgetedRun(db, clients.explainer, clients.simulator, settings)
-    features = [FeatureId(sae_id, c.feature) for c in candidates]
-    try:
-        bought = asyncio.run(run.run(features, quiet=quiet))
-    except* SafeSailError as group:
-        raise group.exceptions[0] from group  # the first one says why; the others followed from it
+
+
+def _plan(
+    db: Db,
+    sae_id: str,
+    candidates: Sequence[CandidateFeature],
+    config: BudgetedConfig,
+) -> Plan:
+    alike = near_identical(db, sae_id, [c.feature for c in candidates], config.alike)
     concepts = {c.concept_id: c for c in read_concepts(db)}
-    for candidate, feature in zip(candidates, features, strict=True):
-        record_tags(db, feature, concept_tags(candidate, concepts), source="concepts")
-    finish_run(db, run_id)
-    return Outcome(bought, run_id, clients.spent_tokens)
+    hints = {FeatureId(sae_id, c.feature): concepts[c.concept_ids[0]].name for c in candidates}
+    return Plan(
+        features=[FeatureId(sae_id, c.feature) for c in candidates],
+        shared={FeatureId(sae_id, later): FeatureId(sae_id, earlier) for later, earlier in alike.items()},
+        hints=hints if config.tell_concept else {},
+    )
 
 
 def concept_tags(candidate: CandidateFeature, concepts: dict[str, Concept]) -> list[str]:

@@ -13,6 +13,7 @@ from safesail.errors import NotFoundError
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.llm.budget import parse_budget
 from safesail.metrics.correlation import bootstrap_interval
+from safesail.pipeline.alike import record_near
 from safesail.pipeline.chat import ChatSettings
 from safesail.pipeline.config import PipelineConfig
 from safesail.pipeline.explaining import Outcome, explain_candidates, worthwhile
@@ -99,7 +100,11 @@ def _choose(
     best = next(sae for sae in saes if sae.info.sae_id == chosen.best)
     job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest)
     harvest(db, job, quiet=quiet)
-    return chosen, worthwhile(db, chosen.best, n=config.max_features, min_windows=config.min_windows)
+    record_near(db, best)
+    order = config.scoring.order
+    return chosen, worthwhile(
+        db, chosen.best, n=config.max_features, min_windows=config.min_windows, order=order
+    )
 
 
 def _explain(

@@ -6,6 +6,7 @@ from typing import Any
 
 from safesail.domain.records import Concept
 from safesail.errors import ConfigError
+from safesail.pipeline.alike import record_near
 from safesail.pipeline.tools import Machine, open_saes
 from safesail.resources import expand
 from safesail.selection.concepts import read_concepts
@@ -63,7 +64,10 @@ def run_selection(
     subject = machine.load(quiet=quiet)
     candidates = open_saes(names, subject, device=machine.device)
     with open_writer(store) as db:
-        return select(db, subject, candidates, concepts, config, quiet=quiet)
+        found = select(db, subject, candidates, concepts, config, quiet=quiet)
+        for sae in candidates:
+            record_near(db, sae)
+        return found
 
 
 def plan_rows(model: str, saes: Sequence[str]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +35,14 @@ class CallTable:
             [run_id],
         )
 
-    def lookup(self, cache_key: str) -> LLMAnswer | None:
-        """A good answer given before, in any run."""
+    def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
+        """A good answer given before, in any run; or else, where `bad` ones are asked for, the newest bad one."""
         row = one(
             self._db,
             "SELECT answer, finish, input_tokens, output_tokens, usage_source FROM llm_calls"
-            " WHERE cache_key = ? AND status = 'ok' ORDER BY call_id LIMIT 1",
-            [cache_key],
+            " WHERE cache_key = ? AND (status = 'ok' OR (? AND status = 'failed' AND answer IS NOT NULL))"
+            " ORDER BY status = 'ok' DESC, CASE WHEN status = 'ok' THEN call_id ELSE -call_id END LIMIT 1",
+            [cache_key, bad],
         )
         return None if row is None else LLMAnswer(*row)
 
@@ -121,8 +122,45 @@ def total_tokens(db: Db, run_id: str | None = None) -> int:
     )
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What answers of one model in one stage have cost so far."""
+
+    answers: int
+    tokens_a_byte: float
+    """Prompt tokens for each byte of the prompt."""
+
+    output_tokens: float
+    """Mean."""
+
+
+def usage_so_far(db: Db, model: str, stage: str) -> Usage | None:
+    """What good answers of a model have cost, as billed; None without any."""
+    row = one(
+        db,
+        "SELECT count(*), sum(input_tokens) / sum(strlen(request ->> '$.prompt') + strlen(request ->> '$.system')),"
+        " avg(output_tokens) FROM llm_calls"
+        " WHERE model = ? AND stage = ? AND status = 'ok' AND usage_source = 'billed'",
+        [model, stage],
+    )
+    return None if row is None or not row[0] else Usage(int(row[0]), float(row[1]), float(row[2]))
+
+
+def answers_to(db: Db, cache_keys: Sequence[str]) -> dict[str, str]:
+    """Texts of good answers, by key; those without one are left out."""
+    found = rows(
+        db,
+        "SELECT cache_key, arg_min(answer, call_id) FROM llm_calls"
+        " WHERE status = 'ok' AND list_contains(?, cache_key) GROUP BY cache_key",
+        [list(cache_keys)],
+    )
+    return {str(key): str(answer) for key, answer in found}
+
+
 def export_calls(db: Db, path: Path) -> int:
-    """Write every good answer to a JSONL file, so that others can repeat the numbers for nothing.
+    """Write every answer to a JSONL file, so that others can repeat the numbers for nothing.
+
+    Bad answers go with the good ones where a question has no other: a replay must fail where the run failed.
 
     Raises:
         DataError: there is no such folder.
@@ -132,8 +170,10 @@ def export_calls(db: Db, path: Path) -> int:
     found = rows(
         db,
         "SELECT cache_key, stage, sae_id, feature, prompt_hash, request, answer, finish, input_tokens,"
-        " output_tokens, usage_source FROM llm_calls WHERE status = 'ok'"
-        " QUALIFY row_number() OVER (PARTITION BY cache_key ORDER BY call_id) = 1 ORDER BY cache_key",
+        " output_tokens, usage_source, error FROM llm_calls"
+        " WHERE status = 'ok' OR (status = 'failed' AND answer IS NOT NULL)"
+        " QUALIFY row_number() OVER (PARTITION BY cache_key ORDER BY status = 'ok' DESC,"
+        " CASE WHEN status = 'ok' THEN call_id ELSE -call_id END) = 1 ORDER BY cache_key",
     )
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as lines:
@@ -146,7 +186,7 @@ def export_calls(db: Db, path: Path) -> int:
 
 _EXPORTED = (
     "cache_key", "stage", "sae_id", "feature", "prompt_hash", "request", "answer", "finish", "input_tokens",
-    "output_tokens", "usage_source",
+    "output_tokens", "usage_source", "error",
 )  # fmt: skip
 
 
@@ -158,14 +198,28 @@ def import_calls(db: Db, path: Path) -> int:
     """
     numbered = enumerate(_lines(path), start=1)
     entries = [_entry(path, number, line) for number, line in numbered if line.strip()]
-    known = {str(r[0]) for r in rows(db, "SELECT cache_key FROM llm_calls WHERE status = 'ok'")}
-    new = list({e["cache_key"]: e for e in entries if e["cache_key"] not in known}.values())
+    known = {
+        (str(key), bool(good))
+        for key, good in rows(
+            db, "SELECT DISTINCT cache_key, status = 'ok' FROM llm_calls WHERE answer IS NOT NULL"
+        )
+    }
+    # A good answer is news to a store that has a bad one only; a bad one is none to a store that has either.
+    new = list(
+        {
+            e["cache_key"]: e
+            for e in entries
+            if (e["cache_key"], True) not in known
+            and (e["error"] is None or (e["cache_key"], False) not in known)
+        }.values()
+    )
     if not new:
         return 0
     columns: dict[str, Any] = {name: [e[name] for e in new] for name in _EXPORTED if name != "request"}
     columns["request"] = [json.dumps(e["request"], sort_keys=True, ensure_ascii=False) for e in new]
     columns |= {name: [e["request"][name] for e in new] for name in ("model", "endpoint")}
-    columns |= {"run_id": [IMPORTED] * len(new), "status": ["ok"] * len(new), "reserved": [0] * len(new)}
+    columns |= {"run_id": [IMPORTED] * len(new), "reserved": [0] * len(new)}
+    columns["status"] = ["ok" if e["error"] is None else "failed" for e in new]
     columns["created_at"] = [utc_now()] * len(new)
     return insert(db, "llm_calls", columns)
 
@@ -208,3 +262,5 @@ class _Line(Config):
     input_tokens: NonNegativeInt
     output_tokens: NonNegativeInt
     usage_source: Literal["billed", "estimated"]
+    error: str | None = None
+    """Class of what was wrong with it; None: good."""

@@ -140,3 +140,20 @@ def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
     for feature, split, n in found:
         counts.setdefault(int(feature), {})[str(split)] = int(n)
     return counts
+
+
+def coactivity(db: Db, sae_id: str, a: int, b: int) -> float:
+    """Cosine of two features' activations over all harvested tokens, in [0, 1]; 0 where one never fired."""
+    found = one(
+        db,
+        """
+        WITH sides AS (
+            SELECT token, max(value) FILTER (feature = ?) AS x, max(value) FILTER (feature = ?) AS y
+            FROM activations JOIN saes USING (sae_key)
+            WHERE sae_id = ? AND feature IN (?, ?) GROUP BY token
+        )
+        SELECT coalesce(sum(x * y) / nullif(sqrt(sum(x * x)) * sqrt(sum(y * y)), 0), 0) FROM sides
+        """,
+        [a, b, sae_id, a, b],
+    )
+    return 0.0 if found is None else float(found[0])

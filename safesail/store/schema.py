@@ -98,6 +98,15 @@ TABLES = (
     """,
     "CREATE SEQUENCE harvest_keys START 1",
     """
+    CREATE TABLE near_features (                -- candidates whose decoder directions are close
+        sae_id  TEXT NOT NULL,
+        feature INTEGER NOT NULL,
+        other   INTEGER NOT NULL,               -- greater than `feature`
+        cosine  DOUBLE NOT NULL,
+        PRIMARY KEY (sae_id, feature, other)
+    )
+    """,
+    """
     CREATE TABLE harvests (
         harvest_key INTEGER PRIMARY KEY,
         harvest_id  TEXT NOT NULL UNIQUE,       -- hash of model, SAEs, sources and settings
@@ -248,9 +257,9 @@ TABLES = (
         endpoint      TEXT NOT NULL,
         prompt_hash   TEXT NOT NULL,            -- of the template
         request       TEXT NOT NULL,            -- JSON
-        answer        TEXT,                     -- NULL: failed
+        answer        TEXT,                     -- NULL: none came
         finish        TEXT,
-        status        TEXT NOT NULL,            -- reserved, ok, failed
+        status        TEXT NOT NULL,            -- reserved, ok, failed, lost
         error         TEXT,
         reserved      BIGINT NOT NULL,          -- worst case in tokens, held while the call is under way
         input_tokens  BIGINT,

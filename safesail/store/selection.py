@@ -239,3 +239,34 @@ def candidate_features(
         [identity, None if domains is None else list(domains), limit],
     )
     return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in found]
+
+
+def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:
+    """Record pairs of an SAE's features whose decoder directions have this cosine, in place of those recorded."""
+    db.begin()
+    try:
+        db.execute("DELETE FROM near_features WHERE sae_id = ?", [sae_id])
+        insert(
+            db,
+            "near_features",
+            {
+                "sae_id": [sae_id] * len(pairs),
+                "feature": [a for a, _, _ in pairs],
+                "other": [b for _, b, _ in pairs],
+                "cosine": [cosine for _, _, cosine in pairs],
+            },
+        )
+    except BaseException:
+        db.rollback()
+        raise
+    db.commit()
+
+
+def near_features(db: Db, sae_id: str, cosine: float) -> list[tuple[int, int]]:
+    """Pairs of an SAE's candidates with decoder directions at least this close."""
+    found = rows(
+        db,
+        "SELECT feature, other FROM near_features WHERE sae_id = ? AND cosine >= ? ORDER BY ALL",
+        [sae_id, cosine],
+    )
+    return [(int(a), int(b)) for a, b in found]

@@ -216,6 +216,32 @@ def test_a_bad_answer_is_paid_kept_and_never_reused(db: Db, answer: LLMAnswer, k
     assert ask(client(db, model), request()) == [Answered(GOOD, cached=False)]
 
 
+def no_numbers(text: str) -> None:
+    if any(c.isdigit() for c in text):
+        raise UnparsableAnswerError("a number")
+
+
+def test_an_answer_that_does_not_parse_is_never_reused(db: Db) -> None:
+    model = Model([replace(GOOD, text="7"), GOOD])
+    made = client(db, model)
+    with pytest.raises(UnparsableAnswerError):
+        asyncio.run(made.ask(request(), CONTEXT, no_numbers))
+    assert status(db) == [("failed", "UnparsableAnswerError", 100, 10, 5)]
+    assert asyncio.run(made.ask(request(), CONTEXT, no_numbers)) == Answered(GOOD, cached=False)
+
+
+def test_replay_fails_where_the_run_failed(db: Db) -> None:
+    model = Model([replace(GOOD, text="7")])
+    with pytest.raises(UnparsableAnswerError):
+        asyncio.run(client(db, model).ask(request(), CONTEXT, no_numbers))
+    again = client(db, model, replay=True)
+    with pytest.raises(UnparsableAnswerError):
+        asyncio.run(again.ask(request(), CONTEXT, no_numbers))
+    assert len(model.asked) == 1
+    # A parser that has learnt to read it takes it.
+    assert asyncio.run(again.ask(request(), CONTEXT)).answer.text == "7"
+
+
 @pytest.mark.parametrize("error", [RefusedAnswerError("filtered"), LLMUnavailableError("out of credit")])
 def test_what_the_client_gives_up_on_is_not_tried_again_and_costs_nothing(db: Db, error: Exception) -> None:
     model = Model([error])

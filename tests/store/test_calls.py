@@ -139,20 +139,20 @@ def filled(path: Path) -> list[str]:
         keys = [asked(db, prompt, record(replace(ANSWER, text=f"{prompt}\u2028\x85!"))) for prompt in "ab"]
         asked(db, "a", record(replace(ANSWER, text="later")), run_id="other")
         asked(db, "bad", record(ANSWER, "TruncatedAnswerError"))
-        assert export_calls(db, path) == 2
+        assert export_calls(db, path) == 3
     return keys
 
 
 def test_answers_go_from_store_to_store(db: Db, tmp_path: Path) -> None:
     file = tmp_path / "calls.jsonl"
     keys = filled(file)
-    assert import_calls(db, file) == 2
+    assert import_calls(db, file) == 3
     table = CallTable(db, "run")
     assert [table.lookup(key) for key in keys] == [replace(ANSWER, text=f"{p}\u2028\x85!") for p in "ab"]
     assert import_calls(db, file) == 0
-    assert value(db, "SELECT count(*) FROM llm_calls") == 2
+    assert value(db, "SELECT count(*) FROM llm_calls") == 3
     again = tmp_path / "again.jsonl"
-    assert export_calls(db, again) == 2
+    assert export_calls(db, again) == 3
     assert again.read_bytes() == file.read_bytes()
 
 
@@ -166,7 +166,7 @@ def test_imported_answers_are_no_spending_of_this_store(db: Db, tmp_path: Path) 
 def test_what_is_here_already_is_left_alone(db: Db, tmp_path: Path) -> None:
     filled(tmp_path / "calls.jsonl")
     mine = asked(db, "a", record(replace(ANSWER, text="mine")))
-    assert import_calls(db, tmp_path / "calls.jsonl") == 1
+    assert import_calls(db, tmp_path / "calls.jsonl") == 2
     found = CallTable(db, "run").lookup(mine)
     assert found is not None
     assert found.text == "mine"
@@ -177,8 +177,8 @@ def test_a_file_says_what_was_asked_and_answered_and_nothing_of_who_and_when(tmp
     filled(file)
     assert [set(json.loads(line)) for line in file.read_text(encoding="utf-8").split("\n") if line] == [
         {"cache_key", "stage", "sae_id", "feature", "prompt_hash", "request", "answer", "finish",
-         "input_tokens", "output_tokens", "usage_source"}
-    ] * 2  # fmt: skip
+         "input_tokens", "output_tokens", "usage_source", "error"}
+    ] * 3  # fmt: skip
     assert [path.name for path in tmp_path.iterdir()] == ["calls.jsonl"]
 
 
@@ -225,7 +225,7 @@ def test_one_bad_line_and_nothing_is_imported(
 ) -> None:
     file = tmp_path / "calls.jsonl"
     filled(file)
-    good, bad, _ = file.read_text(encoding="utf-8").split("\n")
+    good, bad, *_ = file.read_text(encoding="utf-8").split("\n")
     entry = json.loads(bad)
     spoil(entry)
     file.write_text(f"{good}\n\n{json.dumps(entry)}\n", encoding="utf-8")

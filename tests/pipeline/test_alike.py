@@ -1,0 +1,81 @@
+"""Near-identical features: found by direction and activity together, explained once."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from safesail.domain.ids import FeatureId
+from safesail.llm.budget import parse_budget
+from safesail.pipeline.alike import AlikeConfig, near_identical
+from safesail.pipeline.budgeted import BudgetedConfig, BudgetedRun, Plan
+from safesail.pipeline.chat import ChatSettings
+from safesail.store.connection import Db, open_writer
+from safesail.store.explanations import read_explanation
+from safesail.store.selection import write_near
+from safesail.store.sql import rows, value
+from tests.pipeline.conftest import Made
+
+LOOSE = AlikeConfig(direction=0.9, activity=0.5)
+
+
+@pytest.fixture
+def store(made: Made, tmp_path: Path) -> Path:
+    copy = tmp_path / "store.duckdb"
+    copy.write_bytes((made.out / "safesail.duckdb").read_bytes())
+    return copy
+
+
+def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
+    """Three features that were explained; the second now fires exactly where the first does."""
+    a, b, c = (
+        int(r[0])
+        for r in rows(
+            db,
+            "SELECT DISTINCT feature FROM explanations WHERE sae_id = ? AND error IS NULL ORDER BY 1 LIMIT 3",
+            [sae_id],
+        )
+    )
+    table = (
+        "activations_f32"
+        if value(db, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'activations_f32'")
+        else "activations"
+    )
+    key = value(db, "SELECT sae_key FROM saes WHERE sae_id = ?", [sae_id])
+    db.execute(f"DELETE FROM {table} WHERE sae_key = ? AND feature = ?", [key, b])
+    db.execute(
+        f"INSERT INTO {table} SELECT sae_key, ?, token, 2 * value FROM {table} WHERE sae_key = ? AND feature = ?",
+        [b, key, a],
+    )
+    return a, b, c
+
+
+def test_directions_alone_or_activity_alone_are_not_enough(made: Made, store: Path) -> None:
+    sae_id = made.summary.sae_id
+    with open_writer(store) as db:
+        a, b, c = twins(db, sae_id)
+        write_near(db, sae_id, [(a, b, 0.95), (a, c, 0.95)])
+        assert near_identical(db, sae_id, [c, b, a], LOOSE) == {a: b}
+        assert near_identical(db, sae_id, [a, b, c], LOOSE) == {b: a}
+        write_near(db, sae_id, [(a, b, 0.85)])
+        assert near_identical(db, sae_id, [a, b, c], LOOSE) == {}
+
+
+def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Path) -> None:
+    sae_id = made.summary.sae_id
+    with open_writer(store) as db:
+        a, b, _ = twins(db, sae_id)
+        for table in ("llm_calls", "explanations", "scores"):
+            db.execute(f"DELETE FROM {table}")
+        first, second = FeatureId(sae_id, a), FeatureId(sae_id, b)
+        clients = ChatSettings("lexical", "lexical", parse_budget("unlimited")).open(db, "run")
+        run = BudgetedRun(db, clients.explainer, clients.simulator, BudgetedConfig(chance_every=1))
+        bought = asyncio.run(run.run(Plan([first, second], {second: first}), quiet=True))
+        assert set(bought.explained) == {first, second}
+        mine, theirs = read_explanation(db, first), read_explanation(db, second)
+        assert theirs.text == mine.text
+        assert theirs.explainer == f"{mine.explainer}, shared from {a}"
+        assert value(db, "SELECT count(*) FROM llm_calls WHERE stage = 'explain'") == 1
+        # Scored on windows of its own, and not against itself as chance.
+        assert value(db, "SELECT count(*) FROM scores WHERE feature = ?", [b]) == 1
+        assert value(db, "SELECT chance FROM scores WHERE feature = ?", [b]) is None
