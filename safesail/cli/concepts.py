@@ -1,14 +1,17 @@
 """`safesail concepts`."""
 
+from pathlib import Path
+from typing import Any
+
 import click
 
-from safesail.cli.options import json_option
+from safesail.cli.options import json_option, quiet_option, store_option
 from safesail.cli.output import plain, print_json, print_table
 
 
 @click.group()
 def concepts() -> None:
-    """Check sets of contrastive concept pairs."""
+    """Check sets of contrastive concept pairs, and have new ones written."""
 
 
 @concepts.command()
@@ -37,3 +40,53 @@ def check(sources: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{len(found)} concepts, {len(faults)} faults")
     if any(fault.severity == "error" for fault in faults):
         raise click.exceptions.Exit(1)
+
+
+@concepts.command()
+@click.argument("name")
+@click.option("--definition", required=True, help="What the concept is, in one sentence.")
+@click.option("--n", type=click.IntRange(2), default=20, show_default=True, help="Pairs wanted.")
+@click.option("--budget", required=True, help="Hard cap on what is newly spent: 5k, $1, 20calls, unlimited.")
+@click.option("--model", help="Chat model's name at the endpoint; the built-in one cannot write.")
+@click.option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL.")
+@click.option("--lang", type=click.Choice(["en", "zh"]), default="en", show_default=True, help="Language.")
+@click.option("--domain", help="Default: NAME up to its first dot, else own.")
+@click.option("--keyword", "keywords", multiple=True, help="May stand in no q-; more come from the model.")
+@click.option("--licence", help="Licence of the texts, for the file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Concept file; default: stdout.")
+@click.option("--config", type=click.Path(path_type=Path), help="YAML: how the model is asked.")
+@click.option("--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $.")
+@click.option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error.")
+@store_option()
+@json_option()
+@quiet_option()
+def generate(
+    out: Path | None, config: Path | None, store: Path, as_json: bool, quiet: bool, **wanted: Any
+) -> None:
+    r"""Have a chat model write contrast pairs for the concept NAME (`domain.name`), each checked before it is kept.
+
+    Ends with code 3 where fewer than --n could be kept. The same command again asks nothing anew.
+
+    \b
+    Example:
+        safesail concepts generate fraud.romance_scam --definition "A false lover asks for money."
+            --budget 5k --model qwen3:8b --base-url http://localhost:11434/v1 --out romance.yaml
+    """
+    from safesail.pipeline.generating import Wanted, generate_concept, write_concept_file
+    from safesail.selection.config import GenerateConfig
+
+    if out is not None and out.exists():
+        raise click.UsageError(f"{out} is there already; name another --out")
+    settings = GenerateConfig.from_yaml(config) if config else GenerateConfig()
+    found = generate_concept(store, Wanted(**wanted), settings, quiet=quiet)
+    if out is not None:
+        write_concept_file(out, found.as_yaml())
+    if as_json:
+        print_json(found.as_json())
+    elif out is None:
+        click.echo(found.as_yaml(), nl=False)
+        click.echo(found.as_text(), err=True)
+    else:
+        click.echo(found.as_text())
+    if len(found.concept.pairs) < found.written.draft.n:
+        raise click.exceptions.Exit(3)

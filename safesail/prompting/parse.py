@@ -132,6 +132,57 @@ def parse_ratings(answer: str, *, tokens: Sequence[str]) -> tuple[float, ...]:
     return tuple(ratings)
 
 
+@dataclass(frozen=True)
+class ParsedPair:
+    """One contrast pair as a model wrote it; whether it is a good one is not known yet."""
+
+    form: str
+    pos: str
+    neg: str
+
+
+@dataclass(frozen=True)
+class ParsedPairs:
+    """A writer's answer."""
+
+    pairs: tuple[ParsedPair, ...]
+    keywords: tuple[str, ...]
+    """Words that carry the concept, as the writer sees it."""
+
+    malformed: int
+    """Pairs left out because they are not `{"form", "pos", "neg"}` with a known form and two texts."""
+
+
+def parse_pairs(answer: str, *, forms: Collection[str]) -> ParsedPairs:
+    """Read `{"keywords": ["bribe"], "pairs": [{"form": "news", "pos": ..., "neg": ...}]}`.
+
+    A malformed pair costs itself, not those beside it, which are paid for.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form.
+    """
+    fields = _object(answer, required="pairs", allowed={"keywords", "pairs"})
+    given, keywords = fields["pairs"], fields.get("keywords", [])
+    if not isinstance(given, list):
+        raise _unparsable('"pairs" must be a list', answer)
+    if not isinstance(keywords, list) or not all(isinstance(w, str) for w in cast("list[Any]", keywords)):
+        raise _unparsable('"keywords" must be a list of texts', answer)
+    items = cast("list[Any]", given)
+    pairs = [pair for item in items if (pair := _pair(item, forms)) is not None]
+    words = dict.fromkeys(clean for w in cast("list[str]", keywords) if (clean := " ".join(w.split())))
+    return ParsedPairs(tuple(pairs), tuple(words), len(items) - len(pairs))
+
+
+def _pair(item: Any, forms: Collection[str]) -> ParsedPair | None:
+    match item:
+        case {"form": str(form), "pos": str(pos), "neg": str(neg)} if len(item) == 3 and form in forms:
+            pair = ParsedPair(form, " ".join(pos.split()), " ".join(neg.split()))
+            return pair if pair.pos and pair.neg else None
+        case _:
+            return None
+
+
 def _object(answer: str, *, required: str, allowed: Collection[str]) -> dict[str, Any]:
     value = _json(answer)
     if not isinstance(value, dict):

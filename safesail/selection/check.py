@@ -121,6 +121,15 @@ def holds_keyword(text: str, keyword: str, lang: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(keyword.rstrip('*'))}{ending}", text) is not None
 
 
+def marks_of(pair: ConceptPair) -> set[str]:
+    """Words of q+ that q- lacks and that could carry a concept; none where words are single characters."""
+    # A Chinese character is too small a unit to carry a concept; its key words are checked instead.
+    if pair.lang in _CHARACTER_LANGS:
+        return set()
+    only_pos = set(words(pair.pos, pair.lang)) - set(words(pair.neg, pair.lang))
+    return {word for word in only_pos if len(word) > 2 and word not in _COMMON}
+
+
 def _pair_faults(
     pair: ConceptPair, concept: SourcedConcept, rules: CheckConfig, length: Length | None
 ) -> Iterator[tuple[str, str]]:
@@ -160,9 +169,8 @@ def _concept_faults(
             yield "warning", "few", f"only {len(pairs)} pairs in {lang!r}; intervals will be wide"
         if not concept.keywords.get(lang):
             yield "warning", "no-keywords", f"no key words for {lang!r}: they cannot be looked for in neg"
-        # A Chinese character is too small a unit to carry a concept; its key words are checked instead.
-        if lang not in _CHARACTER_LANGS and len(pairs) > 2:
-            yield from _marking_words(pairs, lang, rules)
+        if len(pairs) > 2:
+            yield from _marking_words(pairs, rules)
     yield from _missing_forms(concept.pairs, rules)
 
 
@@ -173,14 +181,9 @@ def _missing_forms(pairs: Sequence[ConceptPair], rules: CheckConfig) -> Iterator
             yield "warning", "form", f"only {forms[form]} English pairs of form {form!r}"
 
 
-def _marking_words(
-    pairs: Sequence[ConceptPair], lang: str, rules: CheckConfig
-) -> Iterator[tuple[Severity, str, str]]:
+def _marking_words(pairs: Sequence[ConceptPair], rules: CheckConfig) -> Iterator[tuple[Severity, str, str]]:
     """Words that tell pos from neg in too many pairs: a feature of that word would pass for the concept."""
-    marks: Counter[str] = Counter()
-    for pair in pairs:
-        only_pos = set(words(pair.pos, lang)) - set(words(pair.neg, lang))
-        marks.update(word for word in only_pos if len(word) > 2 and word not in _COMMON)
+    marks = Counter(word for pair in pairs for word in marks_of(pair))
     for word, n in sorted(marks.items()):
         if n > rules.max_word_share * len(pairs):
             yield (

@@ -61,3 +61,31 @@ class CheckConfig(Config):
 
     max_mean_length_gap: NonNegativeFloat = 0.15
     """Most that one side of a concept may be longer on average, as a share: length alone makes features fire."""
+
+
+class GenerateConfig(Config):
+    """How a chat model is asked for pairs."""
+
+    template: str = "generate_v1"
+    """Prompt template `prompts/concepts/<template>.j2`."""
+
+    per_call: PositiveInt = 10
+    """Pairs asked for at once at most."""
+
+    tokens_per_pair: PositiveInt = 100
+    """Room for one pair in the answer. Reasoning models need far more."""
+
+    max_fruitless: PositiveInt = 3
+    """Answers in a row after which the set is no larger: then it is given up."""
+
+    max_rounds: PositiveInt = 5
+    """Calls at most, as a multiple of those that would do if every pair were kept."""
+
+    n_shown: NonNegativeInt = 6
+    """Pairs kept last that a request shows, so that they are not written again."""
+
+    worn_share: Share = 0.2
+    """A word that marks more of the pairs than this is not to be used again."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0
+    """None: not sent, as reasoning models demand."""

@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from safesail.cli.main import cli
 from safesail.errors import ConfigError, NotFoundError
+from tests.loopback import serving
 from tests.pipeline.conftest import Made
+from tests.pipeline.test_generating import Writer
 
 
 def run(*arguments: str | int | Path) -> Result:
@@ -185,6 +188,23 @@ def test_concepts_check_passes_and_fails(made: Made, tmp_path: Path) -> None:
     result = run("concepts", "check", bad)
     assert result.return_value == 1 or result.exit_code == 1
     assert "faults" in result.stdout
+
+
+def test_concepts_generate_writes_a_set_that_check_passes(tmp_path: Path) -> None:
+    out, store = tmp_path / "theft.yaml", tmp_path / "store.duckdb"
+    with serving(Writer()) as url:
+        command = ["concepts", "generate", "violence.theft", "--definition", "Goods are taken.", "--n", 10,
+                   "--budget", "5k", "--model", "m", "--base-url", url, "--store", store, "--quiet"]  # fmt: skip
+        report = run(*command, "--out", out)
+        assert report.stdout == "violence.theft: 10 of 10 pairs kept (rejected: none) for 500 new tokens\n"
+        assert run("concepts", "check", out).exit_code == 0
+        printed = run(*command)
+        assert printed.stdout == out.read_text()
+        assert printed.stderr.endswith("for 0 new tokens\n")
+        found = run_json(*command)
+        assert (found["tokens"], found["kept"], found["file"]["domain"]) == (0, 10, "violence")
+        with pytest.raises(click.UsageError, match="is there already"):
+            run(*command, "--out", out)
 
 
 def test_train_sae_writes_loadable_saes(made: Made, tmp_path: Path) -> None:
