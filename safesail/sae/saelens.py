@@ -5,11 +5,16 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from sae_lens import SAE as SaeLensSae
+from sae_lens import JumpReLUSAE, StandardSAE, TopKSAE
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from safesail.domain.records import SaeInfo
 from safesail.errors import SaeError
 from safesail.sae.protocol import ROWS, SparseActs
+
+_SPARSE_SHARE = 1 / 8
+"""Share of active features below which adding up their decoder rows is quicker than a dense product."""
 
 
 class SaeLensWrapped:
@@ -42,6 +47,8 @@ class SaeLensWrapped:
             raise SaeError(
                 f"{self.info.sae_id} normalises token by token and cannot decode activations alone"
             )
+        if self._adds_rows and len(acts.value) < _SPARSE_SHARE * acts.n_tokens * acts.d_sae:
+            return self._add_rows(acts)
         x_hat = acts.value.new_zeros(acts.n_tokens, self.info.d_in)
         for first in range(0, acts.n_tokens, ROWS):
             rows = min(ROWS, acts.n_tokens - first)
@@ -49,3 +56,16 @@ class SaeLensWrapped:
                 acts.dense(first, rows).to(self._inner.dtype)
             ).float()
         return x_hat
+
+    @property
+    def _adds_rows(self) -> bool:
+        """Whether decoding is W_dec's active rows times their activations, plus b_dec, and nothing else."""
+        plain = isinstance(self._inner, StandardSAE | JumpReLUSAE | TopKSAE)
+        rescaled = getattr(self._inner.cfg, "rescale_acts_by_decoder_norm", False)
+        return plain and not rescaled and self._inner.cfg.normalize_activations == "none"
+
+    def _add_rows(self, acts: SparseActs) -> Float[Tensor, "n_tokens d_in"]:
+        starts = torch.searchsorted(acts.token, torch.arange(acts.n_tokens, device=acts.token.device))
+        weights = acts.value.to(self._inner.dtype)
+        added = embedding_bag(acts.feature, self._inner.W_dec, starts, mode="sum", per_sample_weights=weights)
+        return (added + self._inner.b_dec).float()

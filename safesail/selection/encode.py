@@ -123,7 +123,7 @@ class Encoder:
         started = time.perf_counter()
         acts = sae.encode(x)
         if sae.decoder is not None:
-            tally.residual += (x - sae.decode(acts)).double().square().sum().item()
+            tally.residual += (x - sae.decode(acts)).square().sum(dim=1).double().sum().item()
         value = acts.value.cpu().numpy().astype(np.float32)
         tally.n_tokens += x.shape[0]
         tally.n_active += int(np.count_nonzero(value > 0))

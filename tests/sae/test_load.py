@@ -57,6 +57,27 @@ def test_encode_and_decode_equal_the_formulas(write_sae: Write, weights: dict[st
     torch.testing.assert_close(sae.decode(acts), z @ weights["W_dec"] + weights["b_dec"])
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"rescale_acts_by_decoder_norm": True}, {"normalize_activations": "layer_norm"}]
+)
+def test_few_active_features_decode_as_many_do(
+    write_sae: Write, weights: dict[str, Tensor], changes: dict[str, Any]
+) -> None:
+    sae = open_sae(str(write_sae("a", k=1, W_dec=3 * weights["W_dec"], **changes)), model=None)
+    x = torch.randn(300, D_IN, generator=torch.Generator().manual_seed(1))
+    x[7] = x[299] = weights["b_dec"]  # here hardly anything fires
+    acts = sae.encode(x)
+    if "normalize_activations" in changes:
+        with pytest.raises(SaeError, match="cannot decode"):
+            sae.decode(acts)
+        return
+    scale = 3 * weights["W_dec"].norm(dim=1) if changes else torch.ones(D_SAE)
+    by_hand = (acts.dense(0, 300) / scale) @ (3 * weights["W_dec"]) + weights["b_dec"]
+    torch.testing.assert_close(sae.decode(acts), by_hand)
+    nothing = SparseActs.gather([torch.zeros(4, D_SAE)], D_SAE)
+    torch.testing.assert_close(sae.decode(nothing), weights["b_dec"].expand(4, -1))
+
+
 def test_many_tokens_are_encoded_as_few_are(write_sae: Write) -> None:
     sae = open_sae(str(write_sae("a")), model=None)
     x = torch.randn(1_100, D_IN, generator=torch.Generator().manual_seed(1))
