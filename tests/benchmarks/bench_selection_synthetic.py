@@ -5,7 +5,7 @@ true quality is computed and not estimated. What a figure sees is 16 sampled pai
 whole table, as it does in trained SAEs: a sparse SAE has no feature for many concepts, or one for several of
 them at once; a dense one splits concepts over features and fires on much else.
 
-    python tests/benchmarks/bench_selection_synthetic.py
+    python -m tests.benchmarks.bench_selection_synthetic
 """
 
 import json
@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 
 from safesail.metrics.contrast import MEASURES, Contrast, distinguishing
 from safesail.metrics.correlation import bootstrap_interval, spearman
+from tests.benchmarks.baselines import contrast_baselines
 
 N_CONCEPTS, N_PAIRS, D_SAE = 48, 16, 1024
 L0S = (2, 4, 8, 16, 32, 64, 128, 256, 400)
@@ -116,29 +117,14 @@ def baselines(sae: PlantedSae, tables: Tables, seed: int) -> dict[str, float]:
     rng = np.random.default_rng((seed, sae.l0, 2))
     pos, neg = (side.reshape(-1, D_SAE) for side in tables)
     dead = ~(pos.any(axis=0) | neg.any(axis=0))
-    spread = np.sqrt((pos.var(axis=0) + neg.var(axis=0)) / 2)
-    effect = np.abs(pos.mean(axis=0) - neg.mean(axis=0)) / np.maximum(spread, 0.05)
+    train = np.tile(np.arange(N_PAIRS) % 2 == 0, N_CONCEPTS)  # even pairs of every concept
     return {
         "l0": float(sae.l0),
         # A stand-in: reconstruction gets steadily better with L0, with a little scatter.
         "variance explained": float(1 - 0.7 * sae.l0**-0.3 + rng.normal(0, 0.01)),
         "dead share (fewer is better)": -float(dead.mean()),
-        "cohen's d, best feature": float(effect.max()),
-        "cohen's d, mean of top 20": float(np.sort(effect)[-20:].mean()),
-        "linear probe": probe_accuracy(tables),
+        **contrast_baselines(pos, neg, train),
     }
-
-
-def probe_accuracy(tables: Tables) -> float:
-    """Harmful against harmless: ridge regression on the features of even pairs, accuracy on odd ones."""
-    sides = [side.astype(np.float32) for side in tables]
-    train = np.concatenate([side[:, 0::2].reshape(-1, D_SAE) for side in sides])
-    test = np.concatenate([side[:, 1::2].reshape(-1, D_SAE) for side in sides])
-    labels = np.repeat([1.0, -1.0], len(train) // 2).astype(np.float32)
-    mean = train.mean(axis=0)
-    kernel = (train - mean) @ (train - mean).T + 10 * np.eye(len(train), dtype=np.float32)
-    weights = (train - mean).T @ np.linalg.solve(kernel, labels)
-    return float(np.mean(((test - mean) @ weights > 0) == (labels > 0)))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""The bundled SmolLM2 SAEs through the real stages: selection, one harvest, explaining and scoring of each.
+
+Everything lies in one store, so that a killed run goes on where it was.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int
+from tqdm import tqdm
+
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Concept
+from safesail.harvest.run import HarvestJob, harvest
+from safesail.llm.budget import parse_budget
+from safesail.pipeline.chat import ChatSettings
+from safesail.pipeline.config import PipelineConfig
+from safesail.pipeline.explaining import explain_candidates
+from safesail.pipeline.selecting import load_concepts
+from safesail.pipeline.tools import Machine, open_saes
+from safesail.resources import expand
+from safesail.sae.protocol import SAE
+from safesail.selection.activity import text_maxima
+from safesail.selection.batches import cut_chunks, tokenize_pairs
+from safesail.selection.config import SelectionConfig
+from safesail.selection.encode import Encoder
+from safesail.selection.run import select
+from safesail.store.connection import Db
+from safesail.store.explanations import read_scores, read_tags
+from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
+from safesail.store.selection import read_scores as read_figures
+from safesail.store.sql import rows, value
+from safesail.subject.model import SubjectModel
+from tests.benchmarks.baselines import alternate, contrast_baselines
+from tests.benchmarks.suite_stats import Option, Tried
+
+OURS = {
+    "isolation": "isolation",
+    "isolation, equal length": "isolation_equal_length",
+    "L_0,0.5 above null": "l0_t0.5_above_null",
+    "I_CDF above null": "i_cdf_above_null",
+}
+"""Figures of the selection stage by the name they have here, the one that ranks first."""
+
+
+@dataclass(frozen=True)
+class SaeFigures:
+    """What is known of one SAE before anything is explained."""
+
+    sae_id: str
+    layer: int | None
+    k: int | None
+    low: float | None
+    high: float | None
+    """95 % interval of isolation over pairs."""
+
+    n_candidates: int
+    """Features that pass the demonstration's thresholds for a concept."""
+
+    overall: Mapping[str, float]
+    """By name of the figure."""
+
+    by_domain: Mapping[str, Mapping[str, float]]
+    """By domain, then figure; those that know no domains stand in each with the same value."""
+
+
+def measure(db: Db, config: PipelineConfig, baselines: Path, *, quiet: bool) -> list[SaeFigures]:
+    """Selection and harvest of every SAE, and the baselines, which are kept in a file beside the store."""
+    subject = Machine(config.model).load(quiet=quiet)
+    saes = open_saes(config.saes, subject)
+    concepts = load_concepts(config.concepts)
+    chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
+    harvest(db, HarvestJob(subject, saes, [expand(s) for s in config.texts], config.harvest), quiet=quiet)
+    if not baselines.is_file():
+        safety = [c for c in concepts if c.domain not in config.selection.controls]
+        found = pair_baselines(subject, saes, safety, config.selection, quiet=quiet)
+        baselines.write_text(json.dumps(found), encoding="utf-8")
+    by_sae = json.loads(baselines.read_text(encoding="utf-8"))
+    n_candidates = {r.sae.sae_id: r.n_candidates for r in chosen.ranked}
+    return [
+        figures_of(db, sae, by_sae[sae.sae_id], config.selection.controls, n_candidates[sae.sae_id])
+        for sae in sorted(ranked_saes(db), key=lambda s: (s.layer or 0, s.k or 0))
+    ]
+
+
+def figures_of(
+    db: Db, sae: ScoredSae, contrast: Mapping[str, Any], controls: Sequence[str], n_candidates: int
+) -> SaeFigures:
+    """All figures of one SAE, ours first, higher standing for better."""
+    found = {(r.scope, r.scope_id, r.measure): r for r in read_figures(db, sae.selection_id)}
+    assert sae.fvu is not None and sae.l0 is not None
+    dead = value(db, "SELECT avg((n_active = 0)::INT) FROM features WHERE sae_id = ?", [sae.sae_id])
+    plain = {
+        "variance explained": 1 - sae.fvu,
+        "L0, more is better": sae.l0,
+        "L0, fewer is better": -sae.l0,
+        "dead share, fewer is better": -float(dead),
+    }
+
+    def ours(scope: str, scope_id: str) -> dict[str, float]:
+        return {name: float(found[scope, scope_id, m].value or 0.0) for name, m in OURS.items()}
+
+    domains = sorted({of for scope, of, _ in found if scope == "domain"} - set(controls))
+    ranking = found["all", "all", "isolation"]
+    return SaeFigures(
+        sae.sae_id, sae.layer, sae.k, ranking.low, ranking.high, n_candidates,
+        overall={**ours("all", "all"), **plain, **contrast["all"]},
+        by_domain={d: {**ours("domain", d), **plain, **contrast[d]} for d in domains},
+    )  # fmt: skip
+
+
+def pair_baselines(
+    subject: SubjectModel,
+    saes: Sequence[SAE],
+    concepts: Sequence[Concept],
+    config: SelectionConfig,
+    *,
+    quiet: bool,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Baselines that need activations on the pairs: by SAE, then by domain or `all`, then by name."""
+    maxima, concept = pair_maxima(subject, saes, concepts, config, quiet=quiet)
+    domain = np.array([c.domain for c in concepts])[concept]
+    train = alternate(concept)
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for sae_id, sides in maxima.items():
+        # Every feature from 0 to 1, as a probe and Cohen's d are computed on firing in the planted grid.
+        pos, neg = sides / np.maximum(sides.max(axis=(0, 1)), 1e-9)
+        result[sae_id] = {"all": contrast_baselines(pos, neg, train)}
+        for name in np.unique(domain):
+            own = domain == name
+            result[sae_id][str(name)] = contrast_baselines(pos[own], neg[own], train[own])
+    return result
+
+
+def pair_maxima(
+    subject: SubjectModel,
+    saes: Sequence[SAE],
+    concepts: Sequence[Concept],
+    config: SelectionConfig,
+    *,
+    quiet: bool,
+) -> tuple[dict[str, Float32[np.ndarray, "2 n_pairs d_sae"]], Int[np.ndarray, " n_pairs"]]:
+    """Largest activation of each feature on both sides of every pair, and the number of the pair's concept."""
+    pairs = tokenize_pairs(concepts, subject.tokenize, subject.n_ctx_max, config)
+    batches = [b for chunk in cut_chunks(pairs, config.batch_tokens) for b in chunk.batches]
+    encoder = Encoder(subject, saes)
+    parts: dict[str, list[np.ndarray]] = {sae.info.sae_id: [] for sae in saes}
+    for batch in tqdm(batches, desc="baselines", unit="batch", disable=quiet):
+        for sae, acts in encoder.encode(batch):
+            n, d_sae = len(batch.pairs), sae.info.d_sae
+            found = text_maxima(acts.text, acts.feature, acts.value, 2 * n, d_sae)
+            parts[sae.info.sae_id].append(found.reshape(n, 2, d_sae).swapaxes(0, 1))
+    concept = np.concatenate([batch.concepts for batch in batches])
+    return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}, concept
+
+
+def options(db: Db, sae_id: str, controls: Sequence[str], min_windows: int) -> dict[str, list[Option]]:
+    """By domain, the features that tell one of its concepts from its absence, the best first.
+
+    Left out are those that fire in fewer than `min_windows` windows of either split: they cannot be scored.
+    """
+    found = rows(
+        db,
+        """
+        WITH firing AS (
+            SELECT DISTINCT feature, token // h.n_ctx AS window_id, h.harvest_key
+            FROM activations JOIN saes USING (sae_key)
+            JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
+            WHERE sae_id = ?
+        ), enough AS (
+            SELECT feature FROM firing JOIN windows w USING (harvest_key, window_id) GROUP BY feature
+            HAVING least(count(*) FILTER (w.split = 'train'), count(*) FILTER (w.split = 'test')) >= ?
+        ), newest AS (
+            SELECT selection_id FROM selections WHERE sae_id = ? ORDER BY rowid DESC LIMIT 1
+        )
+        SELECT c.domain, f.feature, arg_max(c.concept_id, f.frequency - f.swapped) AS concept_id,
+               arg_max(f.frequency, f.frequency - f.swapped), arg_max(f.swapped, f.frequency - f.swapped),
+               bool_or(f.candidate)
+        FROM feature_concepts f JOIN newest USING (selection_id) JOIN enough USING (feature)
+        JOIN concepts c USING (concept_id)
+        WHERE NOT list_contains(?, c.domain)
+        GROUP BY c.domain, f.feature HAVING max(f.frequency - f.swapped) > 0
+        ORDER BY c.domain, max(f.frequency - f.swapped) DESC, f.feature
+        """,
+        [sae_id, min_windows, sae_id, list(controls)],
+    )
+    by_domain: dict[str, list[Option]] = {}
+    for domain, *rest in found:
+        by_domain.setdefault(str(domain), []).append(Option(*rest))
+    return by_domain
+
+
+def try_features(
+    db: Db, sae_id: str, chosen: Sequence[tuple[str, Option]], config: PipelineConfig, *, quiet: bool
+) -> list[Tried]:
+    """Explain and score the chosen features of one SAE, unless the store has them."""
+    if not {o.feature for _, o in chosen} <= finished_features(db, sae_id):
+        candidates = [CandidateFeature(o.feature, (o.concept_id,), o.frequency, o.swapped) for _, o in chosen]
+        chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
+        explain_candidates(db, candidates, sae_id, chat, config.scoring, quiet=quiet)
+    scores = {s.feature.index: s for s in read_scores(db, sae_id)}
+    tried: list[Tried] = []
+    for domain, o in chosen:
+        score = scores.get(o.feature)
+        figures = (None, None, None) if score is None else (score.value, score.low, score.chance)
+        lift = o.frequency - o.swapped
+        tags = read_tags(db, FeatureId(sae_id, o.feature)).get("explainer", ())
+        tried.append(Tried(sae_id, domain, o.feature, o.concept_id, lift, o.candidate, tags, *figures))
+    return tried
+
+
+def finished_features(db: Db, sae_id: str) -> set[int]:
+    """Features with a score, or a failure to explain them."""
+    found = rows(
+        db,
+        "SELECT feature FROM scores WHERE sae_id = ?"
+        " UNION SELECT feature FROM explanations WHERE sae_id = ? AND error IS NOT NULL",
+        [sae_id, sae_id],
+    )
+    return {int(row[0]) for row in found}
