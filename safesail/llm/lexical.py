@@ -83,7 +83,7 @@ def answer(prompt: str) -> str:
         case "tokens":
             return _rate_tokens(rule, json.loads(found[2]))
         case "segments":
-            return _choose_segments(rule, lines, graded="rating}" in prompt[found.end() :])
+            return _choose_segments(rule, lines, prompt[found.end() :])
         case "texts":
             return _choose_texts(rule, [_unlabelled(line) for line in lines])
         case _:
@@ -102,7 +102,8 @@ def _explain(prompt: str, active: Sequence[str]) -> str:
     )
 
 
-def _choose_segments(rule: Rule, lines: Sequence[str], *, graded: bool) -> str:
+def _choose_segments(rule: Rule, lines: Sequence[str], question: str) -> str:
+    """Segments with their ratings, or 1 for each that is active; all of them or the active ones, as asked."""
     texts: dict[str, list[str]] = {}
     for line in lines:
         if _LETTER.fullmatch(line):
@@ -113,11 +114,25 @@ def _choose_segments(rule: Rule, lines: Sequence[str], *, graded: bool) -> str:
     contents = [segment for segments in texts.values() for segment in segments]
     scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]
     chosen = _chosen(scores, rule, contents, ACTIVE, must=len(texts) > 1)
-    if graded:
-        return json.dumps(
-            {"active": {labels[i]: min(10, max(1, round(_RATING * scores[i]))) for i in chosen}}
-        )
-    return json.dumps({"active": [labels[i] for i in chosen]})
+    graded = "rating" in question
+    values = {labels[i]: _clipped(scores[i]) if graded else 1 for i in chosen}
+    if '{"active"' not in question:
+        listed = {
+            letter: [values.get(f"{letter}{i}", 0) for i in range(1, len(segments) + 1)]
+            for letter, segments in texts.items()
+        }
+        return _compact(listed)
+    return _compact({"active": values if graded else list(values)})
+
+
+def _clipped(score: float) -> int:
+    """Rating of something active, from 1 to 10."""
+    return min(10, max(1, round(_RATING * score)))
+
+
+def _compact(value: object) -> str:
+    """JSON without spaces, as the segment prompts show it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _segment_scores(rule: Rule, segments: Sequence[str]) -> list[float]:
