@@ -94,6 +94,9 @@ class BudgetExceededError(LLMError):
 class BadAnswerError(LLMError):
     """The model answered, but this answer cannot be used."""
 
+    tokens: int = 0
+    """Billed for it, as far as the one who raises it knows."""
+
 
 class UnparsableAnswerError(BadAnswerError):
     """The answer is not in the form the prompt asked for."""

@@ -20,10 +20,9 @@ from safesail.llm.own_prompts import (
     letters,
     prompt_tokens,
     read_prompt,
-    segment_labels,
-    write_grades,
     write_names,
     write_ratings,
+    write_segments,
 )
 from safesail.llm.types import LLMAnswer, LLMRequest
 
@@ -123,10 +122,7 @@ class EmbeddingModel:
         best = [max(scores, default=0.0) for scores in self._word_scores(asked.explanation, words)]
         scores = (np.array(best) + self._likeness(asked.explanation, contents)) / 2
         chosen = _chosen(scores.tolist(), ACTIVE, must=len(texts) > 1)
-        labels = segment_labels(texts)
-        if asked.graded:
-            return write_grades(labels, {i: max(1, _rating(float(scores[i]))) for i in chosen})
-        return write_names(labels, chosen)
+        return write_segments(asked, {i: max(1, _rating(float(scores[i]))) for i in chosen})
 
     def _choose_texts(self, asked: OwnPrompt) -> str:
         texts = [[word.text for word in split_words(text)] for text in asked.texts]

@@ -17,10 +17,9 @@ from safesail.llm.own_prompts import (
     letters,
     prompt_tokens,
     read_prompt,
-    segment_labels,
-    write_grades,
     write_names,
     write_ratings,
+    write_segments,
 )
 from safesail.llm.types import LLMAnswer, LLMRequest
 
@@ -66,7 +65,7 @@ def answer(prompt: str) -> str:
         case "tokens":
             return _rate_tokens(rule, asked.tokens)
         case "segments":
-            return _choose_segments(rule, asked.segments, graded=asked.graded)
+            return _choose_segments(rule, asked)
         case "texts":
             return _choose_texts(rule, asked.texts)
         case "marked":
@@ -84,14 +83,12 @@ def _explain(asked: OwnPrompt) -> str:
     )
 
 
-def _choose_segments(rule: Rule, texts: dict[str, list[str]], *, graded: bool) -> str:
-    labels = segment_labels(texts)
-    contents = [segment for segments in texts.values() for segment in segments]
-    scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]
+def _choose_segments(rule: Rule, asked: OwnPrompt) -> str:
+    texts = asked.segments.values()
+    contents = [segment for segments in texts for segment in segments]
+    scores = [score for segments in texts for score in _segment_scores(rule, segments)]
     chosen = _chosen(scores, rule, contents, ACTIVE, must=len(texts) > 1)
-    if graded:
-        return write_grades(labels, {i: min(10, max(1, round(_RATING * scores[i]))) for i in chosen})
-    return write_names(labels, chosen)
+    return write_segments(asked, {i: min(10, max(1, round(_RATING * scores[i]))) for i in chosen})
 
 
 def _segment_scores(rule: Rule, segments: Sequence[str]) -> list[float]:

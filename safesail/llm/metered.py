@@ -145,7 +145,7 @@ class MeteredClient:
                 f"replay: no cached answer of {request.model} for {context.stage} of {context.feature}"
             )
         if (fault := _fault(known, check)) is not None:
-            raise fault
+            raise _with_bill(fault, known)
         return Answered(known, cached=True)
 
     async def _attempts(self, request: LLMRequest, context: CallContext, check: Check | None) -> LLMAnswer:
@@ -183,7 +183,7 @@ class MeteredClient:
             self._purse.settle(held, _spent(request.model, record))
             self._ledger.settle(call_id, replace(record, seconds=time.perf_counter() - started))
         if fault is not None:
-            raise fault
+            raise _with_bill(fault, answer)
         return answer
 
     def _answered(self, answer: LLMAnswer, fault: BadAnswerError | None, model: str) -> CallRecord:
@@ -217,6 +217,11 @@ def _fault(answer: LLMAnswer, check: Check | None) -> BadAnswerError | None:
     except BadAnswerError as bad:
         return bad
     return None
+
+
+def _with_bill(fault: BadAnswerError, answer: LLMAnswer) -> BadAnswerError:
+    fault.tokens = answer.tokens
+    return fault
 
 
 def _wait(attempt: int, retry_after: float | None) -> float:

@@ -29,8 +29,18 @@ class OwnPrompt:
     content: str
     """The fenced part."""
 
-    graded: bool
-    """Segments are to be rated, not named."""
+    question: str
+    """What stands after the fenced part."""
+
+    @property
+    def graded(self) -> bool:
+        """Segments are to be rated, not named."""
+        return "rating" in self.question
+
+    @property
+    def listed(self) -> bool:
+        """Every segment is to be answered for, not the active ones alone."""
+        return '{"active"' not in self.question
 
     @property
     def explanation(self) -> str:
@@ -80,22 +90,32 @@ def read_prompt(prompt: str) -> OwnPrompt:
         raise RefusedAnswerError(
             "the built-in model answers Safe-SAIL's own prompts only; name another model"
         )
-    return OwnPrompt(prompt, cast("Block", found[1]), found[2], "rating}" in prompt[found.end() :])
+    return OwnPrompt(prompt, cast("Block", found[1]), found[2], prompt[found.end() :])
 
 
-def segment_labels(texts: dict[str, list[str]]) -> list[str]:
-    """What the segments of a prompt are called, in order: `A1`, `A2`, `B1`, ..."""
-    return [f"{letter}{i}" for letter, segments in texts.items() for i in range(1, len(segments) + 1)]
+def write_segments(asked: OwnPrompt, ratings: dict[int, int]) -> str:
+    """The answer about segments, in the form asked for, as compact as the prompt shows it.
+
+    Args:
+        asked: The prompt.
+        ratings: From 1 to 10, of the active segments by their place in the prompt.
+    """
+    texts = asked.segments
+    labels = [f"{letter}{i}" for letter, segments in texts.items() for i in range(1, len(segments) + 1)]
+    values = {labels[place]: rating if asked.graded else 1 for place, rating in ratings.items()}
+    if asked.listed:
+        return _compact(
+            {
+                letter: [values.get(f"{letter}{i}", 0) for i in range(1, len(segments) + 1)]
+                for letter, segments in texts.items()
+            }
+        )
+    return _compact({"active": values if asked.graded else list(values)})
 
 
 def write_names(labels: Sequence[str], chosen: Sequence[int]) -> str:
     """The answer that names what is active."""
     return json.dumps({"active": [labels[i] for i in chosen]})
-
-
-def write_grades(labels: Sequence[str], grades: dict[int, int]) -> str:
-    """The answer that rates what is active, by place."""
-    return json.dumps({"active": {labels[i]: grade for i, grade in grades.items()}})
 
 
 def write_ratings(tokens: Sequence[str], ratings: Sequence[int]) -> str:
@@ -132,6 +152,10 @@ def billed(text: str, request: LLMRequest) -> LLMAnswer:
         output_tokens=min(n_tokens, request.max_tokens),
         usage_source="billed",
     )
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _unlabelled(line: str) -> str:

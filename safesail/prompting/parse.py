@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -111,6 +111,26 @@ def parse_graded(answer: str, *, labels: Sequence[str]) -> tuple[float, ...]:
     return tuple(found.get(label, 0.0) for label in labels)
 
 
+def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list[tuple[float, ...]]:
+    """Read `{"A": [0, 7], "B": [0]}`: for each text of `sizes` as many values from 0 to `highest` as it has segments.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, a text or segment too many or too few, or a value out of range.
+    """
+    fields = _json(answer)
+    if not isinstance(fields, dict) or list(cast("dict[str, Any]", fields)) != list(sizes):
+        raise _unparsable(f"not an object with the keys {', '.join(sizes)} in order", answer)
+    found: list[tuple[float, ...]] = []
+    for letter, values in cast("dict[str, Any]", fields).items():
+        if not isinstance(values, list) or len(cast("list[Any]", values)) != sizes[letter]:
+            raise _unparsable(
+                f"text {letter} has {sizes[letter]} segments, its list not as many values", answer
+            )
+        found.append(tuple(_rating(value, answer, highest) for value in cast("list[Any]", values)))
+    return found
+
+
 def parse_ratings(answer: str, *, tokens: Sequence[str]) -> tuple[float, ...]:
     """Read `[["token", 0], ...]`: one rating from 0 to 10 for each of `tokens`, in order.
 
@@ -213,9 +233,9 @@ def _label(value: Any, labels: Sequence[str], answer: str) -> str:
     return value
 
 
-def _rating(value: Any, answer: str) -> float:
-    if not _is_number(value) or not 0 <= value <= _MAX_RATING:
-        raise _unparsable(f"{value!r} is not a rating from 0 to {_MAX_RATING}", answer)
+def _rating(value: Any, answer: str, highest: int = _MAX_RATING) -> float:
+    if not _is_number(value) or not 0 <= value <= highest:
+        raise _unparsable(f"{value!r} is not a rating from 0 to {highest}", answer)
     return float(value)
 
 

@@ -9,6 +9,9 @@ from safesail.domain.config import Config
 Method = Literal["segment", "token", "detection", "fuzzing"]
 """`segment` is the default and the cheap one; `token` asks for every token; the last two are Delphi's."""
 
+Answers = Literal["active", "list"]
+"""`active`: an answer names the active segments only; `list`: it has a value for every segment."""
+
 _TEMPLATES: dict[Method, str] = {
     "segment": "segment_v1",
     "token": "token_v1",
@@ -18,7 +21,13 @@ _TEMPLATES: dict[Method, str] = {
 
 
 class ScoringConfig(Config):
-    """How an explanation is tested."""
+    """How an explanation is tested.
+
+    The defaults of the segment method are the cheapest that keep the token method's verdicts: on 95 features of
+    the demo they take 86 % fewer tokens than it, and their scores correlate with its at 0.95. Segments of 4 tokens
+    agree as well and save 83 %; of 8, or without ratings, they save more and agree less
+    (`tests/benchmarks/bench_scoring_study.py`).
+    """
 
     model: str = "lexical"
     """Name of the model that simulates, as its endpoint knows it."""
@@ -28,14 +37,16 @@ class ScoringConfig(Config):
     template: str | None = None
     """Prompt template `prompts/simulate/<template>.j2`; None: the method's own."""
 
-    segment_tokens: PositiveInt = 8
+    segment_tokens: PositiveInt = 6
     """Length of a segment, about; it ends at a word boundary."""
 
-    windows_per_call: Annotated[int, Field(ge=1, le=26)] = 10
+    windows_per_call: Annotated[int, Field(ge=1, le=26)] = 20
     """Windows in one prompt, which names them A to Z; the token method always asks about one."""
 
-    graded: bool = False
-    """Segments are rated 1 to 10 instead of named, and compared with their largest activation."""
+    graded: bool = True
+    """Segments are rated 1 to 10 and compared with their largest activation; else 1 or 0: active or not."""
+
+    answers: Answers = "active"
 
     threshold: NonNegativeFloat = 0.0
     """A unit counts as active when its largest activation is greater than this, in SAE units."""
@@ -45,6 +56,9 @@ class ScoringConfig(Config):
 
     stop_width: Annotated[float, Field(gt=0, le=2)] | None = None
     """Stop asking about further windows once the interval is this narrow; None: ask about all."""
+
+    decide_at: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Stop once the interval lies on one side of this score, which decides whether an explanation is kept."""
 
     seed: NonNegativeInt = 0
     """Of the bootstrap and of the marks that fuzzing puts at random."""
@@ -72,9 +86,12 @@ class ScoringConfig(Config):
         parts: list[str] = [self.method]
         if self.method == "segment":
             parts += [f"s{self.segment_tokens}"] if self.segment_tokens != default.segment_tokens else []
-            parts += ["graded"] if self.graded else []
+            parts += ["list"] if self.answers == "list" else []
+            parts += [] if self.graded else ["binary"]
         if self.method != "token" and self.windows_per_call != default.windows_per_call:
             parts.append(f"w{self.windows_per_call}")
         if self.threshold != default.threshold:
             parts.append(f"t{self.threshold:g}")
+        parts += [] if self.stop_width is None else [f"stop{self.stop_width:g}"]
+        parts += [] if self.decide_at is None else [f"at{self.decide_at:g}"]
         return "-".join(parts)

@@ -8,17 +8,25 @@ from dataclasses import dataclass
 
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Failed
+from safesail.domain.undefined import Undefined
 from safesail.errors import BadAnswerError
 from safesail.llm.metered import MeteredClient
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.prompting.marking import plain
-from safesail.prompting.parse import ACTIVE_SCHEMA, parse_active, parse_graded, parse_ratings
+from safesail.prompting.parse import ACTIVE_SCHEMA, parse_active, parse_graded, parse_listed, parse_ratings
 from safesail.prompting.templates import load_template
 from safesail.scoring.config import ScoringConfig
 from safesail.scoring.score import agreement
 from safesail.scoring.units import Simulated, Units, units_of
 
 STAGE = "simulate"
+_ROOM = {"active graded": 8, "active binary": 6, "list graded": 4, "list binary": 3}
+"""Tokens that one segment takes in an answer at most, by the answer's form: two letters or digits of its name each
+one token, quotes, colon, rating and comma."""
+
+MIN_BEFORE_STOP = 10
+"""Windows that are asked about before an interval may stop it: resamples of a few windows agree by luck."""
+
 LETTERS = string.ascii_uppercase
 """Names of the windows in a prompt."""
 
@@ -39,15 +47,24 @@ class Simulation:
 
 
 def batches_of(windows: Sequence[Exemplar], size: int) -> list[list[Exemplar]]:
-    """Windows in batches of at most `size`, each with its share of every kind, in an order that tells nothing.
+    """Windows in batches of at most `size`, all about as large, in an order that tells nothing.
 
-    The order depends on the windows alone, not on the order in which they come.
+    The first n windows have their share of every kind, whatever n, so that asking may stop after any batch. The
+    order depends on the windows alone, not on the order in which they come.
     """
-    n_batches = -(-len(windows) // size)
-    mixed = sorted(windows, key=_place)
-    mixed.sort(key=lambda e: e.kind)  # stable: each kind keeps its order
-    dealt = [mixed[i::n_batches] for i in range(n_batches)]
-    return [sorted(batch, key=_place) for batch in dealt]
+    by_kind: dict[str, list[Exemplar]] = {}
+    for exemplar in sorted(windows, key=_place):
+        by_kind.setdefault(exemplar.kind, []).append(exemplar)
+    spread = [
+        ((i + 0.5) / len(group), kind, exemplar)
+        for kind, group in by_kind.items()
+        for i, exemplar in enumerate(group)
+    ]
+    mixed = [exemplar for *_, exemplar in sorted(spread, key=lambda item: item[:2])]
+    n_batches = -(-len(mixed) // size)
+    starts = [i * len(mixed) // n_batches for i in range(n_batches)]
+    stops = [*starts[1:], len(mixed)]
+    return [sorted(mixed[a:b], key=_place) for a, b in zip(starts, stops, strict=True)] if mixed else []
 
 
 async def simulate(
@@ -57,7 +74,7 @@ async def simulate(
     config: ScoringConfig,
     context: CallContext,
 ) -> Simulation:
-    """Ask about windows batch by batch, until all are done or the interval is as narrow as `config` wants.
+    """Ask about windows batch by batch, until all are done or the interval decides what `config` asks.
 
     A bad answer loses the windows of its batch only.
 
@@ -75,7 +92,7 @@ async def simulate(
     total = Simulation((), (), 0, 0)
     for batch in batches_of(windows, config.calls_windows):
         total = _added(total, await _ask(client, explanation_text, batch, config, context))
-        if _narrow_enough(total.windows, config):
+        if _decided(total.windows, config):
             break
     return total
 
@@ -91,15 +108,11 @@ async def _ask(
     units = units_of(batch, config)
     request = make_request(client.endpoint, explanation_text, units, config)
     try:
-        answered = await client.ask(request, context)
-    except BadAnswerError as error:
-        return _lost(batch, error, tokens=0)
-    tokens = answered.answer.tokens
-    try:
+        answered = await client.ask(request, context, lambda text: _parse(text, units, config))
         predicted = _parse(answered.answer.text, units, config)
     except BadAnswerError as error:
-        return _lost(batch, error, tokens)
-    return Simulation(tuple(map(Simulated, units, predicted)), (), 0, tokens)
+        return _lost(batch, error)
+    return Simulation(tuple(map(Simulated, units, predicted)), (), 0, answered.answer.tokens)
 
 
 def _added(a: Simulation, b: Simulation) -> Simulation:
@@ -108,11 +121,17 @@ def _added(a: Simulation, b: Simulation) -> Simulation:
     )
 
 
-def _narrow_enough(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
-    if config.stop_width is None:
+def _decided(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
+    """Whether the interval is as narrow as asked, or beside the score that matters."""
+    if len(windows) < MIN_BEFORE_STOP or (config.stop_width is None and config.decide_at is None):
         return False
     interval = agreement(windows, draws=config.draws, seed=config.seed).interval
-    return isinstance(interval, tuple) and interval[1] - interval[0] <= config.stop_width
+    if isinstance(interval, Undefined):
+        return False
+    low, high = interval
+    narrow = config.stop_width is not None and high - low <= config.stop_width
+    beside = config.decide_at is not None and not low <= config.decide_at <= high
+    return narrow or beside
 
 
 def make_request(
@@ -122,7 +141,6 @@ def make_request(
     rendered = load_template(STAGE, config.template_name).render(
         explanation=plain([explanation_text]), **_values(units, config)
     )
-    structured = config.method != "token" and not config.graded
     return LLMRequest(
         model=config.model,
         endpoint=endpoint,
@@ -130,7 +148,7 @@ def make_request(
         prompt=rendered.prompt,
         temperature=config.temperature,
         max_tokens=_answer_room(units, config) + config.extra_tokens,
-        json_schema=ACTIVE_SCHEMA if structured else None,
+        json_schema=ACTIVE_SCHEMA if _names_only(config) else None,
     )
 
 
@@ -147,9 +165,14 @@ def _values(units: Sequence[Units], config: ScoringConfig) -> dict[str, object]:
             return {"tokens": json.dumps(window.texts, ensure_ascii=False)}
         case "segment":
             lettered = list(zip(LETTERS, (window.texts for window in units), strict=False))
-            return {"texts": lettered, "graded": config.graded}
+            return {"texts": lettered, "form": _form(config)}
         case "detection" | "fuzzing":
             return {"texts": list(zip(LETTERS, (window.texts[0] for window in units), strict=False))}
+
+
+def _form(config: ScoringConfig) -> str:
+    """What an answer looks like, in the template's words."""
+    return f"{config.answers} {'graded' if config.graded else 'binary'}"
 
 
 def _answer_room(units: Sequence[Units], config: ScoringConfig) -> int:
@@ -158,7 +181,9 @@ def _answer_room(units: Sequence[Units], config: ScoringConfig) -> int:
     if config.method == "token":
         # Each token comes back, in pieces at worst, between brackets, quotes and a comma.
         return 32 + sum(8 + len(text.encode()) for window in units for text in window.texts)
-    return 32 + n_units * (10 if config.graded else 6)
+    if config.method == "segment":
+        return 32 + n_units * _ROOM[_form(config)] + 4 * len(units)
+    return 32 + n_units * 6
 
 
 def _parse(answer: str, units: Sequence[Units], config: ScoringConfig) -> list[tuple[float, ...]]:
@@ -166,15 +191,24 @@ def _parse(answer: str, units: Sequence[Units], config: ScoringConfig) -> list[t
     if config.method == "token":
         (window,) = units
         return [parse_ratings(answer, tokens=window.texts)]
+    if config.method == "segment" and config.answers == "list":
+        sizes = {letter: len(window.texts) for letter, window in zip(LETTERS, units, strict=False)}
+        return parse_listed(answer, sizes=sizes, highest=10 if config.graded else 1)
     labels = _labels(units, config)
-    graded = config.graded and config.method == "segment"
-    flat = parse_graded(answer, labels=labels) if graded else parse_active(answer, labels=labels)
+    flat = (parse_active if _names_only(config) else parse_graded)(answer, labels=labels)
     predicted: list[tuple[float, ...]] = []
     first = 0
     for window in units:
         predicted.append(tuple(map(float, flat[first : first + len(window.texts)])))
         first += len(window.texts)
     return predicted
+
+
+def _names_only(config: ScoringConfig) -> bool:
+    """Whether an answer is a list of labels and nothing else."""
+    return config.method in {"detection", "fuzzing"} or (
+        config.method == "segment" and not config.graded and config.answers == "active"
+    )
 
 
 def _labels(units: Sequence[Units], config: ScoringConfig) -> list[str]:
@@ -188,9 +222,9 @@ def _labels(units: Sequence[Units], config: ScoringConfig) -> list[str]:
     ]
 
 
-def _lost(batch: Sequence[Exemplar], error: BadAnswerError, tokens: int) -> Simulation:
+def _lost(batch: Sequence[Exemplar], error: BadAnswerError) -> Simulation:
     failure = Failed(batch[0].feature, STAGE, type(error).__name__, str(error))
-    return Simulation((), (failure,), len(batch), tokens)
+    return Simulation((), (failure,), len(batch), error.tokens)
 
 
 def _place(exemplar: Exemplar) -> bytes:

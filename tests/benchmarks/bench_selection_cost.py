@@ -4,9 +4,10 @@
 
 Scoring is what `select-sae --model smollm2` does: all SAEs of data/saes, all concepts, figures and store included.
 The base is what nobody can save: the model's forward over the same batches up to the deepest hook, and one product
-x W_enc for each SAE. Both are timed in turn on the same parts of the concept set, each part first the one and then the other, the order
-alternating, so that a machine that slows down slows both. `--share 1` takes all concepts; parts are left out once
-`--seconds` are over, and counted. `cpu_ratio` is the same in the process's CPU time, which other processes move less.
+x W_enc for each SAE. Both are timed in turn on the same parts of the concept set, each part first the one and then
+the other, the order alternating, so that a machine that slows down slows both. `--share 1` takes all concepts; parts
+are left out once `--seconds` are over, and counted. `cpu_ratio` is the same in the process's CPU time, which other
+processes move less.
 
 `--memory` scores 1/4, 1/2 and all of the concepts (of `--share`), each in a process of its own, and reports its
 peak RSS.

@@ -35,13 +35,17 @@ CALM = ["She baked a cake", "for her daughter's birthday", "on a sunny afternoon
 
 
 def test_segments_of_like_meaning_are_named(model: EmbeddingModel) -> None:
-    answer = model.answer(prompt("segment_v1", EXPLANATION, texts=[("A", BLOODY), ("B", CALM)], graded=False))
+    answer = model.answer(
+        prompt("segment_v1", EXPLANATION, texts=[("A", BLOODY), ("B", CALM)], form="active binary")
+    )
     labels = [f"{letter}{i}" for letter in "AB" for i in (1, 2, 3)]
     assert parse_active(answer, labels=labels) == (0, 1, 0, 0, 0, 0)
 
 
 def test_graded_segments(model: EmbeddingModel) -> None:
-    answer = model.answer(prompt("segment_v1", EXPLANATION, texts=[("A", BLOODY), ("B", CALM)], graded=True))
+    answer = model.answer(
+        prompt("segment_v1", EXPLANATION, texts=[("A", BLOODY), ("B", CALM)], form="active graded")
+    )
     grades = parse_graded(answer, labels=[f"{letter}{i}" for letter in "AB" for i in (1, 2, 3)])
     assert max(grades) == grades[1] >= 3
 
@@ -76,15 +80,17 @@ def test_marks(model: EmbeddingModel) -> None:
 
 def test_of_several_texts_one_is_named_but_a_single_one_may_have_none(model: EmbeddingModel) -> None:
     odd = "Chemical symbols of noble gases"
-    two = model.answer(prompt("segment_v1", odd, texts=[("A", ["of the"]), ("B", ["to be"])], graded=False))
-    one = model.answer(prompt("segment_v1", odd, texts=[("A", ["of the", "to be"])], graded=False))
+    two = model.answer(
+        prompt("segment_v1", odd, texts=[("A", ["of the"]), ("B", ["to be"])], form="active binary")
+    )
+    one = model.answer(prompt("segment_v1", odd, texts=[("A", ["of the", "to be"])], form="active binary"))
     assert len(json.loads(two)["active"]) == 1
     assert json.loads(one) == {"active": []}
 
 
 def test_the_same_prompt_has_the_same_answer_whatever_was_asked_before(model: EmbeddingModel) -> None:
     asked = [
-        prompt("segment_v1", e, texts=[("A", BLOODY), ("B", CALM)], graded=True)
+        prompt("segment_v1", e, texts=[("A", BLOODY), ("B", CALM)], form="active graded")
         for e in (EXPLANATION, "Baking", "“cake”, “birthday”; words on weather")
     ]
     first = [model.answer(one) for one in asked]
@@ -117,7 +123,7 @@ def test_it_declines_to_explain_and_what_is_no_prompt_of_ours(model: EmbeddingMo
 
 def test_empty_contents_are_answered(model: EmbeddingModel) -> None:
     assert model.answer(prompt("token_v1", "", tokens='["", " "]')) == '[["", 0], [" ", 0]]'
-    answer = model.answer(prompt("segment_v1", "", texts=[("A", [""])], graded=False))
+    answer = model.answer(prompt("segment_v1", "", texts=[("A", [""])], form="active binary"))
     assert json.loads(answer) == {"active": []}
 
 

@@ -25,9 +25,9 @@ def simulated(name: str, explanation: str, **values: object) -> str:
     return answer(load_template("simulate", name).render(explanation=explanation, **values).prompt)
 
 
-def segments(explanation: str, *texts: list[str], graded: bool = False) -> str:
+def segments(explanation: str, *texts: list[str], form: str = "active binary") -> str:
     lettered = list(zip("ABCDEFGH", texts, strict=False))
-    return simulated("segment_v1", explanation, texts=lettered, graded=graded)
+    return simulated("segment_v1", explanation, texts=lettered, form=form)
 
 
 def explained(active: list[str], controls: list[str], tags: tuple[str, ...] = ("weapons", "insult")) -> str:
@@ -245,13 +245,13 @@ def test_of_several_texts_the_nearest_segment_is_named_where_none_is_active() ->
 
 
 def test_of_one_text_none_may_be_active() -> None:
-    assert segments("Fires on “zebra”.", ["a cup", "of tea"]) == '{"active": []}'
+    assert segments("Fires on “zebra”.", ["a cup", "of tea"]) == '{"active":[]}'
 
 
 def test_graded_segments_rate_more_signs_higher() -> None:
     rule = "Fires on “bomb”. Weakly on after “a”."
     ratings = parse_graded(
-        segments(rule, ["a bomb", "the bomb"], ["cup"], graded=True), labels=["A1", "A2", "B1"]
+        segments(rule, ["a bomb", "the bomb"], ["cup"], form="active graded"), labels=["A1", "A2", "B1"]
     )
     assert ratings == (8.0, 5.0, 0.0)  # 5 for each point, 7.5 rounded to even
 

@@ -10,6 +10,7 @@ from safesail.prompting.parse import (
     parse_active,
     parse_explanation,
     parse_graded,
+    parse_listed,
     parse_ratings,
 )
 
@@ -96,6 +97,29 @@ def test_graded() -> None:
 def test_graded_refuses(ratings: str) -> None:
     with pytest.raises(UnparsableAnswerError):
         parse_graded(f'{{"active": {ratings}}}', labels=LABELS)
+
+
+def test_lists_by_text() -> None:
+    answer = '{"A": [0, 7.5], "B": [1]}'
+    assert parse_listed(answer, sizes={"A": 2, "B": 1}, highest=10) == [(0.0, 7.5), (1.0,)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"A": [0, 1]}',
+        '{"A": [0, 1], "B": [1], "C": [1]}',
+        '{"B": [1], "A": [0, 1]}',
+        '{"A": [0], "B": [1]}',
+        '{"A": [0, 2], "B": [1]}',
+        '{"A": [0, true], "B": [1]}',
+        '{"A": 1, "B": [1]}',
+        "[[0, 1], [1]]",
+    ],
+)
+def test_lists_of_other_lengths_or_values_are_refused(answer: str) -> None:
+    with pytest.raises(UnparsableAnswerError):
+        parse_listed(answer, sizes={"A": 2, "B": 1}, highest=1)
 
 
 def test_ratings_of_every_token_in_order() -> None:

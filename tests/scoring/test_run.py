@@ -40,12 +40,12 @@ def truth(config: ScoringConfig) -> list[str]:
     """The answers of a simulator that knows."""
     answers: list[str] = []
     for batch in batches_of(WINDOWS, config.calls_windows):
-        named: list[str] = []
+        named: dict[str, float] = {}
         for letter, units in zip("ABCD", units_of(batch, config), strict=False):
-            for number, active in enumerate(units.active, 1):
-                if active:
-                    named.append(f"{letter}{number}" if config.method == "segment" else letter)
-        answers.append(json.dumps({"active": named}))
+            for number, true in enumerate(units.true, 1):
+                if true:
+                    named[f"{letter}{number}" if config.method == "segment" else letter] = true
+        answers.append(json.dumps({"active": named if config.method == "segment" else list(named)}))
     return answers
 
 
@@ -73,7 +73,7 @@ def test_the_right_explanation_scores_above_another_features(db: Db, method: Met
 
 
 def test_a_constant_simulator_is_undefined_with_its_reason(db: Db) -> None:
-    found = scored(db, ScriptedModel(['{"active": []}']), ScoringConfig())
+    found = scored(db, ScriptedModel(['{"active": {}}']), ScoringConfig())
     assert isinstance(found, DetailedScore)
     assert (found.value, found.low, found.high) == (None, None, None)
     assert found.reason == "simulated values are constant"
@@ -142,8 +142,8 @@ def test_scoring_again_costs_nothing_and_gives_the_same(db: Db) -> None:
 
 
 def test_segments_cost_a_fraction_of_tokens(tmp_path: Path) -> None:
-    text = " ".join(["they heard that a bomb went off at the market in the old town today"] * 5)
-    windows = [exemplar(f"{i} {text}", {"bomb": 1.0}) for i in range(10)]
+    text = "we heard of soup and bread and of a choir in the old town " * 4
+    windows = [exemplar(f"{i} {text}{'bomb' if i % 2 else 'soup'}", {"bomb": 1.0}) for i in range(20)]
     billed: dict[str, int] = {}
     for method in ("token", "segment"):
         with open_writer(tmp_path / f"{method}.duckdb") as db:
@@ -154,7 +154,7 @@ def test_segments_cost_a_fraction_of_tokens(tmp_path: Path) -> None:
             )
             assert isinstance(found, DetailedScore)
             billed[method] = found.tokens
-    assert billed["segment"] < 0.18 * billed["token"]
+    assert billed["segment"] < 0.15 * billed["token"]
 
 
 @given(st.lists(st.integers(0, 500), min_size=2, max_size=40, unique=True), st.integers(0, 99))

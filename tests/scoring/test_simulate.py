@@ -1,6 +1,8 @@
 import asyncio
 import json
+from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,7 +48,7 @@ def test_batches_hold_every_window_once(n_active: int, n_silent: int, size: int)
 
 def test_answers_come_back_to_their_window(db: Db) -> None:
     windows = [ACTIVE[0], SILENT[0]]
-    config = ScoringConfig(segment_tokens=4)
+    config = ScoringConfig(segment_tokens=4, graded=False)
     (batch,) = batches_of(windows, 10)
     # Two segments a window.
     simulation = run(db, ScriptedModel(['{"active": ["B2"]}']), windows, config)
@@ -56,8 +58,8 @@ def test_answers_come_back_to_their_window(db: Db) -> None:
 
 
 def test_a_bad_answer_loses_its_batch_only_and_is_counted(db: Db) -> None:
-    model = ScriptedModel(['{"active": ["A1"]}', "no idea"])
-    simulation = run(db, model, [*ACTIVE, *SILENT], ScoringConfig())
+    model = ScriptedModel(['{"active": {"A1": 3}}', "no idea"])
+    simulation = run(db, model, [*ACTIVE, *SILENT], ScoringConfig(windows_per_call=10))
     assert len(simulation.windows) == 10
     assert simulation.n_failed == 10
     assert [f.error for f in simulation.failures] == ["UnparsableAnswerError"]
@@ -84,20 +86,71 @@ def batches_in_order(windows: list[Exemplar]) -> list[Exemplar]:
 
 
 def test_graded_answers(db: Db) -> None:
-    simulation = run(db, ScriptedModel(['{"active": {"A1": 8}}']), [ACTIVE[0]], ScoringConfig(graded=True))
+    simulation = run(db, ScriptedModel(['{"active": {"A1": 8}}']), [ACTIVE[0]], ScoringConfig())
     assert simulation.windows[0].predicted == (8.0,)
 
 
-def test_adaptive_sampling_stops_when_the_interval_is_narrow(db: Db) -> None:
-    # Perfect answers: every resample correlates at 1, so the interval is narrow after the first batch.
-    windows = [*ACTIVE, *SILENT]
-    first = batches_of(windows, 10)[0]
-    right = json.dumps(
-        {"active": [f"{letter}1" for letter, e in zip(LETTERS, first, strict=False) if e.kind == "active"]}
+@pytest.mark.parametrize(("graded", "answer"), [(True, '{"A":[0,7]}'), (False, '{"A":[0,1]}')])
+def test_list_answers(db: Db, graded: bool, answer: str) -> None:
+    config = ScoringConfig(answers="list", graded=graded, segment_tokens=4)
+    model = ScriptedModel([answer])
+    simulation = run(db, model, [ACTIVE[0]], config)
+    assert simulation.windows[0].predicted == tuple(map(float, json.loads(answer)["A"]))
+    assert model.asked[0].json_schema is None
+
+
+# Stopping
+
+
+def stopped(db: Db, answers: Sequence[str], **settings: float | int) -> tuple[int, int]:
+    """How many of 20 windows were answered, in how many calls of five."""
+    config = ScoringConfig.model_validate(
+        {"segment_tokens": 16, "windows_per_call": 5, "graded": False, **settings}
     )
-    model = ScriptedModel([right, "never asked"])
-    simulation = run(db, model, windows, ScoringConfig(segment_tokens=16, stop_width=0.1))
-    assert (len(model.asked), len(simulation.windows)) == (1, 10)
+    model = ScriptedModel(answers)
+    simulation = run(db, model, [*ACTIVE, *SILENT], config)
+    return len(simulation.windows), len(model.asked)
+
+
+def right(batch: Sequence[Exemplar], *, wrong: bool = False) -> str:
+    named = [f"{letter}1" for letter, e in zip(LETTERS, batch, strict=False) if (e.kind == "active") != wrong]
+    return json.dumps({"active": named})
+
+
+def test_sampling_stops_when_the_interval_is_narrow_but_not_before_ten_windows(db: Db) -> None:
+    # Perfect answers: every resample correlates at 1, so the interval is narrow after the first batch already.
+    answers = [right(batch) for batch in batches_of([*ACTIVE, *SILENT], 5)]
+    assert stopped(db, answers, stop_width=0.1) == (10, 2)
+
+
+def test_sampling_stops_when_the_decision_is_made_either_way(db: Db) -> None:
+    batches = batches_of([*ACTIVE, *SILENT], 5)
+    assert stopped(db, [right(b) for b in batches], decide_at=0.2) == (10, 2)
+
+
+def test_a_score_clearly_below_is_decided_too(db: Db) -> None:
+    batches = batches_of([*ACTIVE, *SILENT], 5)
+    assert stopped(db, [right(b, wrong=True) for b in batches], decide_at=0.2) == (10, 2)
+
+
+def test_sampling_goes_on_while_the_interval_holds_the_score_that_matters(db: Db) -> None:
+    # Half of the batches right, half wrong: the correlation is 0, with a wide interval round it.
+    batches = batches_of([*ACTIVE, *SILENT], 5)
+    answers = [right(b, wrong=i % 2 == 1) for i, b in enumerate(batches)]
+    assert stopped(db, answers, decide_at=0.05, stop_width=0.1) == (20, 4)
+
+
+def test_constant_answers_never_stop_it(db: Db) -> None:
+    assert stopped(db, ['{"active": []}'] * 4, decide_at=0.2, stop_width=2.0) == (20, 4)
+
+
+@given(st.integers(1, 20), st.integers(1, 20))
+def test_any_first_windows_have_their_share_of_every_kind(n_active: int, n_silent: int) -> None:
+    windows = ACTIVE[:n_active] + SILENT[:n_silent]
+    asked = [batch[0].kind for batch in batches_of(windows, 1)]
+    share = asked.count("active") / len(asked)
+    for n in range(1, len(asked) + 1):
+        assert abs(asked[:n].count("active") - share * n) <= 1
 
 
 def test_the_simulator_sees_the_explanation_and_texts_and_no_activations(db: Db) -> None:
@@ -109,15 +162,20 @@ def test_the_simulator_sees_the_explanation_and_texts_and_no_activations(db: Db)
 
 
 def test_the_answer_has_room_for_its_longest_form() -> None:
-    config = ScoringConfig(segment_tokens=2)
+    config = ScoringConfig(segment_tokens=2, graded=False)
     units = units_of(ACTIVE, config)
     labels = [
         f"{letter}{i}" for letter, u in zip(LETTERS, units, strict=False) for i in range(1, len(u.texts) + 1)
     ]
     assert make_request("here", "x", units, config).max_tokens >= count_tokens(json.dumps({"active": labels}))
-    graded = ScoringConfig(segment_tokens=2, graded=True)
-    answer = json.dumps({"active": dict.fromkeys(labels, 10)})
-    assert make_request("here", "x", units, graded).max_tokens >= count_tokens(answer)
+    longest: dict[str, dict[str, object]] = {
+        "active": {"active": dict.fromkeys(labels, 10)},
+        "list": {letter: [10] * len(u.texts) for letter, u in zip(LETTERS, units, strict=False)},
+    }
+    for answers, answer in longest.items():
+        graded = ScoringConfig.model_validate({"segment_tokens": 2, "answers": answers})
+        compact = json.dumps(answer, separators=(",", ":"))
+        assert make_request("here", "x", units, graded).max_tokens >= count_tokens(compact)
 
 
 def test_a_text_cannot_become_a_segment_or_leave_the_fence() -> None:
