@@ -8,8 +8,9 @@ from safesail.domain.ids import FeatureId
 Split = Literal["train", "calibration", "test"]
 """`train` may be shown to an explainer; `calibration` fits thresholds; scores are computed on `test` only."""
 
-Kind = Literal["active", "random", "hard"]
-"""Why a window was taken: the feature fires in it, or it is a control (any, or one with the same words)."""
+Kind = Literal["active", "random", "hard", "boundary"]
+"""Why a window was taken: the feature fires in it, or it is a control in which it does not (any window, one with
+the same words, or one of a document in which it fires elsewhere)."""
 
 
 @dataclass(frozen=True)

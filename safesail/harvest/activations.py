@@ -5,10 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
+from safesail.errors import SubjectError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.shards import Shard, batches_by_length, cut_windows, in_sample
+from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_windows, in_sample
+from safesail.harvest.template import opening
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
 
@@ -32,7 +36,7 @@ class Nonzeros:
 
 @dataclass(frozen=True)
 class Bins:
-    """Histogram of one SAE's nonzeros over a shard, in columns of one length."""
+    """Histogram of one SAE's nonzeros over a shard, in columns of one length; sorted by feature, then bin."""
 
     feature: NDArray[np.int32]
     bin: NDArray[np.int32]
@@ -77,24 +81,30 @@ def run_shard(
         shard: Documents.
         config: Settings of the harvest.
         keep: By sae_id, which features' nonzeros are kept, length d_sae; None keeps all.
+
+    Raises:
+        SubjectError: the subject model gives numbers that are not finite.
     """
+    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
     windows = cut_windows(shard, config.n_ctx)
     number = {d.document.document_id: i for i, d in enumerate(shard.documents)}
+    before = opening_of(subject, config)
     parts: dict[str, list[Nonzeros]] = {sae.info.sae_id: [] for sae in saes}
-    for batch in batches_by_length([len(ids) for _, _, ids in windows], config.batch_tokens):
-        rows = [windows[i][2] for i in batch]
-        for sae_id, nonzeros in _encode_batch(subject, saes, rows, np.array(batch), config.n_ctx).items():
-            parts[sae_id].append(nonzeros)
+    lengths = [len(before) + len(w.token_ids) for w in windows]
+    for batch in batches_by_length(lengths, config.batch_tokens):
+        found = _encode_batch(subject, saes, [windows[i] for i in batch], before)
+        for sae_id, nonzeros in found.items():
+            parts[sae_id].append(_place(nonzeros, np.array(batch), config.n_ctx))
     whole = [in_sample(d.document.document_id, config.whole_documents, config.seed) for d in shard.documents]
-    documents = [number[d.document.document_id] for d, _, _ in windows]
+    documents = [number[w.document.document.document_id] for w in windows]
     kept_windows = np.array([whole[d] for d in documents], dtype=bool)
     joined = {sae_id: _join(batches) for sae_id, batches in parts.items()}
     return ShardResult(
         shard=shard,
         window_document=documents,
-        window_start=[start for _, start, _ in windows],
-        window_ids=[ids for _, _, ids in windows],
-        window_tokens=[subject.token_strings(list(ids)) for _, _, ids in windows],
+        window_start=[w.start for w in windows],
+        window_ids=[w.token_ids for w in windows],
+        window_tokens=_spell(subject, windows),
         whole=whole,
         nonzeros={
             sae_id: n if keep is None else _keep(n, keep[sae_id], kept_windows, config.n_ctx)
@@ -102,6 +112,15 @@ def run_shard(
         },
         bins={sae_id: histogram(n) for sae_id, n in joined.items()},
     )
+
+
+def opening_of(subject: SubjectModel, config: HarvestConfig) -> tuple[int, ...]:
+    """Tokens that stand before every window, after the BOS; they never count as activity.
+
+    Raises:
+        ConfigError: a chat template was asked for, and the model has none.
+    """
+    return opening(subject.tokenizer, bos_id=subject.bos_id) if config.chat_template else ()
 
 
 def histogram(nonzeros: Nonzeros) -> Bins:
@@ -132,35 +151,66 @@ def bin_middle(bins: NDArray[np.int32]) -> NDArray[np.float32]:
     )
 
 
+def _spell(subject: SubjectModel, windows: Sequence[WindowCut]) -> list[tuple[str, ...]]:
+    """Token strings of every window; each token of the vocabulary is spelled once."""
+    used = sorted({token_id for w in windows for token_id in w.token_ids})
+    string = dict(zip(used, subject.token_strings(used), strict=True))
+    return [tuple(string[token_id] for token_id in w.token_ids) for w in windows]
+
+
 def _encode_batch(
-    subject: SubjectModel,
-    saes: Sequence[SAE],
-    rows: list[tuple[int, ...]],
-    window: NDArray[np.int64],
-    n_ctx: int,
+    subject: SubjectModel, saes: Sequence[SAE], windows: Sequence[WindowCut], before: tuple[int, ...]
 ) -> dict[str, Nonzeros]:
-    """Nonzeros of one batch; only they leave the device."""
-    lengths = np.array([len(row) for row in rows])
-    padded = torch.zeros((len(rows), int(lengths.max())), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = torch.tensor(row)
-    mask = torch.arange(padded.shape[1])[None, :] < torch.from_numpy(lengths)[:, None]
-    row_of, position = (index.numpy() for index in torch.nonzero(mask, as_tuple=True))
-    token_of = window[row_of] * n_ctx + position
+    """Nonzeros of one batch, their tokens numbered through its windows; only they leave the device."""
+    lengths = torch.tensor([len(before) + len(w.token_ids) for w in windows])
+    padded = torch.zeros((len(windows), int(lengths.max())), dtype=torch.int64)
+    for row, window in zip(padded, windows, strict=True):
+        row[: len(before) + len(window.token_ids)] = torch.tensor([*before, *window.token_ids])
+    seen = torch.arange(padded.shape[1])[None, :] < lengths[:, None]
     acts = subject.capture(
-        padded, sorted({sae.info.hook for sae in saes}), attention_mask=mask.to(torch.int64)
+        padded, sorted({sae.info.hook for sae in saes}), attention_mask=seen.to(torch.int64)
     )
+    text = seen.clone()
+    text[:, : len(before)] = False
+    hidden = {hook: values[text.to(values.device)] for hook, values in acts.items()}
+    for hook, values in hidden.items():
+        _check_finite(subject, hook, values, windows)
     found: dict[str, Nonzeros] = {}
     for sae in saes:
-        hidden = acts[sae.info.hook]
-        sparse = sae.encode(hidden[mask.to(hidden.device)])
-        token = sparse.token.cpu().numpy()
+        sparse = sae.encode(hidden[sae.info.hook])
         found[sae.info.sae_id] = Nonzeros(
             feature=sparse.feature.cpu().numpy().astype(np.int32),
-            token=token_of[token],
+            token=_token_numbers(windows)[sparse.token.cpu().numpy()],
             value=sparse.value.cpu().numpy().astype(np.float32),
         )
     return found
+
+
+def _token_numbers(windows: Sequence[WindowCut]) -> NDArray[np.int64]:
+    """Of every token of a batch: number of its window in the batch << 32 | position in the window."""
+    return np.concatenate(
+        [np.arange(len(w.token_ids), dtype=np.int64) | i << 32 for i, w in enumerate(windows)]
+    )
+
+
+def _place(nonzeros: Nonzeros, batch: NDArray[np.int64], n_ctx: int) -> Nonzeros:
+    """Token numbers of the batch to those of the shard, where window i of the batch is `batch[i]`."""
+    token = batch[nonzeros.token >> 32] * n_ctx + (nonzeros.token & 0xFFFFFFFF)
+    return Nonzeros(nonzeros.feature, token, nonzeros.value)
+
+
+def _check_finite(
+    subject: SubjectModel, hook: str, values: Float[Tensor, "n_tokens d_model"], windows: Sequence[WindowCut]
+) -> None:
+    finite = torch.isfinite(values).all(dim=1)
+    if bool(finite.all()):
+        return
+    first = int(torch.nonzero(~finite)[0])
+    document = windows[int(_token_numbers(windows)[first] >> 32)].document.document
+    raise SubjectError(
+        f"{subject.info.model_id} gives numbers that are not finite at {hook} (document {document.document_id} of "
+        f"{document.source}); run it in float32, or leave that text out"
+    )
 
 
 def _join(parts: list[Nonzeros]) -> Nonzeros:

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from safesail.domain.config import Config
 
@@ -19,14 +19,23 @@ class HarvestConfig(Config):
     shard_tokens: PositiveInt = 16_384
     """Tokens a shard holds at least; a killed harvest loses the work of one shard at most."""
 
-    batch_tokens: PositiveInt = 2_048
-    """Tokens that go through the subject model at once, padding included."""
+    batch_tokens: PositiveInt | Literal["auto"] = 2_048
+    """Tokens that go through the subject model at once, padding included; `auto`: the fastest that fits."""
 
-    features: Literal["all", "candidates"] = "all"
-    """Whose nonzeros are kept: all features, or the candidates that a selection nominated."""
+    memory_gb: PositiveFloat | None = None
+    """Memory that `auto` stays under, in 10^9 bytes; None: four fifths of what the machine or GPU has."""
+
+    features: Literal["all", "candidates", "listed"] = "all"
+    """Whose nonzeros are kept: all features, the candidates that a selection nominated, or those of a list."""
 
     whole_documents: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of documents, drawn uniformly, of which every feature's nonzeros are kept whatever `features` says."""
+
+    precision: Literal["f32", "u8"] = "f32"
+    """Of stored activations: exact, or one byte, with an error of at most 1/510 of the feature's maximum."""
+
+    chat_template: bool = False
+    """Put the opening of the model's chat template before each window; its tokens never count as activity."""
 
     column: str | None = None
     """Column that holds the text, in tables and JSON; None: found by its name."""

@@ -2,34 +2,41 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from queue import Queue
-from threading import Thread
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from safesail.errors import ConfigError, DataError, FingerprintError
-from safesail.harvest.activations import Bins, Nonzeros, ShardResult, bin_middle, run_shard
+from safesail.errors import ConfigError, FingerprintError
+from safesail.harvest.activations import bin_middle, opening_of
+from safesail.harvest.batch_size import find_batch_tokens
 from safesail.harvest.config import HarvestConfig
+from safesail.harvest.engine import Engine, LocalEngine
 from safesail.harvest.shards import Shard, cut_shards
+from safesail.harvest.writer import Writer
 from safesail.sae.protocol import SAE
-from safesail.store.bulk import Column
-from safesail.store.connection import Db
+from safesail.store.connection import Db, limited_memory
 from safesail.store.harvest import (
     HarvestRecord,
-    ShardRow,
+    clear_staging,
     count_stored,
+    drop_harvests,
     finish_harvest,
     open_harvest,
     read_harvest,
-    write_shard,
+    set_batch_tokens,
 )
 from safesail.subject.model import SubjectModel
 from safesail.text.documents import read_documents
+
+STORE_MEGABYTES = 256
+"""Memory that the store takes during a harvest; larger sorts go through the disk."""
+
+_NOT_ROWS = {"batch_tokens", "memory_gb"}
+"""Settings that change no row."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,16 @@ class HarvestJob:
 
     config: HarvestConfig
     keep: Mapping[str, NDArray[np.bool_]] | None = None
-    """By sae_id, which features' nonzeros are kept, length d_sae; needed when `features` is `candidates`."""
+    """By sae_id, which features' nonzeros are kept, length d_sae; needed unless `features` is `all`."""
 
     def __post_init__(self) -> None:
-        if (self.config.features == "candidates") != (self.keep is not None):
+        if self.config.features == "all" or self.keep is not None:
+            return
+        if self.config.features == "candidates":
             raise ConfigError(
                 "features: candidates needs the candidates of a selection; run select-sae first"
             )
+        raise ConfigError("features: listed needs a file of features")
 
     @property
     def harvest_id(self) -> str:
@@ -78,13 +88,15 @@ class HarvestJob:
             "model": self.subject.info.fingerprint,
             "saes": sorted((sae.info.sae_id, sae.info.sha256, sae.info.hook) for sae in self.saes),
             "sources": list(self.sources),
-            "settings": self.config.model_dump(exclude={"batch_tokens"}),
+            "settings": self.config.model_dump(exclude=_NOT_ROWS),
             "keep": {sae_id: hashlib.sha256(kept.tobytes()).hexdigest() for sae_id, kept in keep.items()},
         }
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def harvest(db: Db, job: HarvestJob, *, replace: bool = False, quiet: bool = False) -> HarvestReport:
+def harvest(
+    db: Db, job: HarvestJob, *, engine: Engine | None = None, replace: bool = False, quiet: bool = False
+) -> HarvestReport:
     """Run the subject model over the text and store the nonzero activations of every SAE, exactly once.
 
     A harvest that was killed goes on at its first unfinished shard; a finished one does nothing.
@@ -92,30 +104,34 @@ def harvest(db: Db, job: HarvestJob, *, replace: bool = False, quiet: bool = Fal
     Args:
         db: Store, open for writing.
         job: What to run; other settings are another harvest.
-        replace: Drop what the store holds of these SAEs from another harvest.
+        engine: Where shards run; None: here.
+        replace: Drop what the store holds of these SAEs from another harvest, or from text that changed since.
         quiet: No progress bar.
 
     Raises:
-        ConfigError: nothing to read, or the SAEs have another harvest here and `replace` is off.
-        FingerprintError: the text changed since the harvest began.
+        ConfigError: nothing to read, a setting that does not fit, or the SAEs have another harvest here and
+            `replace` is off.
+        FingerprintError: the text changed since the harvest began, and `replace` is off.
+        SubjectError: the subject model gives numbers that are not finite.
         DataError: the store cannot be written; what is stored so far is kept.
     """
     started = perf_counter()
-    infos = [sae.info for sae in job.saes]
-    record = open_harvest(
-        db, job.harvest_id, job.subject.info, infos, job.config.model_dump(), replace=replace
-    )
-    new_tokens = 0
-    if not record.finished:
-        new_tokens = _run_shards(db, record, job, quiet=quiet)
-        record = read_harvest(db, record.key, record.sae_keys)
-        if record.n_tokens == 0:
-            raise ConfigError(f"no text in {', '.join(job.sources)}")
-        finish_harvest(db, record, {info.sae_id: info.d_sae for info in infos}, bin_middle)
-    documents, nonzeros = count_stored(db, record)
+    _check(job)
+    with limited_memory(db, STORE_MEGABYTES):
+        record = _open(db, job, replace=replace)
+        if replace and not _reads_the_same(record, job):
+            drop_harvests(db, record.sae_keys)
+            record = _open(db, job, replace=replace)
+        new_tokens = 0
+        if record.finished:
+            clear_staging(db, record)
+        else:
+            new_tokens = _run_shards(db, record, job, engine or LocalEngine(), quiet=quiet)
+            record = _finish(db, record, job)
+        documents, nonzeros = count_stored(db, record)
     return HarvestReport(
         harvest_id=job.harvest_id,
-        sae_ids=tuple(info.sae_id for info in infos),
+        sae_ids=tuple(sae.info.sae_id for sae in job.saes),
         n_documents=documents,
         n_tokens=record.n_tokens,
         n_nonzeros=nonzeros,
@@ -124,142 +140,103 @@ def harvest(db: Db, job: HarvestJob, *, replace: bool = False, quiet: bool = Fal
     )
 
 
-def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, *, quiet: bool) -> int:
-    """Run and store every shard that is not stored yet; returns the tokens run."""
+def _check(job: HarvestJob) -> None:
+    for sae in job.saes:
+        job.subject.check_hook(sae.info.hook)
+    before = len(opening_of(job.subject, job.config))
+    most = job.subject.n_ctx_max - before
+    if job.config.n_ctx > most:
+        raise ConfigError(
+            f"n_ctx {job.config.n_ctx} is more than {job.subject.info.model_id} takes; use {most} or less"
+        )
+
+
+def _open(db: Db, job: HarvestJob, *, replace: bool) -> HarvestRecord:
+    infos = [sae.info for sae in job.saes]
+    return open_harvest(db, job.harvest_id, job.subject.info, infos, job.config.model_dump(), replace=replace)
+
+
+def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
+    record = read_harvest(db, record.key, record.sae_keys)
+    if record.n_tokens == 0:
+        raise ConfigError(f"no text in {', '.join(job.sources)}")
+    d_sae = {sae.info.sae_id: sae.info.d_sae for sae in job.saes}
+    finish_harvest(db, record, d_sae, job.config.precision, bin_middle)
+    return record
+
+
+def _shards(job: HarvestJob) -> Iterator[Shard]:
     config = job.config
     documents = read_documents(job.sources, column=config.column, seed=config.seed)
-    shards = cut_shards(
+    return cut_shards(
         documents, job.subject.tokenize, shard_tokens=config.shard_tokens, n_tokens=config.n_tokens
     )
+
+
+def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, *, quiet: bool) -> int:
+    """Run and store every shard that is not stored yet; returns the tokens run."""
+    config = _with_batches(db, record, job)
     new_tokens = 0
     with (
-        _Writer(db, record, config.n_ctx) as writer,
-        tqdm(desc="harvest", unit="tok", total=config.n_tokens, disable=quiet) as bar,
+        Writer(db, record, config.n_ctx) as writer,
+        tqdm(
+            desc="harvest", unit="tok", total=config.n_tokens, initial=record.n_tokens, disable=quiet
+        ) as bar,
     ):
-        for shard in shards:
-            if not _already_stored(record, shard):
-                writer.put(run_shard(job.subject, job.saes, shard, config, job.keep))
-                new_tokens += shard.n_tokens
-            bar.update(shard.n_tokens)
+        missing = _missing(record, _shards(job))
+        for result in engine.run((job.subject, job.saes), missing, config, job.keep):
+            writer.put(result)
+            new_tokens += result.shard.n_tokens
+            bar.update(result.shard.n_tokens)
     return new_tokens
 
 
-def _already_stored(record: HarvestRecord, shard: Shard) -> bool:
-    stored = record.shards.get(shard.number)
-    if stored is not None and stored != shard.content:
-        raise FingerprintError(
-            f"the text changed since this harvest began (shard {shard.number} reads other documents); "
-            "restore it, or start again with --replace"
+def _with_batches(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestConfig:
+    """The settings with a batch size: as asked for, as this harvest began with, or found now."""
+    if job.config.batch_tokens != "auto":
+        return job.config
+    found = record.settings["batch_tokens"]
+    if not isinstance(found, int):
+        row_tokens = job.config.n_ctx + len(opening_of(job.subject, job.config))
+        found = find_batch_tokens(
+            job.subject,
+            job.saes,
+            row_tokens,
+            memory_gb=job.config.memory_gb,
+            most=max(job.config.shard_tokens, row_tokens),
         )
-    return stored is not None
+        set_batch_tokens(db, record, found)
+    return job.config.model_copy(update={"batch_tokens": found})
 
 
-class _Writer:
-    """Stores shards on a thread of its own while the next one runs; at most one waits, so memory stays flat."""
+def _missing(record: HarvestRecord, shards: Iterable[Shard]) -> Iterator[Shard]:
+    """Shards that are not stored yet.
 
-    def __init__(self, db: Db, record: HarvestRecord, n_ctx: int) -> None:
-        self._db = db
-        self._record = record
-        self._n_ctx = n_ctx
-        self._first_window = record.n_windows
-        self._queue: Queue[ShardResult | None] = Queue(maxsize=1)
-        self._fault: list[BaseException] = []
-        self._thread = Thread(target=self._work, name="store-writer")
-
-    def __enter__(self) -> "_Writer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self._raise_fault()
-
-    def put(self, result: ShardResult) -> None:
-        """Hand over a shard; raises what went wrong with an earlier one."""
-        self._raise_fault()
-        self._queue.put(result)
-
-    def _raise_fault(self) -> None:
-        if self._fault:
-            fault = self._fault.pop()
-            if isinstance(fault, OSError):
-                raise DataError(
-                    f"the store cannot be written: {fault}; what is stored so far is kept"
-                ) from fault
-            raise fault
-
-    def _work(self) -> None:
-        while (result := self._queue.get()) is not None:
-            if self._fault:
-                continue  # drain: the main thread is about to raise it
-            try:
-                self._write(result)
-            except BaseException as fault:  # noqa: BLE001  handed to the main thread, which raises it
-                self._fault.append(fault)
-
-    def _write(self, result: ShardResult) -> None:
-        first = self._first_window
-        row = ShardRow(
-            number=result.shard.number,
-            content=result.shard.content,
-            n_documents=len(result.shard.documents),
-            n_windows=len(result.window_ids),
-            n_tokens=result.shard.n_tokens,
-        )
-        tables: list[tuple[str, Mapping[str, Column]]] = [
-            ("documents", _document_columns(self._record.key, result)),
-            ("windows", _window_columns(self._record.key, result, first)),
-        ]
-        for sae_id, nonzeros in result.nonzeros.items():
-            key = self._record.sae_keys[sae_id]
-            tables.append(("activations", _activation_columns(key, nonzeros, first * self._n_ctx)))
-            tables.append(("activation_bins", _bin_columns(key, result.bins[sae_id])))
-        write_shard(self._db, self._record.key, row, tables)
-        self._first_window = first + row.n_windows
+    Raises:
+        FingerprintError: a stored shard holds other documents than the text does now.
+    """
+    n_read = 0
+    for shard in shards:
+        n_read += 1
+        if shard.number not in record.shards:
+            yield shard
+        elif record.shards[shard.number] != shard.content:
+            raise _changed(f"shard {shard.number} reads other documents")
+    if record.shards and max(record.shards) >= n_read:
+        raise _changed(f"it has {n_read} shards, and {max(record.shards) + 1} are stored")
 
 
-def _document_columns(key: int, result: ShardResult) -> dict[str, Column]:
-    documents = result.shard.documents
-    return {
-        "harvest_key": np.full(len(documents), key, dtype=np.int32),
-        "document_id": [d.document.document_id for d in documents],
-        "source": [d.document.source for d in documents],
-        "split": [d.document.split for d in documents],
-        "n_tokens": [len(d.token_ids) for d in documents],
-        "whole": result.whole,
-        "text": [d.document.text.encode("utf-8", "replace").decode("utf-8") for d in documents],
-    }
+def _changed(how: str) -> FingerprintError:
+    return FingerprintError(
+        f"the text changed since this harvest began ({how}); restore it, or start again with --replace"
+    )
 
 
-def _window_columns(key: int, result: ShardResult, first: int) -> dict[str, Column]:
-    documents = [result.shard.documents[i].document for i in result.window_document]
-    return {
-        "harvest_key": np.full(len(documents), key, dtype=np.int32),
-        "window_id": np.arange(first, first + len(documents), dtype=np.int64),
-        "document_id": [d.document_id for d in documents],
-        "start": result.window_start,
-        "split": [d.split for d in documents],
-        "token_ids": [list(ids) for ids in result.window_ids],
-        "tokens": [list(tokens) for tokens in result.window_tokens],
-    }
-
-
-def _activation_columns(key: int, nonzeros: Nonzeros, first_token: int) -> dict[str, Column]:
-    return {
-        "sae_key": np.full(len(nonzeros.feature), key, dtype=np.int32),
-        "feature": nonzeros.feature,
-        "token": nonzeros.token + first_token,
-        "value": nonzeros.value,
-    }
-
-
-def _bin_columns(key: int, bins: Bins) -> dict[str, Column]:
-    return {
-        "sae_key": np.full(len(bins.feature), key, dtype=np.int32),
-        "feature": bins.feature,
-        "bin": bins.bin,
-        "n": bins.n,
-        "total": bins.total,
-        "maximum": bins.maximum,
-    }
+def _reads_the_same(record: HarvestRecord, job: HarvestJob) -> bool:
+    if not record.shards:
+        return True
+    try:
+        missing = sum(1 for _ in _missing(record, _shards(job)))
+    except FingerprintError:
+        return False
+    return not (record.finished and missing)

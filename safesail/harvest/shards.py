@@ -3,8 +3,10 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from safesail.domain.records import Document
+from safesail.errors import DataError
 from safesail.text.windows import cut
 
 
@@ -35,6 +37,16 @@ class Shard:
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
+class WindowCut(NamedTuple):
+    """A window on its way through the subject model."""
+
+    document: TokenizedDocument
+    start: int
+    """Index of its first token in the document."""
+
+    token_ids: tuple[int, ...]
+
+
 def cut_shards(
     documents: Iterable[Document],
     tokenize: Callable[[str], list[int]],
@@ -45,11 +57,14 @@ def cut_shards(
     """Group documents into shards of at least `shard_tokens` tokens (the last one may be smaller).
 
     Documents without a token are left out. Reading stops after the document that reaches `n_tokens`.
+
+    Raises:
+        DataError: a document that the tokenizer cannot take.
     """
     waiting: list[TokenizedDocument] = []
     held, seen, number = 0, 0, 0
     for document in documents:
-        token_ids = tuple(tokenize(document.text))
+        token_ids = _tokens(document, tokenize)
         if not token_ids:
             continue
         waiting.append(TokenizedDocument(document, token_ids))
@@ -64,10 +79,20 @@ def cut_shards(
         yield Shard(number, tuple(waiting))
 
 
-def cut_windows(shard: Shard, n_ctx: int) -> list[tuple[TokenizedDocument, int, tuple[int, ...]]]:
-    """All windows of a shard as (document, start, token ids), in the order of the documents."""
+def _tokens(document: Document, tokenize: Callable[[str], list[int]]) -> tuple[int, ...]:
+    try:
+        return tuple(tokenize(document.text))
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise DataError(
+            f"the tokenizer cannot take document {document.document_id} of {document.source} "
+            f"({' '.join(str(error).split())[:120]}); leave it out and run again: what is stored so far is kept"
+        ) from error
+
+
+def cut_windows(shard: Shard, n_ctx: int) -> list[WindowCut]:
+    """All windows of a shard, in the order of the documents."""
     return [
-        (document, start, token_ids)
+        WindowCut(document, start, token_ids)
         for document in shard.documents
         for start, token_ids in cut(document.token_ids, n_ctx)
     ]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
@@ -88,3 +88,16 @@ def open_memory() -> Generator[Db, None, None]:
         yield db
     finally:
         db.close()
+
+
+@contextmanager
+def limited_memory(db: Db, megabytes: int) -> Generator[None, None, None]:
+    """Within the block, DuckDB holds at most so much, and sorts on disk what does not fit."""
+    (before,) = db.execute("SELECT current_setting('memory_limit')").fetchall()[0]
+    db.execute(f"SET memory_limit = '{megabytes}MiB'")
+    try:
+        yield
+    finally:
+        # A database that a full disk has closed refuses every statement.
+        with suppress(duckdb.Error):
+            db.execute(f"SET memory_limit = '{before}'")

@@ -1,23 +1,29 @@
-"""What a harvest writes: its plan, its shards, and the features' statistics."""
+"""What a harvest writes: its plan, its shards, and its activations sorted by feature."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+import duckdb
 
 from safesail.domain.records import SaeInfo, SubjectInfo
-from safesail.errors import ConfigError
+from safesail.errors import ConfigError, DataError
+from safesail.store import staging
 from safesail.store.bulk import Column, insert
 from safesail.store.connection import Db
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import one, rows, value
+from safesail.store.statistics import Middle, merge_bins, write_features
 
-Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
-"""From bins to the values in their middle."""
+Precision = Literal["f32", "u8"]
+
+SHARDS_A_MERGE = 32
+"""After so many shards their histograms are added up, so that they do not grow with the text."""
+
+_SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
+_ROWS_A_SORT = 2_000_000
+_SORTS_AT_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,7 @@ class HarvestRecord:
     """Short keys by sae_id."""
 
     finished: bool
+    settings: dict[str, Any]
     shards: dict[int, str]
     """Content hash of every shard that is stored."""
 
@@ -45,6 +52,19 @@ class ShardRow:
     n_documents: int
     n_windows: int
     n_tokens: int
+
+
+@dataclass(frozen=True)
+class ShardTables:
+    """What a shard holds, in columns."""
+
+    documents: Mapping[str, Column]
+    windows: Mapping[str, Column]
+    nonzeros: Mapping[int, Mapping[str, Column]]
+    """By sae_key: feature, token, value; sorted by feature, then token."""
+
+    bins: Mapping[int, Mapping[str, Column]]
+    """By sae_key."""
 
 
 def open_harvest(
@@ -65,190 +85,225 @@ def open_harvest(
     register_subject(db, subject)
     keys = {sae.sae_id: register_sae(db, sae) for sae in saes}
     found = one(db, "SELECT harvest_key FROM harvests WHERE harvest_id = ?", [harvest_id])
-    if found is None:
-        for sae in saes:
-            _make_room(db, sae.sae_id, keys[sae.sae_id], replace=replace)
-        found = (value(db, "SELECT nextval('harvest_keys')"),)
-        db.begin()
-        db.execute(
-            "INSERT INTO harvests VALUES (?, ?, ?, ?, ?, ?, false)",
-            [found[0], harvest_id, subject.model_id, subject.fingerprint,
-             json.dumps(settings, sort_keys=True), settings["n_ctx"]],
-        )  # fmt: skip
-        insert(db, "harvest_saes", {"sae_key": list(keys.values()), "harvest_key": [found[0]] * len(keys)})
-        db.commit()
-    return read_harvest(db, int(found[0]), keys)
+    if found is not None and _holds_all(db, int(found[0]), keys):
+        return read_harvest(db, int(found[0]), keys)
+    for sae_id, sae_key in keys.items():
+        _check_room(db, sae_id, sae_key, replace=replace)
+    drop_harvests(db, keys)
+    key = int(value(db, "SELECT nextval('harvest_keys')"))
+    db.begin()
+    db.execute(
+        "INSERT INTO harvests VALUES (?, ?, ?, ?, ?, ?, false)",
+        [key, harvest_id, subject.model_id, subject.fingerprint,
+         json.dumps(settings, sort_keys=True), settings["n_ctx"]],
+    )  # fmt: skip
+    insert(db, "harvest_saes", {"sae_key": list(keys.values()), "harvest_key": [key] * len(keys)})
+    db.commit()
+    return read_harvest(db, key, keys)
 
 
 def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
     """The harvest's progress."""
     done = rows(db, "SELECT shard, content, n_windows, n_tokens FROM shards WHERE harvest_key = ?", [key])
+    plan = one(db, "SELECT finished, settings FROM harvests WHERE harvest_key = ?", [key])
+    assert plan is not None, f"harvest {key}"
     return HarvestRecord(
         key=key,
         sae_keys=sae_keys,
-        finished=bool(value(db, "SELECT finished FROM harvests WHERE harvest_key = ?", [key])),
+        finished=bool(plan[0]),
+        settings=json.loads(plan[1]),
         shards={int(r[0]): str(r[1]) for r in done},
         n_windows=sum(int(r[2]) for r in done),
         n_tokens=sum(int(r[3]) for r in done),
     )
 
 
-def write_shard(db: Db, key: int, row: ShardRow, tables: Sequence[tuple[str, Mapping[str, Column]]]) -> None:
-    """Store a shard's columns and its row in one transaction: all of it, or nothing."""
-    db.begin()
+def set_batch_tokens(db: Db, record: HarvestRecord, batch_tokens: int) -> None:
+    """Remember the batch size that was found, so that a resumed harvest computes in the same batches."""
+    settings = json.dumps({**record.settings, "batch_tokens": batch_tokens}, sort_keys=True)
+    db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
+
+
+def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
+    """Store a shard: all of it, or nothing that counts.
+
+    Raises:
+        DataError: the disk is full, or the store cannot be written; the shards before stay.
+    """
+    folder = staging.staging_dir(db, key)
     try:
-        for table, columns in tables:
-            insert(db, table, columns)
-        db.execute(
-            "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
-            [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
-        )
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
+        for sae_key, columns in tables.nonzeros.items():
+            staging.write_part(folder, row.number, sae_key, columns)
+        db.begin()
+        try:
+            _insert_shard(db, key, row, tables)
+            db.commit()
+        except BaseException:
+            _roll_back(db)
+            raise
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+        raise _cannot_write(error) from error
 
 
-def finish_harvest(db: Db, record: HarvestRecord, d_sae: Mapping[str, int], middle: Middle) -> None:
-    """Sort activations by feature, compute every feature's statistics, and mark the harvest as finished.
+def _insert_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
+    insert(db, "documents", tables.documents)
+    insert(db, "windows", tables.windows)
+    for columns in tables.bins.values():
+        insert(db, "activation_bins", columns)
+    db.execute(
+        "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
+        [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
+    )
+    if row.number % SHARDS_A_MERGE == SHARDS_A_MERGE - 1:
+        merge_bins(db, list(tables.bins))
+
+
+def finish_harvest(
+    db: Db, record: HarvestRecord, d_sae: Mapping[str, int], precision: Precision, middle: Middle
+) -> None:
+    """Sort activations by feature into the store, compute every feature's statistics, and mark it as finished.
 
     Args:
         db: The open store.
         record: The harvest, all of whose shards are stored.
         d_sae: Number of features of every SAE, so that features that never fired have a row too.
+        precision: Of the stored values: exact, or one byte.
         middle: Value in the middle of each bin.
+
+    Raises:
+        DataError: the disk is full, or shards are missing; what is stored so far is kept.
     """
-    n_tokens = value(db, "SELECT sum(n_tokens) FROM shards WHERE harvest_key = ?", [record.key])
-    db.begin()
+    folder = staging.staging_dir(db, record.key)
+    paths = {key: staging.parts(folder, record.shards, key) for key in record.sae_keys.values()}
     try:
-        for sae_id, sae_key in record.sae_keys.items():
-            _write_features(db, record.key, (sae_id, sae_key), (d_sae[sae_id], int(n_tokens)), middle)
-        _sort_activations(db)
-        db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
-    db.execute("CHECKPOINT")
+        db.begin()
+        try:
+            merge_bins(db, list(paths))
+            for sae_id, key in record.sae_keys.items():
+                _store_sorted(db, key, paths[key], precision)
+                write_features(db, record.key, (sae_id, key, d_sae[sae_id]), record.n_tokens, middle)
+            db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
+            db.commit()
+        except BaseException:
+            _roll_back(db)
+            raise
+        db.execute("CHECKPOINT")
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+        raise _cannot_write(error) from error
+    staging.clear(folder)
 
 
-def quantiles_from_bins(
-    feature: NDArray[np.int64], middles: NDArray[np.float64], n: NDArray[np.int64], q: float
-) -> dict[int, float]:
-    """Quantile `q` of every feature from its histogram.
-
-    The order statistic at rank ceil(q * (n_active - 1)) is read as the middle of its bin.
-
-    Args:
-        feature: Feature of each bin; bins sorted by feature, then by value.
-        middles: Value in the middle of each bin.
-        n: Count in each bin.
-        q: In [0, 1].
-    """
-    found: dict[int, float] = {}
-    if not len(feature):  # no feature of the SAE ever fired
-        return found
-    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True):
-        cumulative = np.cumsum(n[start:stop])
-        rank = int(np.ceil(q * (cumulative[-1] - 1)))
-        found[int(feature[start])] = float(middles[start + np.searchsorted(cumulative, rank, side="right")])
-    return found
+def clear_staging(db: Db, record: HarvestRecord) -> None:
+    """Remove what a run that was killed in its last moment left beside the store."""
+    staging.clear(staging.staging_dir(db, record.key))
 
 
-def _write_features(db: Db, key: int, sae: tuple[str, int], size: tuple[int, int], middle: Middle) -> None:
-    (sae_id, sae_key), (d_sae, n_tokens) = sae, size
-    bins = rows(
-        db,
-        "SELECT feature, bin, sum(n), sum(total), max(maximum) FROM activation_bins WHERE sae_key = ?"
-        " GROUP BY feature, bin ORDER BY feature, bin",
-        [sae_key],
-    )
-    feature = np.array([r[0] for r in bins], dtype=np.int64)
-    n = np.array([r[2] for r in bins], dtype=np.int64)
-    active = np.bincount(feature, weights=n, minlength=d_sae).astype(np.int64)
-    total = np.bincount(feature, weights=np.array([r[3] for r in bins], dtype=float), minlength=d_sae)
-    maximum = np.zeros(d_sae)
-    np.maximum.at(maximum, feature, np.array([r[4] for r in bins], dtype=float))
-    middles = np.minimum(
-        middle(np.array([r[1] for r in bins], dtype=np.int32)).astype(float), maximum[feature]
-    )
-    quantiles = {name: quantiles_from_bins(feature, middles, n, q) for name, q in _QUANTILES.items()}
-    dead = active == 0
-    tokens = _top_tokens(db, sae_key, key)
-    db.execute("DELETE FROM features WHERE sae_id = ?", [sae_id])
-    columns: dict[str, Column] = {
-        "sae_id": [sae_id] * d_sae,
-        "feature": np.arange(d_sae, dtype=np.int32),
-        "harvest_key": np.full(d_sae, key, dtype=np.int32),
-        "n_tokens": np.full(d_sae, n_tokens, dtype=np.int64),
-        "n_active": active,
-        "density": active / n_tokens,
-        "mean": pa.array(total / np.maximum(active, 1), mask=dead),
-        "maximum": pa.array(maximum, mask=dead),
-        **{name: [found.get(j) for j in range(d_sae)] for name, found in quantiles.items()},
-        "top_tokens": pa.array([tokens.get(j) for j in range(d_sae)], type=pa.list_(pa.string())),
-    }
-    insert(db, "features", columns)
-
-
-_QUANTILES = {"q90": 0.9, "q99": 0.99, "q999": 0.999}
-N_TOP_TOKENS = 10
-
-
-def _top_tokens(db: Db, sae_key: int, harvest_key: int) -> dict[int, list[str]]:
-    """Per feature, the token strings with the largest summed activation among the kept nonzeros."""
-    found = rows(
-        db,
-        """
-        WITH summed AS (
-            SELECT a.feature, w.tokens[CAST(a.token % h.n_ctx AS INTEGER) + 1] AS string, sum(a.value) AS mass
-            FROM activations a
-            JOIN harvests h ON h.harvest_key = ?
-            JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
-            WHERE a.sae_key = ?
-            GROUP BY 1, 2
-            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY mass DESC, string) <= ?
-        )
-        SELECT feature, list(string ORDER BY mass DESC, string) FROM summed GROUP BY feature
-        """,
-        [harvest_key, sae_key, N_TOP_TOKENS],
-    )
-    return {int(r[0]): list(r[1]) for r in found}
-
-
-def _sort_activations(db: Db) -> None:
-    """Rewrite the table in the order in which it is read: one feature's rows lie together, and pack well."""
+def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision) -> None:
+    """Bring an SAE's activations into the store, a range of features at a time so that memory stays flat."""
     db.execute(
-        "CREATE TABLE sorted_activations AS SELECT * FROM activations ORDER BY sae_key, feature, token"
-    )
-    db.execute("DROP TABLE activations")
-    db.execute("ALTER TABLE sorted_activations RENAME TO activations")
-
-
-def _make_room(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
-    """Drop another harvest's data of this SAE, where that was asked for, or where it never stored anything."""
-    held = one(
-        db,
-        "SELECT count(shard) FROM harvest_saes LEFT JOIN shards USING (harvest_key) WHERE sae_key = ?"
-        " GROUP BY harvest_key",
+        """
+        CREATE OR REPLACE TEMP TABLE feature_maxima AS
+        SELECT sae_key, feature, max(maximum) AS maximum FROM activation_bins WHERE sae_key = ? GROUP BY ALL
+        """,
         [sae_key],
     )
-    if held is None:
+    if precision == "u8":
+        db.execute("INSERT INTO activation_scales SELECT * FROM feature_maxima ORDER BY feature")
+        # Levels at (code + 0.5) / 255.5 of the maximum: no nonzero becomes 0, the maximum is exact, and the
+        # largest error is maximum / 511.
+        column = "CAST(greatest(round(p.value / CAST(m.maximum AS DOUBLE) * 255.5 - 0.5), 0) AS UTINYINT)"
+    else:
+        column = "p.value"
+    for first, stop in _ranges(db, sae_key):
+        db.execute(
+            f"""
+            INSERT INTO activations_{precision}
+            SELECT CAST(? AS INTEGER), p.feature, p.token, {column}
+            FROM read_parquet(?) p JOIN feature_maxima m USING (feature)
+            WHERE p.feature >= ? AND p.feature < ? ORDER BY p.feature, p.token
+            """,
+            [sae_key, paths, first, stop],
+        )
+    db.execute("DROP TABLE feature_maxima")
+
+
+def _ranges(db: Db, sae_key: int) -> list[tuple[int, int]]:
+    """Runs of features [first, stop) of which each holds about as many nonzeros as are sorted at once."""
+    counts = rows(
+        db,
+        "SELECT feature, sum(n) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
+        [sae_key],
+    )
+    limit = max(_ROWS_A_SORT, sum(int(r[1]) for r in counts) // _SORTS_AT_MOST)
+    ranges: list[tuple[int, int]] = []
+    first = held = 0
+    for feature, n in counts:
+        if held and held + int(n) > limit:
+            ranges.append((first, int(feature)))
+            first, held = int(feature), 0
+        held += int(n)
+    return [*ranges, (first, int(counts[-1][0]) + 1)] if counts else ranges
+
+
+def _roll_back(db: Db) -> None:
+    try:
+        db.rollback()
+    except duckdb.Error:  # a failed commit has ended the transaction, or the whole database, already
         return
-    if held[0] and not replace:
+
+
+def _cannot_write(error: Exception) -> DataError:
+    reason = " ".join(str(error).split())[:200]
+    return DataError(f"the store cannot be written ({reason}); what is stored so far is kept")
+
+
+def _holds_all(db: Db, key: int, sae_keys: Mapping[str, int]) -> bool:
+    """Whether none of the harvest's SAEs was given to another harvest since."""
+    held = {int(r[0]) for r in rows(db, "SELECT sae_key FROM harvest_saes WHERE harvest_key = ?", [key])}
+    return held == set(sae_keys.values())
+
+
+def _check_room(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
+    held = value(
+        db, "SELECT count(*) FROM harvest_saes JOIN shards USING (harvest_key) WHERE sae_key = ?", [sae_key]
+    )
+    if held and not replace:
         raise ConfigError(
             f"{sae_id} was harvested into this store from other text or with other settings; "
             "use another --store, or --replace to drop that harvest"
         )
-    for table in ("activations", "activation_bins", "harvest_saes"):
-        db.execute(f"DELETE FROM {table} WHERE sae_key = ?", [sae_key])
-    db.execute("DELETE FROM features WHERE sae_id = ?", [sae_id])
+
+
+def drop_harvests(db: Db, sae_keys: Mapping[str, int]) -> None:
+    """Drop what harvests stored of these SAEs, and harvests that are left without any SAE."""
+    keys = list(sae_keys.values())
+    db.begin()
+    try:
+        for table in _SAE_TABLES:
+            db.execute(f"DELETE FROM {table} WHERE list_contains(?, sae_key)", [keys])
+        # Imported features stay until the new harvest's statistics replace them.
+        db.execute(
+            "DELETE FROM features WHERE list_contains(?, sae_id) AND harvest_key IS NOT NULL",
+            [list(sae_keys)],
+        )
+        left = rows(db, "SELECT harvest_key FROM harvests ANTI JOIN harvest_saes USING (harvest_key)")
+        gone = [int(r[0]) for r in left]
+        for table in ("documents", "windows", "shards", "harvests"):
+            db.execute(f"DELETE FROM {table} WHERE list_contains(?, harvest_key)", [gone])
+        db.commit()
+    except BaseException:
+        _roll_back(db)
+        raise
+    for key in gone:
+        staging.clear(staging.staging_dir(db, key))
 
 
 def count_stored(db: Db, record: HarvestRecord) -> tuple[int, int]:
     """Documents and nonzeros that the store holds of a harvest."""
     keys = list(record.sae_keys.values())
     documents = value(db, "SELECT count(*) FROM documents WHERE harvest_key = ?", [record.key])
-    nonzeros = value(db, "SELECT count(*) FROM activations WHERE list_contains(?, sae_key)", [keys])
-    return int(documents), int(nonzeros)
+    exact, coded = (
+        value(db, f"SELECT count(*) FROM activations_{precision} WHERE list_contains(?, sae_key)", [keys])
+        for precision in ("f32", "u8")
+    )
+    return int(documents), int(exact) + int(coded)

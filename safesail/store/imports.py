@@ -229,7 +229,7 @@ def _add_exemplars(db: Db) -> int:
     _write_windows(db)
     db.execute(
         """
-        INSERT INTO activations BY NAME
+        INSERT INTO activations_f32 BY NAME
         WITH long AS (
             SELECT f.sae_key, f."index" AS feature, w.window_id, unnest(f.activations) AS value,
                    unnest(range(len(f.activations))) AS place

@@ -158,7 +158,7 @@ TABLES = (
     )
     """,
     """
-    CREATE TABLE activations (                  -- nonzeros only; sorted by feature, then token, when finished
+    CREATE TABLE activations_f32 (              -- nonzeros only; sorted by feature, then token
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
         token       BIGINT NOT NULL,            -- window_id * n_ctx + position in the window
@@ -166,10 +166,25 @@ TABLES = (
     )
     """,
     """
+    CREATE TABLE activations_u8 (               -- the same, of harvests with precision u8
+        sae_key     INTEGER NOT NULL,
+        feature     INTEGER NOT NULL,
+        token       BIGINT NOT NULL,
+        code        UTINYINT NOT NULL           -- value = (code + 0.5) / 255.5 * the feature's maximum
+    )
+    """,
+    """
+    CREATE TABLE activation_scales (            -- of harvests with precision u8
+        sae_key     INTEGER NOT NULL,
+        feature     INTEGER NOT NULL,
+        maximum     FLOAT NOT NULL
+    )
+    """,
+    """
     CREATE TABLE activation_bins (              -- histogram of every feature's nonzeros, whether they are kept or not
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: bins 1/64 wide relative to their value
+        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: 64 bins an octave
         n           BIGINT NOT NULL,
         total       DOUBLE NOT NULL,
         maximum     FLOAT NOT NULL
@@ -325,6 +340,13 @@ VIEWS = (
            input_tokens, output_tokens, input_tokens + output_tokens AS tokens, usage_source, price, seconds,
            created_at
     FROM llm_calls
+    """,
+    """
+    CREATE VIEW activations AS                  -- every stored nonzero, whatever its precision
+    SELECT sae_key, feature, token, value FROM activations_f32
+    UNION ALL
+    SELECT a.sae_key, a.feature, a.token, CAST((a.code + 0.5) / 255.5 * s.maximum AS FLOAT) AS value
+    FROM activations_u8 a JOIN activation_scales s USING (sae_key, feature)
     """,
     """
     CREATE VIEW exemplars AS                    -- windows in which a feature fires, strongest first within it

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from safesail.harvest.activations import QUANTILE_ERROR, Bins, Nonzeros, bin_middle, bin_of, histogram
-from safesail.store.harvest import quantiles_from_bins
+from safesail.store.statistics import quantiles_from_bins
 
 Row = tuple[int, float]
 VALUES = st.floats(min_value=2.0**-100, max_value=2.0**100, width=32)

@@ -1,0 +1,85 @@
+"""Finding the batch size that is fastest within a memory limit."""
+
+import os
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import torch
+
+from safesail.sae.protocol import SAE
+from safesail.subject.model import SubjectModel
+
+SMALLEST = 512
+LARGEST = 1 << 18
+WORTH = 1.1
+"""A batch twice as large must be this many times as fast a token, or the smaller one is taken."""
+
+_SHARE = 0.8
+
+
+def find_batch_tokens(
+    subject: SubjectModel, saes: Sequence[SAE], row_tokens: int, *, memory_gb: float | None, most: int
+) -> int:
+    """Tokens a batch should hold: doubled while that is faster and the next doubling fits into memory.
+
+    Args:
+        subject: The subject model.
+        saes: SAEs that read its hooks.
+        row_tokens: Tokens of the longest row.
+        memory_gb: Limit in 10^9 bytes; None: four fifths of what the machine or GPU has.
+        most: No batch is larger than this, except that it holds one row.
+    """
+    limit = _SHARE * _memory_there() if memory_gb is None else memory_gb * 1e9
+    hooks = sorted({sae.info.hook for sae in saes})
+
+    def run(batch_tokens: int) -> None:
+        rows = torch.zeros((max(1, batch_tokens // row_tokens), row_tokens), dtype=torch.int64)
+        acts = subject.capture(rows, hooks)
+        for sae in saes:
+            sae.encode(acts[sae.info.hook].flatten(0, 1))
+
+    run(row_tokens)  # first calls set up what later ones reuse
+    return search(run, _memory_used, limit=limit, most=min(most, LARGEST))
+
+
+def search(run: Callable[[int], None], used: Callable[[], int], *, limit: float, most: int) -> int:
+    """Double the batch while the next doubling fits and pays.
+
+    Args:
+        run: Runs one batch of so many tokens; a RuntimeError says that memory ran out.
+        used: Most bytes that were ever in use.
+        limit: In bytes.
+        most: No batch is larger than this, unless it is below `SMALLEST`.
+    """
+    best, speed = SMALLEST, 0.0
+    size = SMALLEST
+    while size <= max(most, SMALLEST):
+        before, start = used(), perf_counter()
+        try:
+            run(size)
+        except RuntimeError:  # torch's out-of-memory error is one
+            return best
+        found = size / (perf_counter() - start)
+        grown = used() - before
+        if used() > limit or found < WORTH * speed:
+            return best
+        best, speed = size, found
+        if used() + 2 * grown > limit:
+            return best
+        size *= 2
+    return best
+
+
+def _memory_there() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _memory_used() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,229 @@
+"""Where shards run: in this process, or on the workers of a Ray cluster. Results come back in the shards' order."""
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from safesail.errors import ConfigError, FingerprintError, SafeSailError, SubjectError
+from safesail.harvest.activations import ShardResult, run_shard
+from safesail.harvest.config import HarvestConfig
+from safesail.harvest.shards import Shard
+from safesail.sae.protocol import SAE
+from safesail.subject.model import SubjectModel
+
+Keep = Mapping[str, NDArray[np.bool_]] | None
+Loaded = tuple[SubjectModel, Sequence[SAE]]
+
+SHARDS_A_WORKER = 2
+"""Shards that are under way or waiting for each worker: none idles, and few results wait in memory."""
+
+RESTARTS = 2
+"""Times that a worker which died is started again, its shard with it, before the harvest gives up."""
+
+
+class Engine(Protocol):
+    """Runs shards; what it gives does not depend on which engine it is."""
+
+    def run(
+        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
+    ) -> Iterator[ShardResult]:
+        """Results, in the order of `shards`."""
+        ...
+
+
+class LocalEngine:
+    """Shards run here, in turn."""
+
+    def run(
+        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
+    ) -> Iterator[ShardResult]:
+        """Results, in the order of `shards`."""
+        subject, saes = loaded
+        for shard in shards:
+            yield run_shard(subject, saes, shard, config, keep)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Ray workers, and where they run."""
+
+    n_workers: int = 2
+    gpus: float = 0
+    """Of each worker."""
+
+    address: str = "local"
+    """Of a Ray cluster that runs already, as `ray.init` takes it; `local`: one on this machine, for this run
+    alone, which only programs on this machine can reach."""
+
+
+@dataclass(frozen=True)
+class RayEngine:
+    """Shards run on Ray actors, each with a model and SAEs of its own; `pip install 'safesail[ray]'`.
+
+    The same shards, batches and threads go through the same code as in `LocalEngine`, so on processors of one
+    kind the results are the same bytes. A worker that dies is started again with the shard it had.
+
+    Raises:
+        ConfigError: Ray is not installed.
+    """
+
+    load: Callable[[], Loaded]
+    """Loads the subject model and the SAEs on a worker: those of the harvest, which the worker checks."""
+
+    cluster: Cluster
+    threads: int | None = None
+    """CPU threads of each worker; None: as many as this process uses."""
+
+    def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise ConfigError("engine ray needs Ray: pip install 'safesail[ray]'")
+
+    def run(
+        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
+    ) -> Iterator[ShardResult]:
+        """Results, in the order of `shards`.
+
+        Raises:
+            ConfigError: the cluster cannot be reached, or has no room for the workers.
+            FingerprintError: a worker finds another model or SAE than this process.
+            SubjectError: a worker died again and again.
+            SafeSailError: what a shard raises, as in `LocalEngine`.
+        """
+        threads = torch.get_num_threads() if self.threads is None else self.threads
+        with _connected(self.cluster, threads) as ray:
+            _check_room(ray, self.cluster, threads)
+            options = {"num_cpus": threads, "num_gpus": self.cluster.gpus}
+            remote = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
+            kept = ray.put(keep)  # once, however many workers read it
+            task = _Task(self.load, _identity(loaded), config, threads)
+            workers = [remote.remote(task, kept) for _ in range(self.cluster.n_workers)]
+            try:
+                yield from _in_order(ray, workers, shards)
+            finally:
+                for worker in workers:
+                    ray.kill(worker)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every worker of a harvest is told."""
+
+    load: Callable[[], Loaded]
+    identity: dict[str, str]
+    config: HarvestConfig
+    threads: int
+
+
+class _Worker:
+    """One model and its SAEs, on one worker; loaded with the first shard, so that faults are reported."""
+
+    def __init__(self, task: _Task, keep: Keep) -> None:
+        self._task = task
+        self._keep = keep
+        self._loaded: Loaded | None = None
+
+    def run(self, shard: Shard) -> ShardResult:
+        subject, saes = self._load() if self._loaded is None else self._loaded
+        return run_shard(subject, saes, shard, self._task.config, self._keep)
+
+    def _load(self) -> Loaded:
+        torch.set_num_threads(self._task.threads)
+        loaded = self._task.load()
+        torch.set_num_threads(self._task.threads)  # whatever the loading set
+        found = _identity(loaded)
+        if other := sorted(set(found.items()) ^ set(self._task.identity.items())):
+            raise FingerprintError(
+                f"{other[0][0]} is not the same on every node; bring the same files to all of them"
+            )
+        self._loaded = loaded
+        return loaded
+
+
+def _identity(loaded: Loaded) -> dict[str, str]:
+    """Hashes of the weights that decide every number, by what they are of."""
+    subject, saes = loaded
+    return {f"SAE {sae.info.sae_id}": str(sae.info.sha256) for sae in saes} | {
+        f"model {subject.info.model_id}": subject.info.fingerprint
+    }
+
+
+def _in_order(ray: Any, workers: Sequence[Any], shards: Iterable[Shard]) -> Iterator[ShardResult]:
+    """Each shard goes to the worker with the least to do; results wait until their turn comes."""
+    waiting: deque[tuple[Shard, Any, int]] = deque()
+    for shard in shards:
+        number = _freest(ray, waiting, len(workers))
+        waiting.append((shard, workers[number].run.remote(shard), number))
+        if len(waiting) >= SHARDS_A_WORKER * len(workers):
+            yield _result(ray, *waiting.popleft()[:2])
+    while waiting:
+        yield _result(ray, *waiting.popleft()[:2])
+
+
+def _freest(ray: Any, waiting: Iterable[tuple[Shard, Any, int]], n_workers: int) -> int:
+    """Number of the worker with the fewest shards that are not done."""
+    worker_of = {ref: number for _, ref, number in waiting}
+    if not worker_of:
+        return 0
+    _, running = ray.wait(list(worker_of), num_returns=len(worker_of), timeout=0, fetch_local=False)
+    busy = Counter(worker_of[ref] for ref in running)
+    return min(range(n_workers), key=lambda number: busy[number])
+
+
+def _result(ray: Any, shard: Shard, ref: Any) -> ShardResult:
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SafeSailError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise SubjectError(
+            f"a Ray worker died on shard {shard.number}, and again when it was started anew "
+            f"({type(error).__name__}); what is stored is kept: run again, with fewer workers or smaller batches "
+            "if memory ran out"
+        ) from error
+
+
+@contextmanager
+def _connected(cluster: Cluster, threads: int) -> Generator[Any]:
+    """Ray, connected for the time of a run; a connection that is there already is used and left as it is."""
+    settings: dict[str, Any] = {"address": cluster.address, "logging_level": logging.ERROR}
+    if cluster.address == "local":
+        # Read when Ray is imported: loopback addresses only, and no reports to its makers.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings |= {"num_cpus": cluster.n_workers * threads, "include_dashboard": False}
+    ray = import_module("ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(log_to_driver=False, **settings)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"no Ray cluster at {cluster.address!r}: {reason}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_room(ray: Any, cluster: Cluster, threads: int) -> None:
+    """Ray would wait for ever for what the cluster does not have."""
+    there = ray.cluster_resources()
+    for name, each in (("CPU", threads), ("GPU", cluster.gpus)):
+        if there.get(name, 0) < each * cluster.n_workers:
+            raise ConfigError(
+                f"{cluster.n_workers} Ray workers need {each * cluster.n_workers:g} {name}s, the cluster has "
+                f"{there.get(name, 0):g}; use fewer workers or threads, or start more nodes first"
+            )

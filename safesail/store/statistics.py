@@ -1,0 +1,138 @@
+"""Statistics of harvested features: density, mean, maximum, quantiles, top tokens."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from safesail.store.bulk import Column, insert
+from safesail.store.connection import Db
+from safesail.store.sql import rows
+
+Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
+"""From bins to the values in their middle."""
+
+N_TOP_TOKENS = 10
+_QUANTILES = {"q90": 0.9, "q99": 0.99, "q999": 0.999}
+_FEATURES_AT_ONCE = 4096
+
+
+def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
+    """Add up the histograms of shards: one row a feature and bin. Sums are exact, so their order leaves no trace.
+
+    Values of one bin share their exponent: 2^29 float32 of them add up in a double without rounding.
+    """
+    keys = list(sae_keys)
+    db.execute(
+        """
+        CREATE OR REPLACE TEMP TABLE merged_bins AS
+        SELECT sae_key, feature, bin, CAST(sum(n) AS BIGINT) AS n, sum(total) AS total, max(maximum) AS maximum
+        FROM activation_bins WHERE list_contains(?, sae_key) GROUP BY ALL
+        """,
+        [keys],
+    )
+    db.execute("DELETE FROM activation_bins WHERE list_contains(?, sae_key)", [keys])
+    db.execute("INSERT INTO activation_bins BY NAME SELECT * FROM merged_bins ORDER BY sae_key, feature, bin")
+    db.execute("DROP TABLE merged_bins")
+
+
+def write_features(
+    db: Db, harvest_key: int, sae: tuple[str, int, int], n_tokens: int, middle: Middle
+) -> None:
+    """Write one row a feature, those that never fired included.
+
+    Args:
+        db: Store, in which the SAE's histograms are merged and its activations sorted.
+        harvest_key: Of the harvest.
+        sae: Its id, short key, and number of features.
+        n_tokens: Tokens that the harvest ran over.
+        middle: Value in the middle of each bin.
+    """
+    sae_id, sae_key, d_sae = sae
+    for first in range(0, d_sae, _FEATURES_AT_ONCE):
+        stop = min(first + _FEATURES_AT_ONCE, d_sae)
+        columns = _statistics(db, sae_key, (first, stop), n_tokens, middle)
+        tokens = _top_tokens(db, harvest_key, sae_key, (first, stop))
+        columns |= {
+            "sae_id": [sae_id] * (stop - first),
+            "feature": np.arange(first, stop, dtype=np.int32),
+            "harvest_key": np.full(stop - first, harvest_key, dtype=np.int32),
+            "top_tokens": pa.array([tokens.get(j) for j in range(first, stop)], type=pa.list_(pa.string())),
+        }
+        insert(db, "features", columns, on_conflict="REPLACE")
+
+
+def quantiles_from_bins(
+    feature: NDArray[np.int64], middles: NDArray[np.float64], n: NDArray[np.int64], q: float
+) -> dict[int, float]:
+    """Quantile `q` of every feature from its histogram.
+
+    The order statistic at rank ceil(q * (n_active - 1)) is read as the middle of its bin.
+
+    Args:
+        feature: Feature of each bin; bins sorted by feature, then by value.
+        middles: Value in the middle of each bin.
+        n: Count in each bin.
+        q: In [0, 1].
+    """
+    found: dict[int, float] = {}
+    if not len(feature):  # no feature ever fired
+        return found
+    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]])
+    for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True):
+        cumulative = np.cumsum(n[start:stop])
+        rank = int(np.ceil(q * (cumulative[-1] - 1)))
+        found[int(feature[start])] = float(middles[start + np.searchsorted(cumulative, rank, side="right")])
+    return found
+
+
+def _statistics(
+    db: Db, sae_key: int, features: tuple[int, int], n_tokens: int, middle: Middle
+) -> dict[str, Column]:
+    first, stop = features
+    bins = db.execute(
+        "SELECT feature, bin, n, total, maximum FROM activation_bins"
+        " WHERE sae_key = ? AND feature >= ? AND feature < ? ORDER BY feature, bin",
+        [sae_key, first, stop],
+    ).fetchnumpy()
+    feature = np.asarray(bins["feature"], dtype=np.int64)
+    place, size = feature - first, stop - first
+    n = np.asarray(bins["n"], dtype=np.int64)
+    active = np.bincount(place, weights=n, minlength=size).astype(np.int64)
+    total = np.bincount(place, weights=np.asarray(bins["total"], dtype=float), minlength=size)
+    maximum = np.zeros(size)
+    np.maximum.at(maximum, place, np.asarray(bins["maximum"], dtype=float))
+    middles = np.minimum(middle(np.asarray(bins["bin"], dtype=np.int32)).astype(float), maximum[place])
+    found = {name: quantiles_from_bins(feature, middles, n, q) for name, q in _QUANTILES.items()}
+    dead = active == 0
+    return {
+        "n_tokens": np.full(size, n_tokens, dtype=np.int64),
+        "n_active": active,
+        "density": active / n_tokens,
+        "mean": pa.array(total / np.maximum(active, 1), mask=dead),
+        "maximum": pa.array(maximum, mask=dead),
+        **{name: [of.get(j) for j in range(first, stop)] for name, of in found.items()},
+    }
+
+
+def _top_tokens(db: Db, harvest_key: int, sae_key: int, features: tuple[int, int]) -> dict[int, list[str]]:
+    """Per feature, the token strings with the largest summed activation among the kept nonzeros."""
+    found = rows(
+        db,
+        """
+        WITH summed AS (
+            SELECT a.feature, w.tokens[CAST(a.token % h.n_ctx AS INTEGER) + 1] AS string,
+                   CAST(sum(a.value) AS FLOAT) AS mass  -- rounded, so that the order of the sum leaves no trace
+            FROM activations a
+            JOIN harvests h ON h.harvest_key = ?
+            JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
+            WHERE a.sae_key = ? AND a.feature >= ? AND a.feature < ?
+            GROUP BY 1, 2
+            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY mass DESC, string) <= ?
+        )
+        SELECT feature, list(string ORDER BY mass DESC, string) FROM summed GROUP BY feature
+        """,
+        [harvest_key, sae_key, *features, N_TOP_TOKENS],
+    )
+    return {int(r[0]): list(r[1]) for r in found}
