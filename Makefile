@@ -15,7 +15,7 @@ venv: .venv/.installed  ## Make .venv with everything pinned in constraints.txt.
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,embedding]'
 	touch $@
 
 demo: venv  ## The whole pipeline on a small real model, with no key: minutes, not hours.

@@ -11,6 +11,11 @@ from safesail.cli.output import print_json, print_table
 
 METHODS = click.Choice(["segment", "token", "detection", "fuzzing"])
 
+_HELP = {
+    "explainer": "The explainer: lexical, or a model's name at the endpoint.",
+    "simulator": "The simulator: lexical, embedding (its extra), or a model's name at the endpoint.",
+}
+
 
 def _asking(*, models: tuple[str, ...]) -> Decorator:
     """Options of every command that asks a language model."""
@@ -21,10 +26,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
             help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited.",
         ),
         click.option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
-        *(
-            click.option(f"--{name}", help=f"The {name}: lexical, or a model's name at the endpoint.")
-            for name in models
-        ),
+        *(click.option(f"--{name}", help=_HELP[name]) for name in models),
         click.option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
         click.option(
             "--scoring",

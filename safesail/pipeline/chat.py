@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass
 
+from safesail.errors import ConfigError
 from safesail.llm.budget import Budget, Prices
-from safesail.llm.factory import make_client
+from safesail.llm.embedding import Embed
+from safesail.llm.factory import EMBEDDING, make_client
 from safesail.llm.metered import MeteredClient
+from safesail.llm.types import ChatClient
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db
+from safesail.subject.minilm import load_minilm, weights_folder
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class ChatSettings:
     replay: bool = False
     concurrency: int = 8
 
+    def __post_init__(self) -> None:
+        if self.explainer == EMBEDDING:
+            raise ConfigError(
+                f"the model {EMBEDDING!r} can simulate but not explain; name it as --simulator, and another explainer"
+            )
+        if self.simulator == EMBEDDING:
+            weights_folder()  # fails here, before anything is written, where the extra is missing
+
     def open(self, db: Db, run_id: str) -> ChatPair:
         """Clients whose calls go to the ledger of `db` under `run_id`.
 
@@ -50,4 +62,11 @@ class ChatSettings:
         )
         if self.simulator == self.explainer:
             return ChatPair(explainer, explainer)
-        return ChatPair(explainer, explainer.sharing(make_client(self.simulator, base_url=self.base_url)))
+        return ChatPair(explainer, explainer.sharing(self._simulator()))
+
+    def _simulator(self) -> ChatClient:
+        return make_client(self.simulator, base_url=self.base_url, load_embed=_load_embed)
+
+
+def _load_embed() -> Embed:
+    return load_minilm().embed

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesail.domain.records import Exemplar
-from safesail.llm.lexical import count_tokens
+from safesail.llm.own_prompts import count_tokens
 from safesail.llm.types import LLMRequest
 from safesail.scoring.config import ScoringConfig
 from safesail.scoring.simulate import LETTERS, Simulation, batches_of, context_of, make_request, simulate
