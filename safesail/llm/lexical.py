@@ -84,9 +84,9 @@ def _explain(asked: OwnPrompt) -> str:
 
 
 def _choose_segments(rule: Rule, asked: OwnPrompt) -> str:
-    texts = asked.segments.values()
-    contents = [segment for segments in texts for segment in segments]
-    scores = [score for segments in texts for score in _segment_scores(rule, segments)]
+    texts = asked.segments
+    contents = [segment for segments in texts.values() for segment in segments]
+    scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]
     chosen = _chosen(scores, rule, contents, ACTIVE, must=len(texts) > 1)
     return write_segments(asked, {i: min(10, max(1, round(_RATING * scores[i]))) for i in chosen})
 

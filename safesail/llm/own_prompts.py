@@ -30,17 +30,7 @@ class OwnPrompt:
     """The fenced part."""
 
     question: str
-    """What stands after the fenced part."""
-
-    @property
-    def graded(self) -> bool:
-        """Segments are to be rated, not named."""
-        return "rating" in self.question
-
-    @property
-    def listed(self) -> bool:
-        """Every segment is to be answered for, not the active ones alone."""
-        return '{"active"' not in self.question
+    """What stands behind it: which form of answer is asked for."""
 
     @property
     def explanation(self) -> str:
@@ -93,29 +83,26 @@ def read_prompt(prompt: str) -> OwnPrompt:
     return OwnPrompt(prompt, cast("Block", found[1]), found[2], prompt[found.end() :])
 
 
-def write_segments(asked: OwnPrompt, ratings: dict[int, int]) -> str:
-    """The answer about segments, in the form asked for, as compact as the prompt shows it.
-
-    Args:
-        asked: The prompt.
-        ratings: From 1 to 10, of the active segments by their place in the prompt.
-    """
-    texts = asked.segments
-    labels = [f"{letter}{i}" for letter, segments in texts.items() for i in range(1, len(segments) + 1)]
-    values = {labels[place]: rating if asked.graded else 1 for place, rating in ratings.items()}
-    if asked.listed:
-        return _compact(
-            {
-                letter: [values.get(f"{letter}{i}", 0) for i in range(1, len(segments) + 1)]
-                for letter, segments in texts.items()
-            }
-        )
-    return _compact({"active": values if asked.graded else list(values)})
-
-
 def write_names(labels: Sequence[str], chosen: Sequence[int]) -> str:
     """The answer that names what is active."""
     return json.dumps({"active": [labels[i] for i in chosen]})
+
+
+def write_segments(asked: OwnPrompt, grades: dict[int, int]) -> str:
+    """The answer about segments, given the active ones' ratings by place, in the form that `asked` shows.
+
+    Without spaces, as the prompt shows it.
+    """
+    graded = "rating" in asked.question
+    lists = {letter: [0] * len(segments) for letter, segments in asked.segments.items()}
+    places = [(letter, i) for letter, values in lists.items() for i in range(len(values))]
+    named = {places[at]: grade if graded else 1 for at, grade in grades.items()}
+    for (letter, i), value in named.items():
+        lists[letter][i] = value
+    labels = {f"{letter}{i + 1}": value for (letter, i), value in named.items()}
+    active = '{"active"' in asked.question
+    shown = {"active": labels if graded else list(labels)} if active else lists
+    return json.dumps(shown, separators=(",", ":"))
 
 
 def write_ratings(tokens: Sequence[str], ratings: Sequence[int]) -> str:
@@ -152,10 +139,6 @@ def billed(text: str, request: LLMRequest) -> LLMAnswer:
         output_tokens=min(n_tokens, request.max_tokens),
         usage_source="billed",
     )
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _unlabelled(line: str) -> str:

@@ -13,7 +13,13 @@ from safesail.llm.lexical_words import SHAPES, Sign, kinds_of, read_marked, sign
 from safesail.llm.lexicon import GRAMMAR, KINDS
 from safesail.llm.own_prompts import count_tokens
 from safesail.llm.types import ChatClient, LLMRequest
-from safesail.prompting.parse import parse_active, parse_explanation, parse_graded, parse_ratings
+from safesail.prompting.parse import (
+    parse_active,
+    parse_explanation,
+    parse_graded,
+    parse_listed,
+    parse_ratings,
+)
 from safesail.prompting.templates import load_template
 
 
@@ -254,6 +260,16 @@ def test_graded_segments_rate_more_signs_higher() -> None:
         segments(rule, ["a bomb", "the bomb"], ["cup"], form="active graded"), labels=["A1", "A2", "B1"]
     )
     assert ratings == (8.0, 5.0, 0.0)  # 5 for each point, 7.5 rounded to even
+
+
+def test_answers_that_list_every_segment() -> None:
+    rule = "Fires on “bomb”."
+    texts = [["a bomb", "the cup"], ["cup"]]
+    sizes = {"A": 2, "B": 1}
+    graded = segments(rule, *texts, form="list graded")
+    assert parse_listed(graded, sizes=sizes, highest=10) == [(5.0, 0.0), (0.0,)]
+    binary = segments(rule, *texts, form="list binary")
+    assert parse_listed(binary, sizes=sizes, highest=1) == [(1.0, 0.0), (0.0,)]
 
 
 def test_tokens_of_a_split_word_share_its_rating() -> None:
