@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from safesail.catalog.meaning import BothIndex, Embedder, VectorIndex
 from safesail.catalog.query import parse_memory
-from safesail.catalog.search import SearchIndex, SearchResult, search
+from safesail.catalog.search import Index, SearchIndex, SearchResult, search
 from safesail.catalog.show import ShownFeature, show_feature
 from safesail.catalog.source import open_source
 from safesail.catalog.stats import Stats, plot_stats, stats
@@ -19,10 +20,12 @@ from safesail.store.query import hold_catalog, lock, select
 class Catalog:
     """An open catalog, read-only. Made by `open_catalog`."""
 
-    def __init__(self, db: Db, *, memory: int) -> None:
+    def __init__(self, db: Db, *, memory: int, embedder: Embedder | None = None) -> None:
         self._db = db
         self._memory = memory
-        self._index: SearchIndex | None = None
+        self._embedder = embedder
+        self._words: SearchIndex | None = None
+        self._index: Index | None = None
 
     def query(self, sql: str, *, timeout: float = 30.0) -> pd.DataFrame:
         """One SELECT on the tables and views, as pandas; nothing outside the catalog can be read.
@@ -47,13 +50,18 @@ class Catalog:
     def search(
         self, text: str, *, domain: str | None = None, min_score: float | None = None, limit: int = 10
     ) -> SearchResult:
-        """Features whose explanations hold the words of `text`, best first.
+        """Features whose explanations match `text`, best first: by words, and by meaning with an embedder.
 
         Raises:
             ConfigError: no words, or an unknown domain.
         """
         if self._index is None:
-            self._index = SearchIndex.of(self._db)
+            self._words = SearchIndex.of(self._db)
+            self._index = (
+                BothIndex(self._words, VectorIndex.of(self._db, self._embedder))
+                if self._embedder is not None
+                else self._words
+            )
         return search(self._db, self._index, text, domain=domain, min_score=min_score, limit=limit)
 
     def stats(self) -> Stats:
@@ -66,12 +74,14 @@ class Catalog:
 
     def close(self) -> None:
         """Let go of the search index."""
-        if self._index is not None:
-            self._index.close()
+        if self._words is not None:
+            self._words.close()
 
 
 @contextmanager
-def open_catalog(path: Path, *, memory: str = "4GB") -> Generator[Catalog, None, None]:
+def open_catalog(
+    path: Path, *, memory: str = "4GB", embedder: Embedder | None = None
+) -> Generator[Catalog, None, None]:
     """Open a store or a release for many questions.
 
     The view `catalog` is computed once and held (three seconds for a million features), so that
@@ -80,6 +90,7 @@ def open_catalog(path: Path, *, memory: str = "4GB") -> Generator[Catalog, None,
     Args:
         path: A store, or a release's folder or zip.
         memory: Most memory of the database's own.
+        embedder: Searches go by meaning too, such as with `safesail.pipeline.searching.MiniLMEmbedder()`.
 
     Raises:
         NotFoundError: nothing there.
@@ -90,7 +101,7 @@ def open_catalog(path: Path, *, memory: str = "4GB") -> Generator[Catalog, None,
     with open_source(path) as db:
         hold_catalog(db)
         lock(db, memory=f"{limit // 2**10}KiB")
-        catalog = Catalog(db, memory=limit)
+        catalog = Catalog(db, memory=limit, embedder=embedder)
         try:
             yield catalog
         finally:

@@ -4,29 +4,22 @@ The index holds texts only and is named by their content, so scores and tags may
 """
 
 import os
-import re
 import sqlite3
-import unicodedata
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from safesail.catalog.matches import MAX_RANKED, Matches, parse_terms, spaced
 from safesail.catalog.taxonomy import taxonomy
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
 from safesail.store.connection import Db
 from safesail.store.search import IndexedText, SearchFilter, find_hits, indexed_texts, texts_digest
 
-MAX_TERMS = 32
 COMMON_SHARE = 0.05
 """A word in more of the explanations than this says little; it is left out where a rarer one is asked for too."""
-
-MAX_RANKED = 20_000
-"""At most so many matches are ranked."""
-
-_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
-_TERM = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+|[^\W_]+")
 
 
 @dataclass(frozen=True)
@@ -40,7 +33,8 @@ class Hit:
     tags: tuple[str, ...]
     score: float | None
     rank: float
-    """BM25, larger is better; comparable within one search only."""
+    """Larger is better; comparable within one search only: BM25 by words, the cosine by meaning, and both
+    fused, the sum over the two of 1 / (60 + place)."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +43,33 @@ class SearchResult:
 
     hits: tuple[Hit, ...]
     method: str
-    """`by words`, with what was left out."""
+    """`by words`, `by meaning` or `by words and meaning`, with what was left out."""
 
     complete: bool
     """False where only the first `MAX_RANKED` matches were ranked."""
 
 
-@dataclass(frozen=True)
-class Matches:
-    """What an index finds."""
+class Index(Protocol):
+    """Something that finds features by text."""
 
-    found: list[tuple[str, int, float]]
-    """(sae_id, index, rank), best first."""
+    @property
+    def method(self) -> str:
+        """How it finds them: `by words`."""
+        ...
 
-    n: int
-    """Matches, counted up to one more than are ranked."""
+    def matches(self, text: str, limit: int) -> Matches:
+        """The best `limit` features for `text`.
 
-    left_out: tuple[str, ...]
-    """Words that are too common to tell anything."""
+        Raises:
+            ConfigError: `text` holds no word.
+        """
+        ...
 
 
 class SearchIndex:
-    """The texts of one catalog, ready to be searched."""
+    """The texts of one catalog, ready to be searched by their words."""
+
+    method = "by words"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
@@ -107,15 +106,13 @@ class SearchIndex:
         """Close the file."""
         self._db.close()
 
-    def matches(self, text: str, limit: int) -> "Matches":
+    def matches(self, text: str, limit: int) -> Matches:
         """Features whose text holds the words: those with all of them, then those with some.
 
         Raises:
             ConfigError: `text` holds no word.
         """
         terms = parse_terms(text)
-        if not terms:
-            raise ConfigError(f"nothing to search for in {text[:60]!r}; give words")
         rare = [term for term in terms if self._n < 1000 or self._frequency(term) <= COMMON_SHARE * self._n]
         used = rare or terms
         found, n = self._ranked(" AND ".join(used), limit)
@@ -151,9 +148,9 @@ class SearchIndex:
 
 
 def search(
-    db: Db, index: SearchIndex, text: str, *, domain: str | None, min_score: float | None, limit: int
+    db: Db, index: Index, text: str, *, domain: str | None, min_score: float | None, limit: int
 ) -> SearchResult:
-    """Features whose explanations hold the words of `text`, best first.
+    """Features whose explanations match `text`, best first.
 
     Args:
         db: The open catalog.
@@ -178,7 +175,7 @@ def search(
         matches = index.matches(text, MAX_RANKED)
         hits = _hits(db, matches, chosen, limit)
     common = f"; too common to count: {', '.join(matches.left_out)}" if matches.left_out else ""
-    return SearchResult(hits, f"by words{common}", matches.n <= MAX_RANKED)
+    return SearchResult(hits, f"{index.method}{common}", matches.n <= MAX_RANKED)
 
 
 def _hits(db: Db, matches: Matches, chosen: SearchFilter, limit: int) -> tuple[Hit, ...]:
@@ -188,21 +185,6 @@ def _hits(db: Db, matches: Matches, chosen: SearchFilter, limit: int) -> tuple[H
         Hit(str(r[0]), r[1], int(r[2]), str(r[3]), tuple(r[4]), r[5], ranks[(str(r[0]), int(r[2]))])
         for r in rows
     )
-
-
-def parse_terms(text: str) -> list[str]:
-    """The words of a query as FTS5 strings; runs of Chinese characters become phrases."""
-    terms: list[str] = []
-    for word in _TERM.findall(unicodedata.normalize("NFKC", text).lower()):
-        term = f'"{_spaced(word).strip()}"'
-        if term not in terms:
-            terms.append(term)
-    return terms[:MAX_TERMS]
-
-
-def _spaced(text: str) -> str:
-    """Each Chinese or Japanese character as a word, since those scripts have no spaces."""
-    return _CJK.sub(lambda found: f" {found.group()} ", text)
 
 
 def _fill(connection: sqlite3.Connection, texts: Iterable[list[IndexedText]]) -> None:
@@ -222,7 +204,7 @@ def _fill(connection: sqlite3.Connection, texts: Iterable[list[IndexedText]]) ->
             "INSERT INTO place VALUES (?, ?, ?)", [(n, one.sae_id, one.feature) for n, one in numbered]
         )
         connection.executemany(
-            "INSERT INTO text (rowid, words) VALUES (?, ?)", [(n, _spaced(one.text)) for n, one in numbered]
+            "INSERT INTO text (rowid, words) VALUES (?, ?)", [(n, spaced(one.text)) for n, one in numbered]
         )
     connection.execute("INSERT INTO text (text) VALUES ('optimize')")
     connection.commit()

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from safesail.cli.options import json_option, quiet_option, store_option
 from safesail.cli.output import plain, print_json, print_table
+
+if TYPE_CHECKING:
+    from safesail.pipeline.searching import By
 
 
 @click.group()
@@ -55,23 +58,39 @@ def query(
 @click.option("--domain", help="Only features tagged with this domain, or one of its leaves.")
 @click.option("--min-score", type=float, help="Only features with at least this score.")
 @click.option("--limit", type=click.IntRange(1), default=10, show_default=True)
+@click.option(
+    "--by",
+    type=click.Choice(["words", "meaning", "both"]),
+    help="Default: both where the extra `embedding` is installed, else words.",
+)
 @store_option()
 @json_option()
+@quiet_option()
 def search(
-    text: str, domain: str | None, min_score: float | None, limit: int, store: Path, as_json: bool
+    text: str,
+    domain: str | None,
+    min_score: float | None,
+    limit: int,
+    by: "By | None",
+    store: Path,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    r"""Find features whose explanations hold the words of TEXT.
+    r"""Find features whose explanations match TEXT, by their words and by their meaning.
 
     \b
     Example:
         safesail catalog search "people smuggling" --domain violence --min-score 0.3
     """
-    from safesail.catalog.search import SearchIndex
     from safesail.catalog.search import search as search_catalog
     from safesail.catalog.source import open_source
+    from safesail.pipeline.searching import open_index
 
     with open_source(store) as db:
-        found = search_catalog(db, SearchIndex.of(db), text, domain=domain, min_score=min_score, limit=limit)
+        index, note = open_index(db, by, quiet=quiet)
+        found = search_catalog(db, index, text, domain=domain, min_score=min_score, limit=limit)
+    if note is not None:
+        click.echo(note, err=True)
     if as_json:
         print_json(found)
         return

@@ -29,14 +29,14 @@ from safesail.llm.types import LLMAnswer, LLMRequest
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Vectors of length 1, one a row, of texts."""
 
-ACTIVE = 4.0
-"""Likeness at which a word or segment counts as active: so many deviations above that of ordinary words."""
+ACTIVE = 6.0
+"""Likeness at which a segment counts as active. This and the next were set on windows of the training split."""
 
-_FULL = 10.0
-"""Likeness that is rated 10; 0 is that of ordinary words."""
+_ZERO, _FULL = 4.0, 16.0
+"""Likeness that is rated 0, and that is rated 10."""
 
-_BEST_WORDS = 3
-"""A whole text is as alike as its best words, so many, on average."""
+_ACTIVE_TEXT, _ACTIVE_MARKS = 8.0, 2.0
+"""The same for the best word of a whole text, and for its marked words on average."""
 
 _BEFORE = 2
 """Words before a word that are read with it."""
@@ -119,28 +119,26 @@ class EmbeddingModel:
         texts = asked.segments
         contents = [segment for segments in texts.values() for segment in segments]
         words = [[word.text for word in split_words(content)] for content in contents]
-        best = [max(scores, default=0.0) for scores in self._word_scores(asked.explanation, words)]
+        alone = self._likeness(asked.explanation, [word for of in words for word in of])
+        best = [max(scores, default=0.0) for scores in _cut(alone, words)]
         scores = (np.array(best) + self._likeness(asked.explanation, contents)) / 2
         chosen = _chosen(scores.tolist(), ACTIVE, must=len(texts) > 1)
         return write_segments(asked, {i: max(1, _rating(float(scores[i]))) for i in chosen})
 
     def _choose_texts(self, asked: OwnPrompt) -> str:
         texts = [[word.text for word in split_words(text)] for text in asked.texts]
-        scores = [
-            sum(sorted(of, reverse=True)[:_BEST_WORDS]) / _BEST_WORDS
-            for of in self._word_scores(asked.explanation, texts)
-        ]
-        return write_names(letters(len(texts)), _chosen(scores, ACTIVE, must=len(texts) > 1))
+        scores = [max(of, default=0.0) for of in self._word_scores(asked.explanation, texts)]
+        return write_names(letters(len(texts)), _chosen(scores, _ACTIVE_TEXT, must=len(texts) > 1))
 
     def _judge_marks(self, asked: OwnPrompt) -> str:
-        """Marks are right where the words that carry them are half as alike as an active word on average."""
+        """Marks are right where the words that carry them are alike on average."""
         texts = [read_marked(line) for line in asked.texts]
         scored = self._word_scores(asked.explanation, [text.words for text in texts])
         scores: list[float] = []
         for text, of in zip(texts, scored, strict=True):
             carried = [score for score, strength in zip(of, text.strength, strict=True) if strength]
             scores.append(sum(carried) / len(carried) if carried else 0.0)
-        return write_names(letters(len(texts)), _chosen(scores, ACTIVE / 2, must=len(texts) > 1))
+        return write_names(letters(len(texts)), _chosen(scores, _ACTIVE_MARKS, must=len(texts) > 1))
 
     def _word_scores(self, explanation: str, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Likeness of every word, alone and with those before it, averaged."""
@@ -149,19 +147,20 @@ class EmbeddingModel:
             " ".join(words[max(0, i - _BEFORE) : i + 1]) for words in texts for i in range(len(words))
         ]
         scores = (self._likeness(explanation, alone) + self._likeness(explanation, with_before)) / 2
-        cuts = np.cumsum([len(words) for words in texts])[:-1]
-        return [part.tolist() for part in np.split(scores, cuts)]
+        return _cut(scores, texts)
 
     def _likeness(self, explanation: str, units: Sequence[str]) -> Float[np.ndarray, " n"]:
-        """How alike each unit is to the phrase of the explanation that it is most alike to.
+        """How alike each unit is to the whole explanation, and to its phrase that is most like the unit, summed.
 
-        In deviations above the mean likeness of ordinary words to that phrase.
+        Each in deviations above the mean likeness of ordinary words: what is high differs from phrase to phrase.
         """
+        if not explanation.strip():
+            return np.zeros(len(units))
         vectors = self._vectors(units)
-        phrases = self._vectors(phrases_of(explanation))
-        usual = self._ordinary @ phrases.T
-        standard = (vectors @ phrases.T - usual.mean(0)) / np.maximum(usual.std(0), 0.01)
-        return standard.max(1)
+        keys = self._vectors([explanation, *phrases_of(explanation)])
+        usual = self._ordinary @ keys.T
+        standard = (vectors @ keys.T - usual.mean(0)) / np.maximum(usual.std(0), 0.01)
+        return standard[:, 0] + standard[:, 1:].max(1)
 
     def _vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Vectors of exactly these texts: they depend on this prompt alone, not on what was asked before."""
@@ -181,9 +180,14 @@ def phrases_of(explanation: str) -> list[str]:
     return list(dict.fromkeys(part for part in parts if part)) or [explanation]
 
 
+def _cut(scores: Float[np.ndarray, " n"], texts: Sequence[Sequence[str]]) -> list[list[float]]:
+    """Scores of all words as those of each text."""
+    return [part.tolist() for part in np.split(scores, np.cumsum([len(words) for words in texts])[:-1])]
+
+
 def _rating(likeness: float) -> int:
     """0 to 10."""
-    return min(10, max(0, round(10 * likeness / _FULL)))
+    return min(10, max(0, round(10 * (likeness - _ZERO) / (_FULL - _ZERO))))
 
 
 def _chosen(scores: Sequence[float], threshold: float, *, must: bool) -> list[int]:

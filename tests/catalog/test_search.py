@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from safesail.catalog.api import open_catalog, search_catalog
-from safesail.catalog.search import SearchIndex, parse_terms
+from safesail.catalog.matches import parse_terms
+from safesail.catalog.search import SearchIndex
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
