@@ -1,10 +1,19 @@
 """`safesail harvest`."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from safesail.cli.options import Count, device_options, json_option, model_option, quiet_option, store_option
+from safesail.cli.options import (
+    Count,
+    CountOrAuto,
+    device_options,
+    json_option,
+    model_option,
+    quiet_option,
+    store_option,
+)
 from safesail.cli.output import plain, print_json, print_table
 
 
@@ -25,47 +34,103 @@ from safesail.cli.output import plain, print_json, print_table
 @click.option("--n-ctx", type=click.IntRange(4), default=64, show_default=True, help="Tokens a window holds.")
 @click.option(
     "--features",
-    type=click.Choice(["all", "candidates"]),
     default="all",
     show_default=True,
-    help="Whose nonzeros are kept.",
+    metavar="all|candidates|FILE",
+    help="Whose nonzeros are kept: all, those that select-sae nominated, or a file with one SAE#INDEX a line.",
+)
+@click.option(
+    "--whole-documents",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    show_default=True,
+    help="Share of documents of which every feature's nonzeros are kept, whatever --features says.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "u8"]),
+    default="f32",
+    show_default=True,
+    help="Of stored activations: exact, or one byte, at most 1/510 of the feature's maximum off.",
+)
+@click.option(
+    "--chat-template", is_flag=True, help="Put the opening of the model's chat template before each window."
+)
+@click.option(
+    "--batch-tokens",
+    type=CountOrAuto(),
+    default="2048",
+    show_default=True,
+    help="Tokens that go through the model at once; auto: the fastest that fits.",
+)
+@click.option(
+    "--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory that auto stays under."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where shards run: here, or on the workers of a Ray cluster.",
+)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Ray workers.")
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0),
+    default=0,
+    show_default=True,
+    help="GPUs that each Ray worker takes; 0: CPU cores, as many as --threads.",
 )
 @click.option("--replace", is_flag=True, help="Drop what the store holds of these SAEs from another harvest.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of splits and of whole documents.")
 @device_options
 @store_option()
 @json_option()
 @quiet_option()
-def harvest(
-    model: str,
-    saes: tuple[str, ...],
-    text: tuple[str, ...],
-    column: str | None,
-    tokens: int | None,
-    n_ctx: int,
-    features: str,
-    replace: bool,
-    seed: int,
-    device: str,
-    dtype: str,
-    threads: int | None,
-    store: Path,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     r"""Run the subject model over text and store the SAEs' nonzero activations.
 
+    Killed, it goes on where it stopped when it is started again; finished, it does nothing.
+
     \b
-    Example:
+    Examples:
         safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text texts/ --tokens 500k
+        zcat texts.gz | safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text -
     """
     from safesail.harvest.config import HarvestConfig
-    from safesail.pipeline.tools import Machine, run_harvest
+    from safesail.pipeline.tools import HarvestInput, Machine, RayWorkers, run_harvest
 
-    config = HarvestConfig.read(
-        {"n_tokens": tokens, "n_ctx": n_ctx, "column": column, "features": features, "seed": seed},
-        "command line",
+    listed = _listed(options["features"])
+    settings = {
+        "n_tokens": options["tokens"],
+        "features": "listed" if listed else options["features"],
+        **{name: options[name] for name in _SETTINGS},
+    }
+    ray = RayWorkers(options["workers"], options["gpus_per_worker"]) if options["engine"] == "ray" else None
+    machine = Machine(**{name: options[name] for name in ("model", "device", "dtype", "threads")}, ray=ray)
+    report = run_harvest(
+        store,
+        machine,
+        HarvestInput(options["saes"], options["text"], listed),
+        HarvestConfig.read(settings, "command line"),
+        replace=options["replace"],
+        quiet=quiet,
     )
-    machine = Machine(model=model, device=device, dtype=dtype, threads=threads)
-    report = run_harvest(store, machine, (saes, text), config, replace=replace, quiet=quiet)
     print_json(report) if as_json else print_table([plain(report)])
+
+
+_SETTINGS = (
+    "n_ctx", "column", "whole_documents", "precision", "chat_template", "batch_tokens", "memory_gb", "seed",
+)  # fmt: skip
+
+
+def _listed(features: str) -> Path | None:
+    """The file that lists features, unless `features` is one of the words."""
+    if features in ("all", "candidates"):
+        return None
+    path = Path(features)
+    if not path.is_file():
+        raise click.BadParameter(
+            f"{features!r} is neither all nor candidates nor a file", param_hint="--features"
+        )
+    return path

@@ -76,3 +76,13 @@ class Count(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Parse `500k`."""
         return value if isinstance(value, int) else parse_count(str(value))
+
+
+class CountOrAuto(click.ParamType[int | str]):
+    """A count, or `auto`."""
+
+    name = "count or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Parse `4k` or `auto`."""
+        return value if isinstance(value, int) or value == "auto" else parse_count(str(value))

@@ -13,7 +13,13 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Kind, Split, Window
 from safesail.metrics.quantiles import levels
 from safesail.store.connection import Db
-from safesail.store.exemplars import active_windows, fetch_windows, find_feature, silent_windows
+from safesail.store.exemplars import (
+    HarvestedFeature,
+    active_windows,
+    fetch_windows,
+    find_feature,
+    silent_windows,
+)
 
 PEAK_TOKENS = 3
 """Tokens on either side of the strongest one that must differ for two windows to count as different."""
@@ -31,6 +37,9 @@ class ExemplarConfig(Config):
     n_hard: Annotated[int, Field(ge=0)] = 5
     """Windows in which it does not fire although they hold a token on which it often does."""
 
+    n_boundary: Annotated[int, Field(ge=0)] = 0
+    """Windows in which it does not fire, of documents in which it fires elsewhere."""
+
     n_levels: Annotated[int, Field(ge=1, le=10)] = 5
     """Activation levels, cut by linear steps up to the feature's 0.999 quantile."""
 
@@ -40,45 +49,64 @@ class ExemplarConfig(Config):
 def collect(db: Db, feature: FeatureId, split: Split, config: ExemplarConfig) -> list[Exemplar]:
     """Windows of one split: active ones over all levels, strongest level first, then controls.
 
-    The same store, feature and seed give the same windows. Fewer are returned where the text has fewer.
+    The same texts, feature and seed give the same windows, in whatever order the texts came; fewer where
+    the text has fewer.
 
     Raises:
         NotFoundError: the store holds no finished harvest of the feature.
     """
     found = find_feature(db, feature)
-    window_ids, maxima = active_windows(db, found, split)
+    active = active_windows(db, found, split)
     level = (
-        levels(maxima, config.n_levels, found.q999) if found.q999 else np.zeros(len(maxima), dtype=np.int64)
+        levels(active.maximum, config.n_levels, found.q999)
+        if found.q999
+        else np.zeros(len(active.place), dtype=np.int64)
     )
-    spread = stratify(window_ids, level, 2 * config.n_active, config.seed)
-    hard = (
-        silent_windows(db, found, split, n=config.n_hard, seed=config.seed, with_tokens=True)
-        if found.top_tokens and config.n_hard
-        else []
-    )
-    silent = silent_windows(
-        db, found, split, n=config.n_random + len(hard), seed=config.seed + 1, with_tokens=False
-    )
-    random = [w for w in silent if w not in set(hard)][: config.n_random]
-    windows = fetch_windows(db, found, [int(w) for w in (*spread, *random, *hard)])
-    level_of = dict(zip(window_ids.tolist(), level.tolist(), strict=True))
+    spread = active.window_id[stratify(active.place, level, 2 * config.n_active, config.seed)].tolist()
+    controls = _controls(db, found, split, config)
+    windows = fetch_windows(db, found, [*spread, *controls])
+    level_of = dict(zip(active.window_id.tolist(), level.tolist(), strict=True))
 
     def exemplar(window_id: int, kind: Kind) -> Exemplar:
         window, activations = windows[window_id]
         return Exemplar(feature, window, activations, kind, level_of.get(window_id, 0))
 
-    active = distinct([exemplar(int(w), "active") for w in spread], config.n_active)
-    controls = [exemplar(w, "random") for w in random] + [exemplar(w, "hard") for w in hard]
-    return [*active, *controls]
+    shown = distinct([exemplar(w, "active") for w in spread], config.n_active)
+    return [*shown, *(exemplar(w, kind) for w, kind in controls.items())]
 
 
-def stratify(window_ids: NDArray[np.int64], level: NDArray[np.int64], n: int, seed: int) -> list[int]:
-    """Up to `n` windows spread evenly over levels, strongest level first; drawn by hash within a level."""
+def _controls(db: Db, feature: HarvestedFeature, split: Split, config: ExemplarConfig) -> dict[int, Kind]:
+    """Windows in which the feature is silent, by id, each of one kind: random ones, hard ones, boundary ones."""
+    wanted: list[tuple[Kind, int, int]] = [
+        ("hard", config.n_hard, 0),
+        ("boundary", config.n_boundary, 2),
+        ("random", config.n_random, 1),
+    ]
+    taken: dict[int, Kind] = {}
+    for kind, n, salt in wanted:
+        drawn = silent_windows(
+            db, feature, split, kind, n=n + len(taken) if n else 0, seed=config.seed + salt
+        )
+        taken |= dict.fromkeys([w for w in drawn if w not in taken][:n], kind)
+    order = ("random", "hard", "boundary")
+    return dict(sorted(taken.items(), key=lambda of: order.index(of[1])))
+
+
+def stratify(places: Sequence[str], level: NDArray[np.int64], n: int, seed: int) -> list[int]:
+    """Up to `n` windows spread evenly over levels, strongest level first; drawn by hash within a level.
+
+    Args:
+        places: Of each window, in the text; the draw hangs on nothing else, so order leaves no trace.
+        level: Of each window.
+        n: At most so many.
+        seed: Of the draw.
+
+    Returns:
+        Indices into `places`.
+    """
     by_level: dict[int, list[int]] = {}
-    for window_id, of in sorted(
-        zip(window_ids.tolist(), level.tolist(), strict=True), key=lambda w: _rank(w[0], seed)
-    ):
-        by_level.setdefault(of, []).append(window_id)
+    for index in sorted(range(len(places)), key=lambda i: _rank(places[i], seed)):
+        by_level.setdefault(int(level[index]), []).append(index)
     queues = [by_level[of] for of in sorted(by_level, reverse=True)]
     taken: list[int] = []
     for turn in range(max((len(q) for q in queues), default=0)):
@@ -104,5 +132,5 @@ def _peak_text(window: Window, activations: tuple[float, ...]) -> tuple[str, ...
     return tuple(token.strip().lower() for token in around)
 
 
-def _rank(window_id: int, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{window_id}".encode(), digest_size=8).digest()
+def _rank(place: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{place}".encode(), digest_size=8).digest()

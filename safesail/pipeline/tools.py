@@ -2,14 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from safesail.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
+
+from safesail.errors import ConfigError, FingerprintError
 from safesail.harvest.config import HarvestConfig
+from safesail.harvest.engine import Engine, Loaded, LocalEngine, RayEngine
 from safesail.harvest.run import HarvestJob, HarvestReport
 from safesail.resources import cache_dir, expand
 from safesail.sae.protocol import SAE
+from safesail.store.connection import Db
 from safesail.subject.model import SubjectModel
+
+
+@dataclass(frozen=True)
+class RayWorkers:
+    """Workers of a Ray cluster."""
+
+    n: int
+    gpus: float
+    """GPUs that each takes; 0: CPU cores, as many as the machine's threads."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,8 @@ class Machine:
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
+    ray: RayWorkers | None = None
+    """Where a harvest's shards run; None: here."""
 
     def load(self, *, quiet: bool) -> SubjectModel:
         """Fetch the model where it is not here yet, and load it.
@@ -56,21 +73,33 @@ def open_saes(specs: Sequence[str], subject: SubjectModel, *, device: str = "aut
     return saes
 
 
+@dataclass(frozen=True)
+class HarvestInput:
+    """What a harvest reads, by name."""
+
+    saes: Sequence[str]
+    sources: Sequence[str]
+    """Files, folders, `hf:NAME[:split]`, or `-` for standard input."""
+
+    listed: Path | None = None
+    """File that lists the features to keep, with `features: listed`."""
+
+
 def run_harvest(
     store: Path,
     machine: Machine,
-    what: tuple[Sequence[str], Sequence[str]],
+    what: HarvestInput,
     config: HarvestConfig,
     *,
-    replace: bool,
-    quiet: bool,
+    replace: bool = False,
+    quiet: bool = False,
 ) -> HarvestReport:
     """Load what a harvest needs, and run it.
 
     Args:
         store: The DuckDB file.
-        machine: The subject model.
-        what: SAEs, and sources of text.
+        machine: The subject model, and where it runs.
+        what: SAEs, sources of text, list of features.
         config: Settings.
         replace: Drop what the store holds of these SAEs from another harvest.
         quiet: No progress bar.
@@ -78,22 +107,56 @@ def run_harvest(
     Raises:
         SafeSailError: as `safesail.harvest.run.harvest`, `open_saes` and `Machine.load`.
     """
-    import numpy as np
-
     from safesail.harvest.run import harvest
     from safesail.store.connection import open_writer
+
+    subject = machine.load(quiet=quiet)
+    saes = open_saes(what.saes, subject, device=machine.device)
+    engine = _engine(machine, what.saes, (subject, saes))
+    with open_writer(store) as db:
+        keep = _kept(db, saes, config, what.listed)
+        job = HarvestJob(subject, saes, [expand(source) for source in what.sources], config, keep)
+        return harvest(db, job, engine=engine, replace=replace, quiet=quiet)
+
+
+def _kept(
+    db: Db, saes: Sequence[SAE], config: HarvestConfig, listed: Path | None
+) -> dict[str, NDArray[np.bool_]] | None:
+    """By sae_id, whose nonzeros are kept; None keeps all, or leaves it to `HarvestJob` to say what is missing."""
+    from safesail.harvest.listed import read_listed
     from safesail.store.selection import candidate_features
 
-    specs, sources = what
-    subject = machine.load(quiet=quiet)
+    if config.features == "listed" and listed is not None:
+        return read_listed(listed, [sae.info for sae in saes])
+    if config.features != "candidates":
+        return None
+    keep: dict[str, NDArray[np.bool_]] = {}
+    for sae in saes:
+        mask = np.zeros(sae.info.d_sae, dtype=bool)
+        mask[[c.feature for c in candidate_features(db, sae.info.sae_id)]] = True
+        keep[sae.info.sae_id] = mask
+    return keep
+
+
+def _engine(machine: Machine, specs: Sequence[str], loaded: Loaded) -> Engine:
+    ray = machine.ray
+    if ray is None:
+        return LocalEngine()
+    load = partial(_load_on_worker, machine, tuple(specs), _fingerprints(loaded))
+    resources = {"num_gpus": ray.gpus} if ray.gpus else {"num_cpus": machine.threads or 1}
+    return RayEngine(load, ray.n, resources)
+
+
+def _load_on_worker(machine: Machine, specs: tuple[str, ...], expected: tuple[str, ...]) -> Loaded:
+    subject = machine.load(quiet=True)
     saes = open_saes(specs, subject, device=machine.device)
-    with open_writer(store) as db:
-        keep = None
-        if config.features == "candidates":
-            keep = {}
-            for sae in saes:
-                mask = np.zeros(sae.info.d_sae, dtype=bool)
-                mask[[c.feature for c in candidate_features(db, sae.info.sae_id)]] = True
-                keep[sae.info.sae_id] = mask
-        job = HarvestJob(subject, saes, [expand(source) for source in sources], config, keep)
-        return harvest(db, job, replace=replace, quiet=quiet)
+    if _fingerprints((subject, saes)) != expected:
+        raise FingerprintError(
+            f"a Ray worker has another {machine.model} or other SAEs than this machine; copy the same files there"
+        )
+    return subject, saes
+
+
+def _fingerprints(loaded: Loaded) -> tuple[str, ...]:
+    subject, saes = loaded
+    return (subject.info.fingerprint, *(sae.info.sha256 for sae in saes))

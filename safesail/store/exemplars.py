@@ -1,12 +1,13 @@
 """Reading one feature's windows."""
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Split, Window
+from safesail.domain.records import Kind, Split, Window
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
 from safesail.store.sql import one, rows
@@ -49,14 +50,23 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     )
 
 
-def active_windows(
-    db: Db, f: HarvestedFeature, split: Split
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Windows of a split in which the feature fires: (window ids, maximum of the feature in each)."""
+class ActiveWindows(NamedTuple):
+    """Windows in which a feature fires, in columns of one length, in the order of their places."""
+
+    window_id: NDArray[np.int64]
+    place: list[str]
+    """Document and first token: the same whatever order the documents came in."""
+
+    maximum: NDArray[np.float64]
+    """Of the feature, in the window."""
+
+
+def active_windows(db: Db, f: HarvestedFeature, split: Split) -> ActiveWindows:
+    """Windows of a split in which the feature fires."""
     found = rows(
         db,
         """
-        SELECT w.window_id, m.maximum
+        SELECT w.window_id, concat_ws('/', w.document_id, w.start), m.maximum
         FROM (SELECT token // ? AS window_id, max(value) AS maximum FROM activations
               WHERE sae_key = ? AND feature = ? GROUP BY 1) m
         JOIN windows w ON w.harvest_key = ? AND w.window_id = m.window_id AND w.split = ?
@@ -64,35 +74,55 @@ def active_windows(
         """,
         [f.n_ctx, f.sae_key, f.feature.index, f.harvest_key, split],
     )
-    return np.array([r[0] for r in found], dtype=np.int64), np.array([r[1] for r in found], dtype=float)
+    return ActiveWindows(
+        np.array([r[0] for r in found], dtype=np.int64),
+        [str(r[1]) for r in found],
+        np.array([r[2] for r in found], dtype=float),
+    )
 
 
-def silent_windows(
-    db: Db, f: HarvestedFeature, split: Split, *, n: int, seed: int, with_tokens: bool
-) -> list[int]:
+_CONTROLS: dict[Kind, str] = {
+    "random": "",
+    "hard": "AND list_has_any(w.tokens, $top_tokens)",
+    "boundary": """AND w.document_id IN (
+        SELECT document_id FROM windows JOIN active USING (window_id) WHERE harvest_key = $harvest_key)""",
+}
+
+
+def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: int, seed: int) -> list[int]:
     """Windows of a split in which the feature does not fire, drawn by a hash of their place in the text.
 
     Args:
         db: The open store.
         f: The feature.
         split: Windows of this split only.
+        kind: `random`: any; `hard`: that hold one of the feature's top tokens; `boundary`: of a document in which
+            the feature fires elsewhere.
         n: At most so many.
         seed: Of the draw.
-        with_tokens: Only windows that hold one of the feature's top tokens: hard controls.
     """
-    condition = "AND list_has_any(w.tokens, ?)" if with_tokens else "AND ? IS NOT NULL"
+    if n == 0 or (kind == "hard" and not f.top_tokens):
+        return []
+    parameters: dict[str, Any] = {
+        "n_ctx": f.n_ctx, "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key,
+        "split": split, "salt": f"{seed}/{f.feature.index}", "n": n,
+    }  # fmt: skip
+    if kind == "hard":
+        parameters["top_tokens"] = list(f.top_tokens)
     found = rows(
         db,
         f"""
+        WITH active AS (
+            SELECT DISTINCT token // $n_ctx AS window_id FROM activations
+            WHERE sae_key = $sae_key AND feature = $feature
+        )
         SELECT w.window_id FROM windows w
-        WHERE w.harvest_key = ? AND w.split = ?
-          AND w.window_id NOT IN (SELECT token // ? FROM activations WHERE sae_key = ? AND feature = ?)
-          {condition}
-        ORDER BY md5(concat_ws('/', ?, w.document_id, w.start)) LIMIT ?
+        WHERE w.harvest_key = $harvest_key AND w.split = $split AND w.window_id NOT IN (FROM active)
+          {_CONTROLS[kind]}
+        ORDER BY md5(concat_ws('/', $salt, w.document_id, w.start)) LIMIT $n
         """,
-        [f.harvest_key, split, f.n_ctx, f.sae_key, f.feature.index, list(f.top_tokens),
-         f"{seed}/{f.feature.index}", n],
-    )  # fmt: skip
+        parameters,
+    )
     return [int(r[0]) for r in found]
 
 

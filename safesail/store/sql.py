@@ -1,6 +1,6 @@
 """Reading rows. DuckDB keeps a half-read result open and refuses other work, so all rows are fetched."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from safesail.store.connection import Db
@@ -8,9 +8,10 @@ from safesail.store.connection import Db
 Row = tuple[Any, ...]
 
 
-def rows(db: Db, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-    """All rows of a query."""
-    return db.execute(sql, list(parameters)).fetchall()
+def rows(db: Db, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:
+    """All rows of a query; parameters by place (`?`) or by name (`$name`)."""
+    given = dict(parameters) if isinstance(parameters, Mapping) else list(parameters)
+    return db.execute(sql, given).fetchall()
 
 
 def one(db: Db, sql: str, parameters: Sequence[Any] = ()) -> Row | None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,12 @@ from safesail.store.bulk import Column
 from safesail.store.connection import Db
 from safesail.store.sql import value
 
-_ROWS_A_GROUP = 1 << 16
+_FORMAT: dict[str, Any] = {  # pyarrow takes a list of columns for a dictionary; its stubs do not know
+    "row_group_size": 1 << 16,
+    "compression": "zstd",
+    "use_dictionary": ["feature"],
+    "column_encoding": {"token": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
+}
 
 
 def staging_dir(db: Db, harvest_key: int) -> Path:
@@ -45,14 +51,7 @@ def write_part(folder: Path, shard: int, sae_key: int, columns: Mapping[str, Col
     folder.mkdir(parents=True, exist_ok=True)
     path = _part(folder, shard, sae_key)
     partial = path.with_suffix(".partial")
-    pq.write_table(
-        pa.table(dict(columns)),
-        partial,
-        row_group_size=_ROWS_A_GROUP,
-        compression="zstd",
-        use_dictionary=["feature"],
-        column_encoding={"token": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
-    )
+    pq.write_table(pa.table(dict(columns)), partial, **_FORMAT)
     descriptor = os.open(partial, os.O_RDWR)
     try:
         os.fsync(descriptor)

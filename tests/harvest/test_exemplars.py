@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar, Window
+from safesail.domain.records import Exemplar, Split, Window
 from safesail.errors import NotFoundError
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.exemplars import ExemplarConfig, collect, distinct, stratify
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.sae.protocol import SAE
-from safesail.store.connection import Db
+from safesail.store.connection import Db, open_writer
 from safesail.store.exemplars import window_counts
 from safesail.store.sql import rows, value
 from safesail.subject.model import SubjectModel
+from tests.harvest.conftest import TEXTS, write_texts
 
 CONFIG = ExemplarConfig(n_active=3, n_random=2, n_hard=2)
+SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
 
 
 @pytest.fixture
@@ -49,6 +51,41 @@ def test_hard_controls_hold_a_token_on_which_the_feature_fires(db: Db, feature: 
     assert all(top & set(e.window.tokens) for e in hard)
 
 
+def test_boundary_controls_are_silent_windows_of_documents_in_which_the_feature_fires(
+    db: Db, feature: FeatureId
+) -> None:
+    config = CONFIG.model_copy(update={"n_boundary": 3})
+    found = [e for split in SPLITS for e in collect(db, feature, split, config)]
+    firing = {
+        str(r[0])
+        for r in rows(
+            db, 'SELECT DISTINCT document_id FROM exemplars WHERE sae_id = ? AND "index" = ?',
+            [feature.sae_id, feature.index],
+        )
+    }  # fmt: skip
+    boundary = [e for e in found if e.kind == "boundary"]
+    assert boundary
+    for exemplar in boundary:
+        assert exemplar.window.document_id in firing
+        assert max(exemplar.activations) == exemplar.level == 0
+    windows = [(e.window.document_id, e.window.start) for e in found]
+    assert len(set(windows)) == len(windows)
+    assert not any(e.kind == "boundary" for e in collect(db, feature, "train", CONFIG))
+
+
+def test_order_of_documents_and_batch_size_leave_no_trace(
+    db: Db, subject: SubjectModel, saes: list[SAE], feature: FeatureId, tmp_path: Path
+) -> None:
+    config = CONFIG.model_copy(update={"n_boundary": 2})
+    path = write_texts(tmp_path / "reversed.jsonl", TEXTS[::-1])
+    with open_writer(tmp_path / "other.duckdb") as other:
+        settings = HarvestConfig(n_ctx=8, batch_tokens=16, shard_tokens=40)
+        harvest(other, HarvestJob(subject, saes, [str(path)], settings), quiet=True)
+        for split in SPLITS:
+            here, there = collect(db, feature, split, config), collect(other, feature, split, config)
+            assert [(e.window, e.kind, e.level) for e in here] == [(e.window, e.kind, e.level) for e in there]
+
+
 def test_activations_are_those_of_the_store(db: Db, feature: FeatureId) -> None:
     for exemplar in collect(db, feature, "train", CONFIG):
         stored = rows(
@@ -77,10 +114,11 @@ def test_a_feature_that_was_not_harvested_is_an_error(db: Db) -> None:
 
 
 def test_stratify_takes_levels_in_turn_strongest_first() -> None:
-    ids, level = np.arange(10), np.array([1, 1, 1, 1, 1, 1, 3, 3, 5, 1])
-    taken = stratify(ids, level, 5, seed=0)
+    level = np.array([1, 1, 1, 1, 1, 1, 3, 3, 5, 1])
+    taken = stratify([f"{i}/0" for i in range(10)], level, 5, seed=0)
     assert [int(level[w]) for w in taken] == [5, 3, 1, 3, 1]
     assert len(set(taken)) == 5
+    assert stratify([], level[:0], 5, seed=0) == []
 
 
 def test_windows_alike_round_their_peak_are_shown_once() -> None:

@@ -1,0 +1,88 @@
+"""The search for a batch size, and that its answer changes no row."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from safesail.harvest.batch_size import SMALLEST, search
+from safesail.harvest.config import HarvestConfig
+from safesail.harvest.run import HarvestJob, harvest
+from safesail.sae.protocol import SAE
+from safesail.store.connection import Db, open_writer
+from safesail.store.sql import rows
+from safesail.subject.model import SubjectModel
+
+
+class Machine:
+    """Takes `fixed + per_token * tokens` seconds and bytes a batch; memory is what the largest batch took."""
+
+    def __init__(
+        self, *, fixed: float = 0.0, per_token: float = 0.0, bytes_a_token: int = 0, there: float = np.inf
+    ) -> None:
+        self.fixed, self.per_token, self.bytes_a_token, self.there = fixed, per_token, bytes_a_token, there
+        self.peak, self.ran = 0, list[int]()
+
+    def run(self, size: int) -> None:
+        self.ran.append(size)
+        if size * self.bytes_a_token > self.there:
+            raise RuntimeError("out of memory")
+        self.peak = max(self.peak, size * self.bytes_a_token)
+        time.sleep(self.fixed + self.per_token * size)
+
+    def used(self) -> int:
+        return self.peak
+
+
+def test_it_doubles_while_a_batch_costs_the_same_whatever_its_size() -> None:
+    machine = Machine(fixed=0.01)
+    assert search(machine.run, machine.used, limit=1e9, most=8 * SMALLEST) == 8 * SMALLEST
+    assert machine.ran == [SMALLEST, 2 * SMALLEST, 4 * SMALLEST, 8 * SMALLEST]
+
+
+def test_it_stops_where_doubling_does_not_pay() -> None:
+    machine = Machine(per_token=0.02 / SMALLEST)
+    assert search(machine.run, machine.used, limit=1e9, most=64 * SMALLEST) == SMALLEST
+    assert machine.ran == [SMALLEST, 2 * SMALLEST]
+
+
+def test_no_batch_runs_that_would_pass_the_limit() -> None:
+    machine = Machine(fixed=0.01, bytes_a_token=1000)
+    limit = 1000.0 * 5 * SMALLEST
+    assert search(machine.run, machine.used, limit=limit, most=64 * SMALLEST) == 4 * SMALLEST
+    assert machine.peak <= limit
+
+
+def test_running_out_of_memory_gives_the_last_batch_that_fitted() -> None:
+    machine = Machine(fixed=0.01, bytes_a_token=1, there=3 * SMALLEST)
+    assert search(machine.run, machine.used, limit=1e9, most=64 * SMALLEST) == 2 * SMALLEST
+
+
+def test_the_batch_that_is_found_is_remembered_and_changes_no_row(
+    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path, tmp_path: Path
+) -> None:
+    auto = HarvestConfig(n_ctx=16, batch_tokens="auto")
+    job = HarvestJob(subject, saes, [str(text_file)], auto)
+    harvest(db, job, quiet=True)
+    (found,) = rows(db, "SELECT CAST(settings->>'batch_tokens' AS INTEGER) FROM harvests")[0]
+    assert found >= SMALLEST
+    with open_writer(tmp_path / "other.duckdb") as other:
+        given = HarvestJob(subject, saes, [str(text_file)], auto.model_copy(update={"batch_tokens": 32}))
+        assert given.harvest_id == job.harvest_id
+        harvest(other, given, quiet=True)
+        sql = "SELECT feature, token, value FROM activations ORDER BY sae_key, 1, 2"
+        here, there = rows(db, sql), rows(other, sql)
+    assert [r[:2] for r in here] == [r[:2] for r in there]
+    assert np.allclose([r[2] for r in here], [r[2] for r in there], atol=1e-4)
+
+
+def test_a_memory_limit_below_what_is_used_takes_the_smallest(subject: SubjectModel, saes: list[SAE]) -> None:
+    from safesail.harvest.batch_size import find_batch_tokens
+
+    assert find_batch_tokens(subject, saes, 16, memory_gb=1e-3, most=1 << 16) == SMALLEST
+
+
+def test_settings_refuse_nonsense() -> None:
+    with pytest.raises(ValueError, match="batch_tokens"):
+        HarvestConfig.model_validate({"batch_tokens": "fast"})

@@ -1,0 +1,87 @@
+"""The writer thread: what goes wrong on it is raised where the harvest runs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from safesail.errors import DataError
+from safesail.harvest.activations import ShardResult, run_shard
+from safesail.harvest.config import HarvestConfig
+from safesail.harvest.engine import LocalEngine
+from safesail.harvest.shards import Shard, cut_shards
+from safesail.harvest.writer import Writer
+from safesail.sae.protocol import SAE
+from safesail.store.connection import Db
+from safesail.store.harvest import HarvestRecord, open_harvest, read_harvest
+from safesail.subject.model import SubjectModel
+from safesail.text.documents import read_documents
+
+CONFIG = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=64)
+
+
+@pytest.fixture
+def shards(subject: SubjectModel, text_file: Path) -> list[Shard]:
+    documents = read_documents([str(text_file)])
+    return list(cut_shards(documents, subject.tokenize, shard_tokens=60, n_tokens=None))
+
+
+@pytest.fixture
+def results(subject: SubjectModel, saes: list[SAE], shards: list[Shard]) -> list[ShardResult]:
+    return list(LocalEngine().run((subject, saes), shards, CONFIG, None))
+
+
+@pytest.fixture
+def record(db: Db, subject: SubjectModel, saes: list[SAE]) -> HarvestRecord:
+    infos = [sae.info for sae in saes]
+    return open_harvest(db, "h", subject.info, infos, {"n_ctx": 16}, replace=False)
+
+
+def test_the_local_engine_gives_every_shard_in_order(
+    subject: SubjectModel, saes: list[SAE], shards: list[Shard], results: list[ShardResult]
+) -> None:
+    assert [r.shard for r in results] == shards
+    assert len(shards) > 2
+    alone = run_shard(subject, saes, shards[1], CONFIG)
+    for name, nonzeros in alone.nonzeros.items():
+        assert nonzeros.token.tolist() == results[1].nonzeros[name].token.tolist()
+        assert nonzeros.value.tolist() == results[1].nonzeros[name].value.tolist()
+
+
+def test_the_local_engine_runs_no_shard_before_it_is_asked_for(
+    subject: SubjectModel, saes: list[SAE], shards: list[Shard]
+) -> None:
+    taken: list[int] = []
+
+    def watched() -> Iterator[Shard]:
+        for shard in shards:
+            taken.append(shard.number)
+            yield shard
+
+    run = LocalEngine().run((subject, saes), watched(), CONFIG, None)
+    next(run)
+    assert taken == [0]
+
+
+def test_all_is_stored_when_the_block_ends(db: Db, record: HarvestRecord, results: list[ShardResult]) -> None:
+    with Writer(db, record, 16) as writer:
+        for result in results:
+            writer.put(result)
+    assert sorted(read_harvest(db, record.key, record.sae_keys).shards) == [r.shard.number for r in results]
+
+
+def test_a_fault_on_the_thread_ends_the_harvest_and_keeps_what_is_done(
+    db: Db, record: HarvestRecord, results: list[ShardResult], tmp_path: Path
+) -> None:
+    folder = tmp_path / "store.duckdb.harvest"
+
+    with Writer(db, record, 16) as writer:
+        writer.put(results[0])
+    (folder / "1").rename(tmp_path / "away")
+    folder.rmdir()
+    folder.write_text("a file where the folder was")
+    later = read_harvest(db, record.key, record.sae_keys)
+    with pytest.raises(DataError, match="the store cannot be written"), Writer(db, later, 16) as writer:
+        for result in results[1:] * 5:
+            writer.put(result)
+    assert sorted(read_harvest(db, record.key, record.sae_keys).shards) == [0]

@@ -1,0 +1,161 @@
+"""What a harvest stores, fed with made nonzeros."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safesail.domain.records import SaeInfo, SubjectInfo
+from safesail.errors import DataError
+from safesail.harvest.activations import Nonzeros, bin_middle, histogram
+from safesail.store.connection import Db, open_memory
+from safesail.store.harvest import (
+    SHARDS_A_MERGE,
+    HarvestRecord,
+    Precision,
+    ShardRow,
+    ShardTables,
+    finish_harvest,
+    open_harvest,
+    read_harvest,
+    write_shard,
+)
+from safesail.store.sql import rows, value
+
+N_CTX = 64
+SUBJECT = SubjectInfo("made", "f" * 64, 8, 1)
+SAE = SaeInfo("made-l0", "made", "blocks.0.hook_mlp_out", 8, 6, "topk", "a" * 64, "made", k=2)
+VALUES = st.floats(min_value=2.0**-100, max_value=2.0**120, width=32)
+ROWS = st.lists(st.tuples(st.integers(0, 5), VALUES), min_size=1, max_size=N_CTX)
+
+
+def begin(db: Db) -> HarvestRecord:
+    return open_harvest(db, "h", SUBJECT, [SAE], {"n_ctx": N_CTX}, replace=False)
+
+
+def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> ShardTables:
+    """One document of one window, in which token i has the i-th nonzero."""
+    feature = np.array([r[0] for r in made], dtype=np.int32)
+    order = np.argsort(feature, kind="stable")
+    nonzeros = Nonzeros(
+        feature[order],
+        np.arange(len(made), dtype=np.int64)[order] + number * N_CTX,
+        np.array([r[1] for r in made], dtype=np.float32)[order],
+    )
+    bins = histogram(nonzeros)
+    key, name = record.sae_keys[SAE.sae_id], f"d{number}"
+    return ShardTables(
+        documents={
+            "harvest_key": [record.key], "document_id": [name], "source": ["made"], "split": ["train"],
+            "n_tokens": [N_CTX], "whole": [False], "text": ["text"],
+        },
+        windows={
+            "harvest_key": [record.key], "window_id": [number], "document_id": [name], "start": [0],
+            "split": ["train"], "token_ids": [list(range(N_CTX))], "tokens": [["t"] * N_CTX],
+        },
+        nonzeros={key: vars(nonzeros)},
+        bins={key: {"sae_key": np.full(len(bins.n), key, dtype=np.int32), **vars(bins)}},
+    )  # fmt: skip
+
+
+def store(db: Db, record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> None:
+    write_shard(
+        db, record.key, ShardRow(number, f"content {number}", 1, 1, N_CTX), shard(record, number, made)
+    )
+
+
+def finish(db: Db, record: HarvestRecord, precision: Precision) -> None:
+    done = read_harvest(db, record.key, record.sae_keys)
+    finish_harvest(db, done, {SAE.sae_id: SAE.d_sae}, precision, bin_middle)
+
+
+def harvested(made: Sequence[tuple[int, float]], precision: Precision) -> list[tuple[int, int, float]]:
+    """(feature, token, value) as the store gives them back."""
+    with open_memory() as db:
+        record = begin(db)
+        store(db, record, 0, made)
+        finish(db, record, precision)
+        return [tuple(r) for r in rows(db, "SELECT feature, token, value FROM activations ORDER BY 1, 2")]
+
+
+@settings(max_examples=25, deadline=None)
+@given(ROWS)
+def test_one_byte_is_within_its_stated_error_and_never_zero(made: list[tuple[int, float]]) -> None:
+    exact, coded = harvested(made, "f32"), harvested(made, "u8")
+    assert [r[:2] for r in exact] == [r[:2] for r in coded] and len(exact) == len(made)
+    assert sorted(r[2] for r in exact) == sorted(v for _, v in made)  # f32 is exact
+    for feature in {r[0] for r in exact}:
+        values = np.array([r[2] for r in exact if r[0] == feature])
+        shown = np.array([r[2] for r in coded if r[0] == feature])
+        assert (np.abs(shown - values) <= values.max() / 510).all()
+        assert (shown > 0).all()
+        assert shown.max() == pytest.approx(values.max(), rel=1e-6)  # the largest neither grows nor overflows
+
+
+def test_one_byte_codes_by_hand() -> None:
+    with open_memory() as db:
+        record = begin(db)
+        store(db, record, 0, [(2, 511.0), (2, 1.0), (2, 1e-6), (2, 3.0), (4, 0.25)])
+        finish(db, record, "u8")
+        # 511 / 255.5 = 2 a step: 1 is code 0, 3 is code 1, the maximum code 255; nothing lies below code 0.
+        codes = rows(db, "SELECT feature, token, code FROM activations_u8 ORDER BY 1, 2")
+        assert codes == [(2, 0, 255), (2, 1, 0), (2, 2, 0), (2, 3, 1), (4, 4, 255)]
+        assert rows(db, "SELECT feature, maximum FROM activation_scales ORDER BY 1") == [
+            (2, 511.0),
+            (4, 0.25),
+        ]
+        assert value(db, "SELECT count(*) FROM activations_f32") == 0
+
+
+def test_rows_lie_sorted_by_feature_and_histograms_are_merged(db: Db) -> None:
+    record = begin(db)
+    draw = np.random.default_rng(0)
+    made = [
+        [(int(f), float(v)) for f, v in zip(draw.integers(0, 6, 40), draw.exponential(1, 40), strict=True)]
+        for _ in range(SHARDS_A_MERGE + 3)
+    ]
+    for number, nonzeros in enumerate(made):
+        store(db, record, number, nonzeros)
+        if number == SHARDS_A_MERGE - 1:
+            twice = "SELECT count(*) - count(DISTINCT (feature, bin)) FROM activation_bins"
+            assert value(db, twice) == 0
+    finish(db, record, "f32")
+    lie = rows(db, "SELECT feature, token FROM activations_f32")
+    assert lie == sorted(lie) and len(lie) == 40 * len(made)
+    assert value(db, "SELECT sum(n) FROM activation_bins") == 40 * len(made)
+    flat = np.array([v for nonzeros in made for f, v in nonzeros if f == 3], dtype=np.float32)
+    found = rows(db, "SELECT n_active, mean, maximum, density FROM features WHERE feature = 3")[0]
+    assert found[0] == len(flat)
+    assert found[1:3] == pytest.approx((flat.mean(dtype=float), flat.max()))
+    assert found[3] == pytest.approx(len(flat) / (N_CTX * len(made)))
+
+
+def test_a_shard_that_fails_leaves_nothing(db: Db) -> None:
+    record = begin(db)
+    store(db, record, 0, [(1, 1.0)])
+    broken = shard(record, 1, [(1, 1.0)])
+    broken = ShardTables(broken.documents, {**broken.windows, "tokens": [None]}, broken.nonzeros, broken.bins)
+    with pytest.raises(Exception, match="NOT NULL"):
+        write_shard(db, record.key, ShardRow(1, "content 1", 1, 1, N_CTX), broken)
+    assert value(db, "SELECT count(*) FROM documents") == 1
+    assert value(db, "SELECT count(*) FROM activation_bins") == 1
+    store(db, record, 1, [(1, 2.0)])  # the file that was left behind is written again
+    finish(db, record, "f32")
+    assert rows(db, "SELECT token, value FROM activations ORDER BY 1") == [(0, 1.0), (N_CTX, 2.0)]
+
+
+def test_a_lost_file_is_named_and_nothing_is_marked_as_finished(db: Db, tmp_path: Path) -> None:
+    record = begin(db)
+    store(db, record, 0, [(1, 1.0)])
+    (lost,) = (tmp_path / "store.duckdb.harvest").rglob("*.parquet")
+    kept = lost.read_bytes()
+    lost.unlink()
+    with pytest.raises(DataError, match=r"0000000-1\.parquet is missing"):
+        finish(db, record, "f32")
+    assert value(db, "SELECT bool_or(finished) FROM harvests") is False
+    lost.write_bytes(kept)
+    finish(db, record, "f32")
+    assert value(db, "SELECT count(*) FROM activations") == 1
