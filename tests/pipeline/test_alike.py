@@ -36,15 +36,11 @@ def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
             [sae_id],
         )
     )
-    table = (
-        "activations_f32"
-        if value(db, "SELECT count(*) FROM duckdb_tables() WHERE table_name = 'activations_f32'")
-        else "activations"
-    )
     key = value(db, "SELECT sae_key FROM saes WHERE sae_id = ?", [sae_id])
-    db.execute(f"DELETE FROM {table} WHERE sae_key = ? AND feature = ?", [key, b])
+    db.execute("DELETE FROM activations_f32 WHERE sae_key = ? AND feature = ?", [key, b])
     db.execute(
-        f"INSERT INTO {table} SELECT sae_key, ?, token, 2 * value FROM {table} WHERE sae_key = ? AND feature = ?",
+        "INSERT INTO activations_f32 SELECT sae_key, ?, token, 2 * value FROM activations_f32"
+        " WHERE sae_key = ? AND feature = ?",
         [b, key, a],
     )
     return a, b, c
