@@ -22,6 +22,13 @@ SHARDS_A_MERGE = 32
 """After so many shards their histograms are added up, so that they do not grow with the text."""
 
 _SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
+_WRITE_FAULTS = (
+    OSError,
+    duckdb.IOException,
+    duckdb.OutOfMemoryException,
+    duckdb.FatalException,
+    duckdb.TransactionException,  # a commit for which the disk has no room
+)
 _ROWS_A_SORT = 2_000_000
 _SORTS_AT_MOST = 64
 
@@ -141,7 +148,7 @@ def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
         except BaseException:
             _roll_back(db)
             raise
-    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+    except _WRITE_FAULTS as error:
         raise _cannot_write(error) from error
 
 
@@ -188,7 +195,7 @@ def finish_harvest(
             _roll_back(db)
             raise
         db.execute("CHECKPOINT")
-    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+    except _WRITE_FAULTS as error:
         raise _cannot_write(error) from error
     staging.clear(folder)
 
