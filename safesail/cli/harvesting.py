@@ -73,13 +73,20 @@ from safesail.cli.output import plain, print_json, print_table
     show_default=True,
     help="Where shards run: here, or on the workers of a Ray cluster.",
 )
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Ray workers.")
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True, help="Ray workers.")
 @click.option(
     "--gpus-per-worker",
     type=click.FloatRange(0),
     default=0,
     show_default=True,
     help="GPUs that each Ray worker takes; 0: CPU cores, as many as --threads.",
+)
+@click.option(
+    "--ray-address",
+    default="local",
+    envvar="RAY_ADDRESS",
+    show_default=True,
+    help="A Ray cluster that runs already (auto, HOST:PORT, ray://HOST:PORT); local: one on this machine.",
 )
 @click.option("--replace", is_flag=True, help="Drop what the store holds of these SAEs from another harvest.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of splits and of whole documents.")
@@ -98,7 +105,8 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         zcat texts.gz | safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text -
     """
     from safesail.harvest.config import HarvestConfig
-    from safesail.pipeline.tools import HarvestInput, Machine, RayWorkers, run_harvest
+    from safesail.harvest.engine import Cluster
+    from safesail.pipeline.tools import HarvestInput, Machine, run_harvest
 
     listed = _listed(options["features"])
     settings = {
@@ -106,8 +114,11 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         "features": "listed" if listed else options["features"],
         **{name: options[name] for name in _SETTINGS},
     }
-    ray = RayWorkers(options["workers"], options["gpus_per_worker"]) if options["engine"] == "ray" else None
-    machine = Machine(**{name: options[name] for name in ("model", "device", "dtype", "threads")}, ray=ray)
+    cluster = None
+    if options["engine"] == "ray":
+        cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
+    where = {name: options[name] for name in ("model", "device", "dtype", "threads")}
+    machine = Machine(**where, cluster=cluster)
     report = run_harvest(
         store,
         machine,

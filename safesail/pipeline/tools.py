@@ -8,23 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from safesail.errors import ConfigError, FingerprintError
+from safesail.errors import ConfigError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.engine import Engine, Loaded, LocalEngine, RayEngine
+from safesail.harvest.engine import Cluster, Engine, Loaded, LocalEngine, RayEngine
 from safesail.harvest.run import HarvestJob, HarvestReport
 from safesail.resources import cache_dir, expand
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.subject.model import SubjectModel
-
-
-@dataclass(frozen=True)
-class RayWorkers:
-    """Workers of a Ray cluster."""
-
-    n: int
-    gpus: float
-    """GPUs that each takes; 0: CPU cores, as many as the machine's threads."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +26,8 @@ class Machine:
     device: str = "auto"
     dtype: str = "float32"
     threads: int | None = None
-    ray: RayWorkers | None = None
-    """Where a harvest's shards run; None: here."""
+    cluster: Cluster | None = None
+    """Ray workers that a harvest's shards run on; None: here."""
 
     def load(self, *, quiet: bool) -> SubjectModel:
         """Fetch the model where it is not here yet, and load it.
@@ -110,9 +101,9 @@ def run_harvest(
     from safesail.harvest.run import harvest
     from safesail.store.connection import open_writer
 
+    engine = _engine(machine, what.saes)  # fails before the model is loaded, where Ray is missing
     subject = machine.load(quiet=quiet)
     saes = open_saes(what.saes, subject, device=machine.device)
-    engine = _engine(machine, what.saes, (subject, saes))
     with open_writer(store) as db:
         keep = _kept(db, saes, config, what.listed)
         job = HarvestJob(subject, saes, [expand(source) for source in what.sources], config, keep)
@@ -138,25 +129,12 @@ def _kept(
     return keep
 
 
-def _engine(machine: Machine, specs: Sequence[str], loaded: Loaded) -> Engine:
-    ray = machine.ray
-    if ray is None:
+def _engine(machine: Machine, specs: Sequence[str]) -> Engine:
+    if machine.cluster is None:
         return LocalEngine()
-    load = partial(_load_on_worker, machine, tuple(specs), _fingerprints(loaded))
-    resources = {"num_gpus": ray.gpus} if ray.gpus else {"num_cpus": machine.threads or 1}
-    return RayEngine(load, ray.n, resources)
+    return RayEngine(partial(_load_on_worker, machine, tuple(specs)), machine.cluster, machine.threads)
 
 
-def _load_on_worker(machine: Machine, specs: tuple[str, ...], expected: tuple[str, ...]) -> Loaded:
+def _load_on_worker(machine: Machine, specs: tuple[str, ...]) -> Loaded:
     subject = machine.load(quiet=True)
-    saes = open_saes(specs, subject, device=machine.device)
-    if _fingerprints((subject, saes)) != expected:
-        raise FingerprintError(
-            f"a Ray worker has another {machine.model} or other SAEs than this machine; copy the same files there"
-        )
-    return subject, saes
-
-
-def _fingerprints(loaded: Loaded) -> tuple[str, ...]:
-    subject, saes = loaded
-    return (subject.info.fingerprint, *(sae.info.sha256 for sae in saes))
+    return subject, open_saes(specs, subject, device=machine.device)
