@@ -82,12 +82,11 @@ def concept_set(share: float) -> list[SourcedConcept]:
     return [concepts[i * len(concepts) // n] for i in range(n)]
 
 
-def load() -> tuple[SubjectModel, list[SAE]]:
-    """The model and all SAEs that come along."""
+def load(pattern: str) -> tuple[SubjectModel, list[SAE]]:
+    """The model and SAEs that come along."""
     subject = SubjectModel.load("smollm2")
-    return subject, [
-        open_sae(s, model=subject.info) for s in find_saes([expand("bundled:data/saes/smollm2-*")])
-    ]
+    found = find_saes([expand(f"bundled:data/saes/{pattern}")])
+    return subject, [open_sae(spec, model=subject.info) for spec in found]
 
 
 def cost(share: float, limit: float, pattern: str) -> dict[str, Any]:
