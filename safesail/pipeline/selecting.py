@@ -14,7 +14,7 @@ from safesail.selection.config import SelectionConfig
 from safesail.selection.result import SelectionResult
 from safesail.selection.run import select
 from safesail.store.connection import open_writer
-from safesail.subject.aliases import resolve
+from safesail.subject.aliases import resolve, unknown_model
 
 OWN_CONCEPTS = "bundled:data/concepts"
 
@@ -36,11 +36,14 @@ def candidates_of(model: str, saes: Sequence[str]) -> list[str]:
     """The SAEs named, or those that come along for the model.
 
     Raises:
+        SubjectError: there is no such model.
         ConfigError: none is named and none comes along.
     """
+    alias = resolve(model)
+    if alias is None and not Path(model).is_dir() and model.count("/") != 1:
+        raise unknown_model(model)
     if saes:
         return list(saes)
-    alias = resolve(model)
     if alias is not None and alias.local_saes:
         return [f"bundled:data/saes/{alias.name}-*"]
     raise ConfigError(f"no SAEs for {model} come along; name some with --sae, or list releases with --plan")

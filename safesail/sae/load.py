@@ -1,7 +1,8 @@
 """Opening an SAE, wherever it lies, and refusing what does not fit."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,20 +130,43 @@ def _from_folder(path: Path, device: str) -> Any:
         if not isinstance(config, dict):
             raise SaeError(f"{path / CONFIG} must be a JSON object")
         return SaeLensSae.load_from_disk(path, device=device, dtype="float32")
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except SafetensorError as error:
+        raise SaeError(
+            f"cannot load SAE {path}: {WEIGHTS} is damaged ({_line(error)}); copy or download it again"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise SaeError(f"cannot load SAE {path}: {_line(error)}") from error
 
 
 def _from_hub(spec: str, device: str) -> Any:
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from sae_lens import SAE as SaeLensSae
     from safetensors import SafetensorError
 
     release, _, sae_id = spec.partition("/")
     try:
-        return SaeLensSae.from_pretrained(release, sae_id, device=device)
+        with _silent_hub():
+            return SaeLensSae.from_pretrained(release, sae_id, device=device)
+    except LocalEntryNotFoundError as error:
+        raise SaeError(
+            f"cannot load SAE {spec}: it is not on this machine and the Hugging Face hub cannot be reached; "
+            "try again with a network, or name a folder"
+        ) from error
     except (SafetensorError, HfHubHTTPError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise SaeError(f"cannot load SAE {spec}: {_line(error)}") from error
+
+
+@contextmanager
+def _silent_hub() -> Generator[None, None, None]:
+    """Without the hub's line for every attempt: how it ended is in the error."""
+    from huggingface_hub.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _line(error: Exception) -> str:

@@ -110,8 +110,9 @@ class Scorer:
         return Figures(
             value=found.value,
             null=found.null,
-            value_draws=found.value_draws,
-            above_draws=found.above_draws,
+            # Half the size: one such table is held for every SAE and concept until the pass is over.
+            value_draws=found.value_draws.astype(np.float32),
+            above_draws=found.above_draws.astype(np.float32),
             held_out=found.held_out,
             gaps=np.concatenate(gaps),
             p=p_value(float(found.value[i_cdf]), null),

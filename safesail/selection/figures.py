@@ -118,4 +118,4 @@ def _i_cdf(defined: Sequence[Figures]) -> tuple[list[float], list[float]]:
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.mean(arrays, axis=0)
+    return np.mean(arrays, axis=0, dtype=float)

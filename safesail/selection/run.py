@@ -61,18 +61,19 @@ def select(
         FingerprintError: the store knows another model or SAE under one of these names.
     """
     _check_names(saes)
-    register_subject(db, subject.info)
-    for sae in saes:
-        register_sae(db, sae.info)
     ids = {sae.info.sae_id: selection_id(subject.info, sae, concepts, config) for sae in saes}
     finished = finished_selections(db, ids.values())
     pending = [sae for sae in saes if ids[sae.info.sae_id] not in finished]
+    # Refuses what does not fit before anything is written.
+    run = _Pass(subject, pending, concepts, config) if pending else None
+    register_subject(db, subject.info)
+    for sae in saes:
+        register_sae(db, sae.info)
     write_concepts(db, concepts)
     seconds = {"model": 0.0, "encode": 0.0, "contrast": 0.0}
     n_tokens = 0
-    if pending:
+    if run is not None:
         run_id = start_run(db, "selection", config.model_dump())
-        run = _Pass(subject, pending, concepts, config)
         run.go(quiet=quiet)
         for sae in pending:
             run.record(db, sae, ids[sae.info.sae_id])

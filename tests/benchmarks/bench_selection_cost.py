@@ -1,13 +1,12 @@
 """What scoring costs beside the subject model's own work, and whether memory grows with the pairs.
 
-    python -m tests.benchmarks.bench_selection_cost [--share 0.125] [--seconds 500] [--memory]
+    python -m tests.benchmarks.bench_selection_cost [--share 0.125] [--seconds 500] [--memory] [--saes PATTERN]
 
 Scoring is what `select-sae --model smollm2` does: all SAEs of data/saes, all concepts, figures and store included.
 The base is what nobody can save: the model's forward over the same batches up to the deepest hook, and one product
-x W_enc for each SAE. Both are timed in turn on the same parts of the concept set, each part first the one and then
-the other, the order alternating, so that a machine that slows down slows both. `--share 1` takes all concepts; parts
-are left out once `--seconds` are over, and counted. `cpu_ratio` is the same in the process's CPU time, which other
-processes move less.
+x W_enc for each SAE. Both are timed in turn on the same parts of the concept set, the order alternating, so that a
+machine that slows down slows both. `--share 1` takes all concepts; parts are left out once `--seconds` are over, and
+counted. `cpu_ratio` is the same in the process's CPU time, which other processes move less.
 
 `--memory` scores 1/4, 1/2 and all of the concepts (of `--share`), each in a process of its own, and reports its
 peak RSS.
@@ -43,7 +42,8 @@ from safesail.store.connection import open_writer
 from safesail.subject.fetch import fetch
 from safesail.subject.model import SubjectModel
 
-PARTS = 12
+PARTS = 24
+"""Parts of the concept set that are timed in turn; each opens a store of its own, which counts as scoring."""
 
 
 @dataclass
@@ -68,9 +68,10 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1 / 8, help="of the concepts")
     parser.add_argument("--seconds", type=float, default=500, help="no new part is begun after this")
     parser.add_argument("--memory", action="store_true", help="peak RSS instead of time")
+    parser.add_argument("--saes", default="smollm2-*", help="pattern of folders in data/saes")
     asked = parser.parse_args()
     fetch("smollm2", cache=cache_dir(), quiet=True)
-    result = memory(asked.share) if asked.memory else cost(asked.share, asked.seconds)
+    result = memory(asked.share, asked.saes) if asked.memory else cost(asked.share, asked.seconds, asked.saes)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
@@ -81,17 +82,16 @@ def concept_set(share: float) -> list[SourcedConcept]:
     return [concepts[i * len(concepts) // n] for i in range(n)]
 
 
-def load() -> tuple[SubjectModel, list[SAE]]:
-    """The model and all SAEs that come along."""
+def load(pattern: str) -> tuple[SubjectModel, list[SAE]]:
+    """The model and SAEs that come along."""
     subject = SubjectModel.load("smollm2")
-    return subject, [
-        open_sae(s, model=subject.info) for s in find_saes([expand("bundled:data/saes/smollm2-*")])
-    ]
+    found = find_saes([expand(f"bundled:data/saes/{pattern}")])
+    return subject, [open_sae(spec, model=subject.info) for spec in found]
 
 
-def cost(share: float, limit: float) -> dict[str, Any]:
+def cost(share: float, limit: float, pattern: str) -> dict[str, Any]:
     """Time of scoring over time of the base."""
-    subject, saes = load()
+    subject, saes = load(pattern)
     concepts = concept_set(share)
     parts = [part for i in range(PARTS) if (part := concepts[i::PARTS])]
     clock, seconds, done = Clock(), defaultdict[str, float](float), list[SourcedConcept]()
@@ -152,20 +152,20 @@ def padded(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, mask
 
 
-def memory(share: float) -> dict[str, Any]:
+def memory(share: float, pattern: str) -> dict[str, Any]:
     """Peak RSS of scoring 1/4, 1/2 and all of the concepts, and of loading alone."""
-    found = [in_child(part * share) for part in (0, 1 / 4, 1 / 2, 1)]
+    found = [in_child(part * share, pattern) for part in (0, 1 / 4, 1 / 2, 1)]
     return {"peak_rss_mb": found, "all_over_quarter": round(found[-1]["mb"] / found[1]["mb"], 3)}
 
 
-def in_child(share: float) -> dict[str, Any]:
+def in_child(share: float, pattern: str) -> dict[str, Any]:
     """Peak RSS, in MB, of a process that scores this share of the concepts; 0: that only loads."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_child, (share,))
+        return pool.apply(_child, (share, pattern))
 
 
-def _child(share: float) -> dict[str, Any]:
-    subject, saes = load()
+def _child(share: float, pattern: str) -> dict[str, Any]:
+    subject, saes = load(pattern)
     concepts = concept_set(share) if share else []
     if concepts:
         score(subject, saes, concepts)
