@@ -165,6 +165,9 @@ def test_search_show_and_stats(made: Made, store: Path, tmp_path: Path) -> None:
     assert rows[0]["index"] in {
         h["index"] for h in run_json("catalog", "search", word, "--store", store, "--limit", 50)["hits"]
     }
+    by_words = run_json("catalog", "search", word, "--by", "words", "--store", store)
+    assert by_words["method"].startswith("by words")
+    assert rows[0]["index"] in {h["index"] for h in by_words["hits"]} or len(by_words["hits"]) == 10
     feature = f"{made.summary.sae_id}#{rows[0]['index']}"
     assert run_json("catalog", "show", feature, "--store", store)["explanations"]
     assert feature in run("catalog", "show", feature, "--store", store).stdout
