@@ -81,7 +81,10 @@ class Bench:
         )
         if done.returncode != 0:
             raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        result: Result = json.loads(done.stdout.splitlines()[-1])
+        said = {key: value for key, value in result.items() if key != "counts"}
+        sys.stderr.write(f"{name}: {json.dumps(said)}\n")
+        return result
 
 
 def main() -> None:
@@ -104,6 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=16_000, help="Of each run of speed.")
     parser.add_argument("--turns", type=int, default=2, help="Runs of each side and layer.")
     parser.add_argument("--memory-tokens", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument(
+        "--ours-alone", type=int, nargs="*", default=[800_000], help="Sizes too long for delphi."
+    )
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -128,14 +134,16 @@ def measure(options: argparse.Namespace) -> Result:
     model = fetch("smollm2", cache=cache_dir(), quiet=True)
     with tempfile.TemporaryDirectory(prefix="bench-delphi-") as name:
         scratch = Path(name)
-        most = max([options.tokens, *options.memory_tokens]) if options.part != "speed" else options.tokens
-        text, rows = write_texts(options.texts, model, scratch, most)
+        sizes = [options.tokens]
+        if options.part != "speed":
+            sizes += [*options.memory_tokens, *options.ours_alone]
+        text, rows = write_texts(options.texts, model, scratch, max(sizes))
         bench = Bench(options.delphi_python, scratch, text, rows, options.threads)
         result: Result = {"threads": options.threads, "n_ctx": N_CTX}
         if options.part != "memory":
             result["speed"] = speed(bench, model, options.tokens, options.turns)
         if options.part != "speed":
-            result |= memory(bench, model, options.memory_tokens)
+            result |= memory(bench, model, options.memory_tokens, options.ours_alone)
     return result
 
 
@@ -175,8 +183,8 @@ def agreement(ours: Result, theirs: Result) -> Result:
     return {"ours": int(a.sum()), "delphi": int(b.sum()), "differ": float(abs(a - b).sum() / b.sum())}
 
 
-def memory(bench: Bench, model: Path, sizes: list[int]) -> Result:
-    """Peak memory by number of tokens; bytes a nonzero and times to read at the largest."""
+def memory(bench: Bench, model: Path, sizes: list[int], alone: list[int]) -> Result:
+    """Peak memory by number of tokens; bytes a nonzero and times to read at the largest that delphi ran."""
     cut = first_layer(model, bench.scratch / "first-layer")
     saes = {0: moved(ROOT / "data" / "saes" / "smollm2-l6-mlp-k32", bench.scratch / "moved-l0")}
     features = [int(f) for f in np.random.default_rng(0).choice(1536, 100, replace=False)]
@@ -194,8 +202,13 @@ def memory(bench: Bench, model: Path, sizes: list[int]) -> Result:
             "delphi_before_mb": theirs["memory_before"] / 1e6,
         }
     u8 = bench.ours("om-u8", cut, saes, sizes[-1], precision="u8", features=features)
-    ours, theirs = runs[-1]
     peaks = [o["memory_peak"] for o, _ in runs]
+    for n_tokens in alone:
+        run = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, features=features)
+        peaks.append(run["memory_peak"])
+        found[str(n_tokens)] = {"ours_peak_mb": run["memory_peak"] / 1e6, "ours_read_ms": run["read_ms"],
+                                "ours_f32_bytes_per_nonzero": ours_bytes(run)}  # fmt: skip
+    ours, theirs = runs[-1]
     return {
         "memory": found | {"ours_largest_to_smallest": max(peaks) / min(peaks)},
         "bytes_per_nonzero": {"ours_f32": ours_bytes(ours), "ours_u8": ours_bytes(u8), "delphi": {
