@@ -163,15 +163,20 @@ def speed(bench: Bench, model: Path, n_tokens: int, turns: int) -> Result:
 
 
 def compare(pairs: list[tuple[Result, Result]]) -> Result:
-    """Tokens a second of both, their ratio turn by turn, and whether both found the same nonzeros."""
+    """Tokens a second of both, their ratio turn by turn, and whether both found the same nonzeros.
+
+    The ratio of processor seconds a token says the same on a machine that others use too.
+    """
     ours = [o["n_tokens"] / o["seconds"] for o, _ in pairs]
     theirs = [d["n_tokens"] / d["seconds"] for _, d in pairs]
     ratios = [o / d for o, d in zip(ours, theirs, strict=True)]
+    cpu = [(d["cpu_seconds"] / d["n_tokens"]) / (o["cpu_seconds"] / o["n_tokens"]) for o, d in pairs]
     return {
         "ours_tokens_per_second": ours,
         "delphi_tokens_per_second": theirs,
         "ratio_median": median(ratios),
         "ratio_least": min(ratios),
+        "cpu_ratio_median": median(cpu),
         "n_tokens": [pairs[0][0]["n_tokens"], pairs[0][1]["n_tokens"]],
         "same_text": agreement(*pairs[0]),
     }
@@ -193,7 +198,8 @@ def memory(bench: Bench, model: Path, sizes: list[int], alone: list[int]) -> Res
     for n_tokens in sizes:
         last = n_tokens == sizes[-1]
         theirs = bench.delphi(f"dm-{n_tokens}", cut, saes, n_tokens, features if last else [])
-        ours = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, features=features if last else [])
+        more = {"features": features if last else [], "n_rows": theirs["n_rows"]}
+        ours = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, **more)
         runs.append((ours, theirs))
         found[str(n_tokens)] = {
             "ours_peak_mb": ours["memory_peak"] / 1e6,
@@ -210,6 +216,7 @@ def memory(bench: Bench, model: Path, sizes: list[int], alone: list[int]) -> Res
                                 "ours_f32_bytes_per_nonzero": ours_bytes(run)}  # fmt: skip
     ours, theirs = runs[-1]
     return {
+        "same_text": agreement(*runs[0]),
         "memory": found | {"ours_largest_to_smallest": max(peaks) / min(peaks)},
         "bytes_per_nonzero": {"ours_f32": ours_bytes(ours), "ours_u8": ours_bytes(u8), "delphi": {
             "files": theirs["file_bytes"] / theirs["nonzeros"],

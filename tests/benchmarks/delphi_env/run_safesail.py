@@ -29,14 +29,15 @@ def main() -> None:
     config = HarvestConfig(n_ctx=plan["n_ctx"], n_tokens=plan["n_tokens"], precision=plan["precision"])
     store = Path(plan["out"])
     before = peak_bytes()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with open_writer(store) as db:
         report = harvest(db, HarvestJob(subject, saes, [plan["text"]], config), quiet=True)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     with open_reader(store) as db:
         result: dict[str, Any] = {
             "n_tokens": report.n_tokens,
             "seconds": seconds,
+            "cpu_seconds": cpu,
             "nonzeros": report.n_nonzeros,
             "memory_before": before,
             "memory_peak": peak_bytes(),
