@@ -81,7 +81,10 @@ class Bench:
         )
         if done.returncode != 0:
             raise SystemExit(f"{script} ended with {done.returncode}: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        result: Result = json.loads(done.stdout.splitlines()[-1])
+        said = {key: value for key, value in result.items() if key != "counts"}
+        sys.stderr.write(f"{name}: {json.dumps(said)}\n")
+        return result
 
 
 def main() -> None:
@@ -104,6 +107,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=16_000, help="Of each run of speed.")
     parser.add_argument("--turns", type=int, default=2, help="Runs of each side and layer.")
     parser.add_argument("--memory-tokens", type=int, nargs="+", default=[50_000, 200_000])
+    parser.add_argument(
+        "--ours-alone", type=int, nargs="*", default=[800_000], help="Sizes too long for delphi."
+    )
     parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
@@ -128,14 +134,16 @@ def measure(options: argparse.Namespace) -> Result:
     model = fetch("smollm2", cache=cache_dir(), quiet=True)
     with tempfile.TemporaryDirectory(prefix="bench-delphi-") as name:
         scratch = Path(name)
-        most = max([options.tokens, *options.memory_tokens]) if options.part != "speed" else options.tokens
-        text, rows = write_texts(options.texts, model, scratch, most)
+        sizes = [options.tokens]
+        if options.part != "speed":
+            sizes += [*options.memory_tokens, *options.ours_alone]
+        text, rows = write_texts(options.texts, model, scratch, max(sizes))
         bench = Bench(options.delphi_python, scratch, text, rows, options.threads)
         result: Result = {"threads": options.threads, "n_ctx": N_CTX}
         if options.part != "memory":
             result["speed"] = speed(bench, model, options.tokens, options.turns)
         if options.part != "speed":
-            result |= memory(bench, model, options.memory_tokens)
+            result |= memory(bench, model, options.memory_tokens, options.ours_alone)
     return result
 
 
@@ -155,15 +163,20 @@ def speed(bench: Bench, model: Path, n_tokens: int, turns: int) -> Result:
 
 
 def compare(pairs: list[tuple[Result, Result]]) -> Result:
-    """Tokens a second of both, their ratio turn by turn, and whether both found the same nonzeros."""
+    """Tokens a second of both, their ratio turn by turn, and whether both found the same nonzeros.
+
+    The ratio of processor seconds a token says the same on a machine that others use too.
+    """
     ours = [o["n_tokens"] / o["seconds"] for o, _ in pairs]
     theirs = [d["n_tokens"] / d["seconds"] for _, d in pairs]
     ratios = [o / d for o, d in zip(ours, theirs, strict=True)]
+    cpu = [(d["cpu_seconds"] / d["n_tokens"]) / (o["cpu_seconds"] / o["n_tokens"]) for o, d in pairs]
     return {
         "ours_tokens_per_second": ours,
         "delphi_tokens_per_second": theirs,
         "ratio_median": median(ratios),
         "ratio_least": min(ratios),
+        "cpu_ratio_median": median(cpu),
         "n_tokens": [pairs[0][0]["n_tokens"], pairs[0][1]["n_tokens"]],
         "same_text": agreement(*pairs[0]),
     }
@@ -175,8 +188,8 @@ def agreement(ours: Result, theirs: Result) -> Result:
     return {"ours": int(a.sum()), "delphi": int(b.sum()), "differ": float(abs(a - b).sum() / b.sum())}
 
 
-def memory(bench: Bench, model: Path, sizes: list[int]) -> Result:
-    """Peak memory by number of tokens; bytes a nonzero and times to read at the largest."""
+def memory(bench: Bench, model: Path, sizes: list[int], alone: list[int]) -> Result:
+    """Peak memory by number of tokens; bytes a nonzero and times to read at the largest that delphi ran."""
     cut = first_layer(model, bench.scratch / "first-layer")
     saes = {0: moved(ROOT / "data" / "saes" / "smollm2-l6-mlp-k32", bench.scratch / "moved-l0")}
     features = [int(f) for f in np.random.default_rng(0).choice(1536, 100, replace=False)]
@@ -185,7 +198,8 @@ def memory(bench: Bench, model: Path, sizes: list[int]) -> Result:
     for n_tokens in sizes:
         last = n_tokens == sizes[-1]
         theirs = bench.delphi(f"dm-{n_tokens}", cut, saes, n_tokens, features if last else [])
-        ours = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, features=features if last else [])
+        more = {"features": features if last else [], "n_rows": theirs["n_rows"]}
+        ours = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, **more)
         runs.append((ours, theirs))
         found[str(n_tokens)] = {
             "ours_peak_mb": ours["memory_peak"] / 1e6,
@@ -194,9 +208,15 @@ def memory(bench: Bench, model: Path, sizes: list[int]) -> Result:
             "delphi_before_mb": theirs["memory_before"] / 1e6,
         }
     u8 = bench.ours("om-u8", cut, saes, sizes[-1], precision="u8", features=features)
-    ours, theirs = runs[-1]
     peaks = [o["memory_peak"] for o, _ in runs]
+    for n_tokens in alone:
+        run = bench.ours(f"om-{n_tokens}", cut, saes, n_tokens, features=features)
+        peaks.append(run["memory_peak"])
+        found[str(n_tokens)] = {"ours_peak_mb": run["memory_peak"] / 1e6, "ours_read_ms": run["read_ms"],
+                                "ours_f32_bytes_per_nonzero": ours_bytes(run)}  # fmt: skip
+    ours, theirs = runs[-1]
     return {
+        "same_text": agreement(*runs[0]),
         "memory": found | {"ours_largest_to_smallest": max(peaks) / min(peaks)},
         "bytes_per_nonzero": {"ours_f32": ours_bytes(ours), "ours_u8": ours_bytes(u8), "delphi": {
             "files": theirs["file_bytes"] / theirs["nonzeros"],

@@ -37,8 +37,8 @@ TABLES = ("documents", "windows", "activations_f32", "activation_bins", "feature
 
 
 def digest(db: Db) -> dict[str, str]:
-    """SHA-256 of every table's rows in the order in which they are stored."""
-    return {t: hashlib.sha256(repr(rows(db, f"FROM {t}")).encode()).hexdigest() for t in TABLES}
+    """SHA-256 of every table's rows, in one order."""
+    return {t: hashlib.sha256(repr(rows(db, f"FROM {t} ORDER BY ALL")).encode()).hexdigest() for t in TABLES}
 
 
 def load_from(model: str, saes: list[str], fault: str = "", marker: str = "") -> Loaded:

@@ -33,7 +33,7 @@ def main() -> None:
     out = Path(plan["out"])
     out.mkdir(parents=True)
     before = peak_bytes()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     cache = LatentCache(
         model, {hook: partial(sae_dense_latents, sae=c) for hook, c in coders.items()}, config.batch_size
     )
@@ -41,7 +41,7 @@ def main() -> None:
     ran = time.perf_counter()
     cache.save_splits(config.n_splits, out)
     cache.save_config(out, config, plan["model"])
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     # Its last partial batch is left out by delphi itself.
     n_rows = len(rows) // config.batch_size * config.batch_size
     nonzeros = {hook: len(a) for hook, a in cache.cache.latent_activations.items()}
@@ -51,6 +51,7 @@ def main() -> None:
         "n_tokens": n_rows * (rows.shape[1] - 1),
         "n_rows": n_rows,
         "seconds": seconds,
+        "cpu_seconds": cpu,
         "seconds_saving": seconds - (ran - start),
         "nonzeros": sum(nonzeros.values()),
         "counts": torch.bincount(

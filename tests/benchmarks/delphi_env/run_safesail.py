@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.sae.load import open_sae
 from safesail.store.connection import Db, open_reader, open_writer
+from safesail.store.exemplars import fetch_windows, find_feature
 from safesail.store.sql import rows, value
 from safesail.subject.model import SubjectModel
 
@@ -27,14 +29,15 @@ def main() -> None:
     config = HarvestConfig(n_ctx=plan["n_ctx"], n_tokens=plan["n_tokens"], precision=plan["precision"])
     store = Path(plan["out"])
     before = peak_bytes()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     with open_writer(store) as db:
         report = harvest(db, HarvestJob(subject, saes, [plan["text"]], config), quiet=True)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     with open_reader(store) as db:
         result: dict[str, Any] = {
             "n_tokens": report.n_tokens,
             "seconds": seconds,
+            "cpu_seconds": cpu,
             "nonzeros": report.n_nonzeros,
             "memory_before": before,
             "memory_peak": peak_bytes(),
@@ -70,15 +73,20 @@ def counts(db: Db, sae_id: str, d_sae: int, n_rows: int, n_ctx: int) -> list[int
 
 
 def read_times(db: Db, sae_id: str, features: list[int]) -> dict[str, float]:
-    """Milliseconds to one feature's top windows, with their tokens and activations."""
+    """Milliseconds to one feature's top windows, with their tokens and activations, by the store's own readers."""
     milliseconds: list[float] = []
-    for feature in features:
+    for index in features:
         start = time.perf_counter()
-        rows(
+        f = find_feature(db, FeatureId(sae_id, index))
+        top = rows(
             db,
-            'FROM exemplars WHERE sae_id = ? AND "index" = ? ORDER BY maximum DESC LIMIT ?',
-            [sae_id, feature, N_WINDOWS],
+            """
+            SELECT token // ?, max(value) FROM activations WHERE sae_key = ? AND feature = ?
+            GROUP BY 1 ORDER BY 2 DESC LIMIT ?
+            """,
+            [f.n_ctx, f.sae_key, index, N_WINDOWS],
         )
+        fetch_windows(db, f, [int(r[0]) for r in top])
         milliseconds.append(1000 * (time.perf_counter() - start))
     return {"median": median(milliseconds), "p95": float(np.quantile(milliseconds, 0.95))}
 
