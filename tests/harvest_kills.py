@@ -1,7 +1,7 @@
 """Harvests that are killed at random moments and started again, held against one that nobody disturbed.
 
 Each harvest runs in a process of its own. It is killed (SIGKILL) after a random time, counted from the moment its model
-was loaded, and started again, until it comes to its end. Then every table is compared with that of the undisturbed
+was loaded and evenly drawn over the time of an undisturbed harvest, and started again, until it comes to its end. Then every table is compared with that of the undisturbed
 harvest, row by row.
 """
 
@@ -19,9 +19,6 @@ from safesail.errors import SafeSailError
 from safesail.harvest.config import HarvestConfig
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import one, rows
-
-ROUNDS_A_HARVEST = 6
-"""Kills come this often within the time of an undisturbed harvest, on average twice that."""
 
 TABLES = {
     "documents": "SELECT * EXCLUDE (harvest_key) FROM documents",
@@ -90,11 +87,15 @@ def kill_and_resume(setup: Setup, folder: Path, *, n_kills: int, seed: int) -> O
     seconds = run_alone(setup, folder / "undisturbed.duckdb").seconds
     expected = contents(folder / "undisturbed.duckdb")
     moments: Counter[str] = Counter()
+
+    def next_kill() -> float | None:
+        return draw.uniform(0, seconds) if moments.total() < n_kills else None
+
     differing: Counter[str] = Counter()
     harvests = 0
     while moments.total() < n_kills:
         store = folder / f"{harvests}.duckdb"
-        while run_alone(setup, store, kill_after=draw.uniform(0, 2 * seconds / ROUNDS_A_HARVEST)).killed:
+        while run_alone(setup, store, kill_after=next_kill()).killed:
             moments[_left_behind(store, len(expected["shards"]))] += 1
         found = contents(store)
         differing.update(name for name in TABLES if found[name] != expected[name])

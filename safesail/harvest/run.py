@@ -125,6 +125,7 @@ def harvest(
         new_tokens = 0
         if record.finished:
             clear_staging(db, record)
+            _check_pipe(record, job)
         else:
             new_tokens = _run_shards(db, record, job, engine or LocalEngine(), quiet=quiet)
             record = _finish(db, record, job)
@@ -138,6 +139,12 @@ def harvest(
         new_tokens=new_tokens,
         seconds=perf_counter() - started,
     )
+
+
+def _check_pipe(record: HarvestRecord, job: HarvestJob) -> None:
+    """A pipe has no name by which its text is known: that it is the text of the finished harvest is looked at."""
+    if "-" in job.sources and not _reads_the_same(record, job):
+        raise _changed("standard input holds other text")
 
 
 def _check(job: HarvestJob) -> None:

@@ -5,9 +5,10 @@ import gzip
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safesail.domain.ids import content_id
 from safesail.domain.records import Document
@@ -53,7 +54,8 @@ def read_documents(sources: Sequence[str], *, column: str | None = None, seed: i
     """
     seen: set[str] = set()
     for source in sources:
-        for name, text in _texts(source, column):
+        for name, read in _texts(source, column):
+            text = _mended(read)
             document_id = content_id(text)
             if text.strip() and document_id not in seen:
                 seen.add(document_id)
@@ -62,7 +64,7 @@ def read_documents(sources: Sequence[str], *, column: str | None = None, seed: i
 
 def _texts(source: str, column: str | None) -> Iterator[tuple[str, str]]:
     if source == "-":
-        yield "stdin", sys.stdin.read()
+        yield "stdin", _piped(sys.stdin)
         return
     if source.startswith("hf:"):
         for text in _column_texts(_hub_rows(source), column, source):
@@ -71,6 +73,24 @@ def _texts(source: str, column: str | None) -> Iterator[tuple[str, str]]:
     for path, name in _files(source):
         for text in _file_texts(path, column):
             yield name, text
+
+
+@lru_cache(maxsize=1)
+def _piped(stream: TextIO) -> str:
+    """All of a pipe; kept, as it can be read once and a harvest may need to look again whether its text is the same."""
+    try:
+        return stream.read()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"standard input is not UTF-8 text (byte {error.start}); convert it first"
+        ) from error
+
+
+def _mended(text: str) -> str:
+    r"""The text with halves of characters, such as `\ud83d` in JSON, joined where both are there, else U+FFFD."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _files(source: str) -> list[tuple[Path, str]]:

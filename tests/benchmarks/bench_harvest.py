@@ -67,13 +67,13 @@ def main() -> None:
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
-def texts_file(folder: Path, n_characters: int) -> Path:
-    """Documents of 1,500 characters out of wikitext2, numbered anew when the set is read again."""
+def texts_file(folder: Path, n_characters: int, *, a_document: int = 1_500) -> Path:
+    """Documents of so many characters out of wikitext2, numbered anew when the set is read again."""
     whole = "\n".join(f.read_text() for f in sorted((SHARED / "data" / "wikitext2").glob("*.txt")))
     path = folder / "texts.jsonl"
     with path.open("w", encoding="utf-8") as file:
-        for n, start in enumerate(range(0, n_characters, 1_500)):
-            part = whole[start % len(whole) : start % len(whole) + 1_500]
+        for n, start in enumerate(range(0, n_characters, a_document)):
+            part = whole[start % len(whole) : start % len(whole) + a_document]
             file.write(json.dumps({"text": f"{n}. {part}"}) + "\n")
     return path
 

@@ -1,5 +1,6 @@
 """Harvests of a tiny real model: every nonzero once, whatever happens on the way."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,59 @@ def test_no_token_is_lost_or_doubled_and_splits_are_by_document(
         value(db, "SELECT max(n) FROM (SELECT count(DISTINCT split) n FROM windows GROUP BY document_id)")
         == 1
     )
+
+
+def test_every_script_and_broken_characters_come_back_as_token_strings(
+    db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path
+) -> None:
+    texts = [
+        "熊 🐻 und Wärme",
+        "مرحبا بالعالم",
+        "नमस्ते",
+        "fam 👨\u200d👩\u200d👧",
+        "half \ufffd end",
+        "熊 🐻 und Wärme",
+    ]
+    harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", texts), n_ctx=7), quiet=True)
+    stored = dict(rows(db, "SELECT text, document_id FROM documents"))
+    assert stored.keys() == set(texts)  # the text that came twice is there once
+    for text, document_id in stored.items():
+        tokens = value(
+            db, f"SELECT string_agg(array_to_string(tokens, ''), '' ORDER BY start) FROM windows"
+            f" WHERE document_id = '{document_id}'",
+        )  # fmt: skip
+        # Each token is a byte: those of a character that is split are written \\xe7 and so on.
+        assert (
+            tokens.encode("latin-1", "backslashreplace").decode("unicode_escape").encode("latin-1")
+            == text.encode()
+        )
+
+
+def test_no_test_window_shares_a_document_with_a_train_window(
+    db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path
+) -> None:
+    harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", [*TEXTS, *MANY, *TEXTS])), quiet=True)
+    shared = "SELECT count(*) FROM windows a JOIN windows b USING (harvest_key, document_id) WHERE a.split <> b.split"
+    assert value(db, shared) == 0
+    assert value(db, "SELECT count(DISTINCT split) FROM windows") == 3
+    assert value(db, "SELECT count(*) FROM documents") == len({*TEXTS, *MANY})
+
+
+def test_other_text_in_a_pipe_is_not_taken_for_the_finished_one(
+    db: Db, subject: SubjectModel, saes: list[SAE], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped = HarvestJob(subject, saes, ["-"], CONFIG)
+
+    def run(text: str, *, replace: bool = False) -> int:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        return harvest(db, piped, replace=replace, quiet=True).new_tokens
+
+    assert run(TEXTS[0]) > 0
+    assert run(TEXTS[0]) == 0
+    with pytest.raises(FingerprintError, match="standard input holds other text"):
+        run(TEXTS[1])
+    assert run(TEXTS[1], replace=True) > 0
+    assert rows(db, "SELECT text FROM documents") == [(TEXTS[1],)]
 
 
 def test_order_of_documents_and_batches_change_nothing(

@@ -1,10 +1,12 @@
 """Cutting text into shards and batches."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safesail.domain.ids import content_id
 from safesail.domain.records import Document
+from safesail.errors import DataError
 from safesail.harvest.shards import batches_by_length, cut_shards, cut_windows, in_sample
 
 
@@ -48,3 +50,18 @@ def test_sample_is_near_its_share_and_the_same_every_time() -> None:
     drawn = [i for i in ids if in_sample(i, 0.2, seed=3)]
     assert drawn == [i for i in ids if in_sample(i, 0.2, seed=3)]
     assert 340 < len(drawn) < 460  # 400 expected, 3.4 standard deviations of 17.9
+
+
+def test_a_document_that_breaks_the_tokenizer_is_named() -> None:
+    def breaks(text: str) -> list[int]:
+        if text.startswith("001"):
+            raise RuntimeError("no such\nbyte")
+        return tokenize(text)
+
+    made = documents([5, 5, 5])
+    shards = cut_shards(made, breaks, shard_tokens=5, n_tokens=None)
+    assert next(shards).documents[0].document == made[0]  # what came before stands
+    with pytest.raises(
+        DataError, match=f"cannot take document {made[1].document_id} of test .no such byte.;"
+    ):
+        next(shards)

@@ -79,6 +79,21 @@ def test_standard_input_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None
     assert (document.text, document.source) == ("from a pipe", "stdin")
 
 
+def test_a_pipe_is_read_once_and_can_be_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
+    assert texts("-") == texts("-") == ["from a pipe"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("from another"))
+    assert texts("-") == ["from another"]
+
+
+def test_halves_of_characters_are_joined_or_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(
+        '{"text": "whole \\ud83d\\ude00"}\n{"text": "half \\ud83d end"}\n{"text": "plain 🐻 \u718a"}\n',
+        encoding="utf-8",
+    )
+    assert texts(tmp_path / "a.jsonl") == ["whole \U0001f600", "half \ufffd end", "plain \U0001f43b \u718a"]
+
+
 def test_a_csv_field_may_be_long(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\n" + "x" * 200_000 + "\n", encoding="utf-8")
     assert len(texts(tmp_path / "a.csv")[0]) == 200_000
