@@ -44,7 +44,14 @@ def find_batch_tokens(
     return search(run, _memory_used, limit=limit, most=min(most, LARGEST))
 
 
-def search(run: Callable[[int], None], used: Callable[[], int], *, limit: float, most: int) -> int:
+def search(
+    run: Callable[[int], None],
+    used: Callable[[], int],
+    *,
+    limit: float,
+    most: int,
+    clock: Callable[[], float] = perf_counter,
+) -> int:
     """Double the batch while the next doubling fits and pays.
 
     Args:
@@ -52,16 +59,17 @@ def search(run: Callable[[int], None], used: Callable[[], int], *, limit: float,
         used: Most bytes that were ever in use.
         limit: In bytes.
         most: No batch is larger than this, unless it is below `SMALLEST`.
+        clock: Seconds.
     """
     best, speed = SMALLEST, 0.0
     size = SMALLEST
     while size <= max(most, SMALLEST):
-        before, start = used(), perf_counter()
+        before, start = used(), clock()
         try:
             run(size)
         except RuntimeError:  # torch's out-of-memory error is one
             return best
-        found = size / (perf_counter() - start)
+        found = size / (clock() - start)
         grown = used() - before
         if used() > limit or found < WORTH * speed:
             return best

@@ -1,6 +1,5 @@
 """The search for a batch size, and that its answer changes no row."""
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,41 +21,44 @@ class Machine:
         self, *, fixed: float = 0.0, per_token: float = 0.0, bytes_a_token: int = 0, there: float = np.inf
     ) -> None:
         self.fixed, self.per_token, self.bytes_a_token, self.there = fixed, per_token, bytes_a_token, there
-        self.peak, self.ran = 0, list[int]()
+        self.peak, self.now, self.ran = 0, 0.0, list[int]()
 
     def run(self, size: int) -> None:
         self.ran.append(size)
         if size * self.bytes_a_token > self.there:
             raise RuntimeError("out of memory")
         self.peak = max(self.peak, size * self.bytes_a_token)
-        time.sleep(self.fixed + self.per_token * size)
+        self.now += self.fixed + self.per_token * size
 
     def used(self) -> int:
         return self.peak
 
+    def search(self, *, limit: float, most: int) -> int:
+        return search(self.run, self.used, limit=limit, most=most, clock=lambda: self.now)
+
 
 def test_it_doubles_while_a_batch_costs_the_same_whatever_its_size() -> None:
     machine = Machine(fixed=0.01)
-    assert search(machine.run, machine.used, limit=1e9, most=8 * SMALLEST) == 8 * SMALLEST
+    assert machine.search(limit=1e9, most=8 * SMALLEST) == 8 * SMALLEST
     assert machine.ran == [SMALLEST, 2 * SMALLEST, 4 * SMALLEST, 8 * SMALLEST]
 
 
 def test_it_stops_where_doubling_does_not_pay() -> None:
     machine = Machine(per_token=0.02 / SMALLEST)
-    assert search(machine.run, machine.used, limit=1e9, most=64 * SMALLEST) == SMALLEST
+    assert machine.search(limit=1e9, most=64 * SMALLEST) == SMALLEST
     assert machine.ran == [SMALLEST, 2 * SMALLEST]
 
 
 def test_no_batch_runs_that_would_pass_the_limit() -> None:
     machine = Machine(fixed=0.01, bytes_a_token=1000)
     limit = 1000.0 * 5 * SMALLEST
-    assert search(machine.run, machine.used, limit=limit, most=64 * SMALLEST) == 4 * SMALLEST
+    assert machine.search(limit=limit, most=64 * SMALLEST) == 4 * SMALLEST
     assert machine.peak <= limit
 
 
 def test_running_out_of_memory_gives_the_last_batch_that_fitted() -> None:
     machine = Machine(fixed=0.01, bytes_a_token=1, there=3 * SMALLEST)
-    assert search(machine.run, machine.used, limit=1e9, most=64 * SMALLEST) == 2 * SMALLEST
+    assert machine.search(limit=1e9, most=64 * SMALLEST) == 2 * SMALLEST
 
 
 def test_the_batch_that_is_found_is_remembered_and_changes_no_row(
