@@ -1,77 +1,23 @@
 """The built-in model, from windows to scores, on features planted in real text."""
 
 import asyncio
-import hashlib
-import json
-import re
 
 import numpy as np
 import pytest
 
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar, Explanation, Split, Window
+from safesail.domain.records import Exemplar, Explanation, Split
 from safesail.explain.config import ExplainConfig
 from safesail.explain.explainer import Explainer
 from safesail.llm.lexical import LexicalModel
-from safesail.resources import resource_dir
 from safesail.scoring.config import ScoringConfig
 from safesail.scoring.run import chance_partner, score_feature
 from safesail.store.connection import Db
 from safesail.store.explanations import DetailedScore
 from tests.made_windows import metered
+from tests.planted import noise, planted, windows
 
-PLANTED = {
-    0: r" ?(?:attack|kill|bomb|shoot|murder|stab|assault)\w*",
-    1: r" (?:court|judge|lawyer|jury|trial|prosecut|sentenc)\w*",
-    2: r" (?:money|bank|pay|paid|price|account|debt)\w*",
-    3: r" (?:vote|minister|parliament|election|party|president)\w*",
-    4: r" (?:he|she|his|her)",
-    5: r" \d+",
-    6: r" (?:said|asked|told)",
-    7: r" (?:doctor|nurse|patient|hospital|medic|drug)\w*",
-}
-"""Tokens on which a feature fires, by number."""
-
-
-def documents() -> list[str]:
-    folder = resource_dir("data") / "texts"
-    lines = [
-        line
-        for name in ("ordinary", "safety")
-        for line in (folder / f"{name}.jsonl").read_text().splitlines()
-    ]
-    return [json.loads(line)["text"] for line in lines]
-
-
-def windows(split: Split) -> list[Window]:
-    found: list[Window] = []
-    for number, text in enumerate(documents()):
-        if (number % 2 == 0) != (split == "train"):
-            continue
-        tokens = re.findall(r" ?\w+| ?[^\w\s]|\s", text)
-        for start in range(0, len(tokens) - 63, 64):
-            piece = tuple(tokens[start : start + 64])
-            found.append(Window(f"d{number}", start, tuple(range(64)), piece, split))
-    return found
-
-
-def noise(*parts: object) -> float:
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
-def planted(number: int, window: Window) -> Exemplar:
-    """Strength 4 to 10 on nine in ten of its tokens, and weak activity on one in a hundred of all others."""
-    activations: list[float] = []
-    for i, token in enumerate(window.tokens):
-        draw = noise(number, window.document_id, window.start + i)
-        if re.fullmatch(PLANTED[number], token, re.I):
-            activations.append(4.0 + 6.0 * draw if draw < 0.9 else 0.0)
-        else:
-            activations.append(1.0 if draw < 0.01 else 0.0)
-    active = max(activations) > 0
-    kind = "active" if active else "random"
-    return Exemplar(FeatureId("planted", number), window, tuple(activations), kind, int(max(activations) > 2))
+N_FEATURES = 8
 
 
 def pick(number: int, split: Split) -> list[Exemplar]:
@@ -90,7 +36,7 @@ def test_planted_features_score_far_above_chance(db: Db, method: str) -> None:
 
     async def run() -> list[DetailedScore]:
         explained: dict[FeatureId, Explanation] = {}
-        for number in PLANTED:
+        for number in range(N_FEATURES):
             shown = pick(number, "train")
             active = [e for e in shown if e.kind == "active"]
             controls = [e for e in shown if e.kind != "active"]
@@ -109,7 +55,7 @@ def test_planted_features_score_far_above_chance(db: Db, method: str) -> None:
     scores = asyncio.run(run())
     values = [s.value for s in scores if s.value is not None]
     chances = [s.chance for s in scores if s.chance is not None]
-    assert len(values) == len(PLANTED)
+    assert len(values) == N_FEATURES
     assert np.mean(values) - np.mean(chances) > 0.4, (values, chances)
     better = [s.value > s.chance for s in scores if s.value is not None and s.chance is not None]
     assert all(better), (values, chances)
