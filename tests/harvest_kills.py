@@ -1,7 +1,7 @@
 """Harvests that are killed at random moments and started again, held against one that nobody disturbed.
 
 Each harvest runs in a process of its own. It is killed (SIGKILL) after a random time, counted from the moment its
-model was loaded and evenly drawn over the time of an undisturbed harvest, and started again, until it comes to its end.
+model was loaded and drawn evenly over the time of an undisturbed harvest, and started again, until it comes to its end.
 Then every table is compared with that of the undisturbed harvest, row by row.
 """
 
