@@ -34,7 +34,7 @@ def catalog() -> None:
 def query(
     sql: str, as_csv: bool, parquet: Path | None, timeout: float, memory: str, store: Path, as_json: bool
 ) -> None:
-    r"""Ask the store in SQL: read-only, with no file, network or setting in reach.
+    """Ask the store in SQL: read-only, with no file, network or setting in reach.
 
     \b
     Example:
@@ -76,7 +76,7 @@ def search(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Find features whose explanations match TEXT, by their words and by their meaning.
+    """Find features whose explanations match TEXT, by their words and by their meaning.
 
     \b
     Example:
@@ -106,7 +106,7 @@ def search(
 @store_option()
 @json_option()
 def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
-    r"""Print all that is known of one FEATURE (SAE#INDEX), with its windows.
+    """Print all that is known of one FEATURE (SAE#INDEX), with its windows.
 
     \b
     Example:
@@ -177,7 +177,7 @@ def release(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Write the catalog to OUT (a folder, or a .zip): same store, same bytes.
+    """Write the catalog to OUT (a folder, or a .zip): same store, same bytes.
 
     \b
     Example:
@@ -238,7 +238,7 @@ def import_(
     store: Path,
     as_json: bool,
 ) -> None:
-    r"""Bring in what others released; a second time changes nothing.
+    """Bring in what others released; a second time changes nothing.
 
     \b
     Example:

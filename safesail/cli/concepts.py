@@ -18,7 +18,7 @@ def concepts() -> None:
 @click.argument("sources", nargs=-1, required=True)
 @json_option()
 def check(sources: tuple[str, ...], as_json: bool) -> None:
-    r"""Hold concept pairs (YAML, CSV, JSONL, or a folder of them) to the rules of a contrastive pair.
+    """Hold concept pairs (YAML, CSV, JSONL, or a folder of them) to the rules of a contrastive pair.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def check(sources: tuple[str, ...], as_json: bool) -> None:
 def generate(
     out: Path | None, config: Path | None, store: Path, as_json: bool, quiet: bool, **wanted: Any
 ) -> None:
-    r"""Have a chat model write contrast pairs for the concept NAME (`domain.name`), each checked before it is kept.
+    """Have a chat model write contrast pairs for the concept NAME (`domain.name`), each checked before it is kept.
 
     Ends with code 3 where fewer than --n could be kept. The same command again asks nothing anew.
 

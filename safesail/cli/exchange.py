@@ -18,7 +18,7 @@ from safesail.cli.output import plain, print_json, print_table
 )
 @quiet_option()
 def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
-    r"""Get a release from a path, a zip, an https address or hf:ORG/NAME[@REVISION], and verify all of it.
+    """Get a release from a path, a zip, an https address or hf:ORG/NAME[@REVISION], and verify all of it.
 
     \b
     Example:
@@ -68,7 +68,7 @@ def export(out: Path, form: str, origin: str | None, lang: str, store: Path, as_
 @click.option("--clear", is_flag=True, help="Take back what a person said of this tag.")
 @store_option()
 def tag(feature: str, name: str, severity: int | None, remove: bool, clear: bool, store: Path) -> None:
-    r"""Correct a FEATURE's tag NAME by hand; later runs keep it.
+    """Correct a FEATURE's tag NAME by hand; later runs keep it.
 
     \b
     Example:

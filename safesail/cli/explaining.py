@@ -87,7 +87,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 @json_option()
 @quiet_option()
 def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any) -> None:
-    r"""Explain the candidate features of an SAE and score the explanations, within a budget.
+    """Explain the candidate features of an SAE and score the explanations, within a budget.
 
     The most valuable features come first, and each is finished, explained and scored, before money goes to the
     next; what was asked before comes from the cache and costs nothing.
@@ -115,7 +115,7 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
 @json_option()
 @quiet_option()
 def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
-    r"""Score explanations that exist, with another simulator or method.
+    """Score explanations that exist, with another simulator or method.
 
     \b
     Example:

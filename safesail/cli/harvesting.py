@@ -95,7 +95,7 @@ from safesail.cli.output import plain, print_json, print_table
 @json_option()
 @quiet_option()
 def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
-    r"""Run the subject model over text and store the SAEs' nonzero activations.
+    """Run the subject model over text and store the SAEs' nonzero activations.
 
     Killed, it goes on where it stopped when it is started again; finished, it does nothing.
 

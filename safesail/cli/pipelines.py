@@ -18,7 +18,7 @@ from safesail.cli.output import print_json
 @json_option()
 @quiet_option()
 def run(pipeline: str, out: Path | None, as_json: bool, quiet: bool) -> None:
-    r"""Run a whole pipeline: select, harvest, explain, score, release.
+    """Run a whole pipeline: select, harvest, explain, score, release.
 
     PIPELINE is a YAML file, or the name of one that comes with Safe-SAIL, such as `demo`. What is done
     already is not done again, and a killed run goes on where it stopped.

@@ -45,7 +45,7 @@ def select_sae(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Rank SAEs by how well single features isolate concepts, at zero LLM tokens.
+    """Rank SAEs by how well single features isolate concepts, at zero LLM tokens.
 
     \b
     Examples:

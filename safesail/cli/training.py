@@ -39,7 +39,7 @@ def train_sae(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Train a family of TopK SAEs together, in one pass of the subject model.
+    """Train a family of TopK SAEs together, in one pass of the subject model.
 
     \b
     Example:

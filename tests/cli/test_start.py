@@ -53,3 +53,8 @@ def safesail(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
     )
+
+
+def test_help_shows_examples_line_by_line() -> None:
+    text = safesail("explain", "--help").stdout
+    assert "Examples:\n      safesail explain --budget 10k --dry-run\n" in text
