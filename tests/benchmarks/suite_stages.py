@@ -163,7 +163,7 @@ def pair_maxima(
     for number, chunk in enumerate(tqdm(chunks, desc="baselines", unit="chunk", disable=quiet)):
         kept, begun = folder / f"{number}.npz", folder / "begun.npz"
         if not kept.is_file():
-            np.savez(begun, **chunk_maxima(encoder, chunk))
+            np.savez(begun, allow_pickle=False, **chunk_maxima(encoder, chunk))
             begun.replace(kept)
         with np.load(kept) as columns:
             for sae_id, found in parts.items():
