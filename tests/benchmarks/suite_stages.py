@@ -4,6 +4,7 @@ Everything lies in one store, so that a killed run goes on where it was.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from safesail.pipeline.tools import Machine, open_saes
 from safesail.resources import expand
 from safesail.sae.protocol import SAE
 from safesail.selection.activity import text_maxima
-from safesail.selection.batches import cut_chunks, tokenize_pairs
+from safesail.selection.batches import Chunk, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.selection.encode import Encoder
 from safesail.selection.run import select
@@ -37,6 +38,9 @@ from safesail.store.sql import rows, value
 from safesail.subject.model import SubjectModel
 from tests.benchmarks.baselines import alternate, contrast_baselines
 from tests.benchmarks.suite_stats import Option, Tried
+
+Maxima = Float32[np.ndarray, "2 n_pairs d_sae"]
+"""Largest activation of each feature on both sides of pairs."""
 
 OURS = {
     "isolation": "isolation",
@@ -77,8 +81,10 @@ def measure(db: Db, config: PipelineConfig, baselines: Path, *, quiet: bool) -> 
     harvest(db, HarvestJob(subject, saes, [expand(s) for s in config.texts], config.harvest), quiet=quiet)
     if not baselines.is_file():
         safety = [c for c in concepts if c.domain not in config.selection.controls]
-        found = pair_baselines(subject, saes, safety, config.selection, quiet=quiet)
+        pairs = baselines.with_suffix(".parts")
+        found = pair_baselines(subject, saes, safety, config.selection, pairs, quiet=quiet)
         baselines.write_text(json.dumps(found), encoding="utf-8")
+        shutil.rmtree(pairs)
     by_sae = json.loads(baselines.read_text(encoding="utf-8"))
     n_candidates = {r.sae.sae_id: r.n_candidates for r in chosen.ranked}
     return [
@@ -118,11 +124,14 @@ def pair_baselines(
     saes: Sequence[SAE],
     concepts: Sequence[Concept],
     config: SelectionConfig,
+    folder: Path,
     *,
     quiet: bool,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Baselines that need activations on the pairs: by SAE, then by domain or `all`, then by name."""
-    maxima, concept = pair_maxima(subject, saes, concepts, config, quiet=quiet)
+    pairs = tokenize_pairs(concepts, subject.tokenize, subject.n_ctx_max, config)
+    chunks = cut_chunks(pairs, config.batch_tokens)
+    maxima, concept = pair_maxima(subject, saes, chunks, folder, quiet=quiet)
     domain = np.array([c.domain for c in concepts])[concept]
     train = alternate(concept)
     result: dict[str, dict[str, dict[str, float]]] = {}
@@ -139,23 +148,39 @@ def pair_baselines(
 def pair_maxima(
     subject: SubjectModel,
     saes: Sequence[SAE],
-    concepts: Sequence[Concept],
-    config: SelectionConfig,
+    chunks: Sequence[Chunk],
+    folder: Path,
     *,
     quiet: bool,
-) -> tuple[dict[str, Float32[np.ndarray, "2 n_pairs d_sae"]], Int[np.ndarray, " n_pairs"]]:
-    """Largest activation of each feature on both sides of every pair, and the number of the pair's concept."""
-    pairs = tokenize_pairs(concepts, subject.tokenize, subject.n_ctx_max, config)
-    batches = [b for chunk in cut_chunks(pairs, config.batch_tokens) for b in chunk.batches]
+) -> tuple[dict[str, Maxima], Int[np.ndarray, " n_pairs"]]:
+    """Largest activation of each feature on both sides of every pair, and the number of the pair's concept.
+
+    Chunks of pairs are kept in `folder` until all are there, so that a killed run loses one of them at most.
+    """
+    folder.mkdir(exist_ok=True)
     encoder = Encoder(subject, saes)
-    parts: dict[str, list[np.ndarray]] = {sae.info.sae_id: [] for sae in saes}
-    for batch in tqdm(batches, desc="baselines", unit="batch", disable=quiet):
+    parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in saes}
+    for number, chunk in enumerate(tqdm(chunks, desc="baselines", unit="chunk", disable=quiet)):
+        kept, begun = folder / f"{number}.npz", folder / "begun.npz"
+        if not kept.is_file():
+            np.savez(begun, allow_pickle=False, **chunk_maxima(encoder, chunk))
+            begun.replace(kept)
+        with np.load(kept) as columns:
+            for sae_id, found in parts.items():
+                found.append(columns[sae_id])
+    concept = np.concatenate([batch.concepts for chunk in chunks for batch in chunk.batches])
+    return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}, concept
+
+
+def chunk_maxima(encoder: Encoder, chunk: Chunk) -> dict[str, Maxima]:
+    """The same for the pairs of one chunk, by SAE."""
+    parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in encoder.saes}
+    for batch in chunk.batches:
         for sae, acts in encoder.encode(batch):
             n, d_sae = len(batch.pairs), sae.info.d_sae
             found = text_maxima(acts.text, acts.feature, acts.value, 2 * n, d_sae)
             parts[sae.info.sae_id].append(found.reshape(n, 2, d_sae).swapaxes(0, 1))
-    concept = np.concatenate([batch.concepts for batch in batches])
-    return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}, concept
+    return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}
 
 
 def options(db: Db, sae_id: str, controls: Sequence[str], min_windows: int) -> dict[str, list[Option]]:
