@@ -158,11 +158,15 @@ def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
     found = rows(
         db,
         """
-        SELECT a.feature, w.split, count(DISTINCT w.window_id)
-        FROM activations a
-        JOIN saes s USING (sae_key) JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
-        JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
-        WHERE s.sae_id = ? GROUP BY 1, 2
+        SELECT f.feature, w.split, count(*)
+        FROM (
+            SELECT DISTINCT a.feature, h.harvest_key, a.token // h.n_ctx AS window_id
+            FROM activations a
+            JOIN saes s USING (sae_key) JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
+            WHERE s.sae_id = ?
+        ) f
+        JOIN windows w USING (harvest_key, window_id)
+        GROUP BY 1, 2
         """,
         [sae_id],
     )
