@@ -29,8 +29,8 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 N_CTX = 128
-DOCUMENT_CHARACTERS = 60_000
-"""Long documents: windows that are not full, which delphi drops, are few."""
+DOCUMENT_CHARACTERS = 16_000
+"""About 4,000 tokens: the windows that are not full, which delphi is not given, hold few of them."""
 
 TEXTS = ("wikitext2", "us_presidential_speeches", "masc", "gutenberg_sherlock", "muc4_terror_news")
 LAYERS = (6, 14, 22)
@@ -57,7 +57,8 @@ class Bench:
             for layer, path in saes.items()
         }
         plan = {"coders": coders, "rows": str(self.rows), "n_rows": n_tokens // N_CTX, "features": features}
-        return self._child(self.python, "run_delphi.py", name, plan | {"model": str(model)})
+        older = for_older_transformers(model, self.scratch / f"older-{model.name}")
+        return self._child(self.python, "run_delphi.py", name, plan | {"model": str(older)})
 
     def ours(self, name: str, model: Path, saes: dict[int, Path], n_tokens: int, **more: Any) -> Result:
         """One harvest of the documents up to the one that reaches `n_tokens` tokens."""
@@ -281,6 +282,20 @@ def as_sparsify(sae: Path, out: Path) -> Path:
     settings = {"activation": "topk", "num_latents": config["d_sae"], "k": config["k"], "d_in": config["d_in"],
                 "normalize_decoder": False}  # fmt: skip
     (out / "cfg.json").write_text(json.dumps(settings))
+    return out
+
+
+def for_older_transformers(model: Path, out: Path) -> Path:
+    """The same model where transformers 4 finds its rotary base: without it, it silently takes another."""
+    if out.is_dir():
+        return out
+    out.mkdir()
+    for file in model.iterdir():
+        if file.name != "config.json":
+            (out / file.name).symlink_to(file.resolve())
+    config = json.loads((model / "config.json").read_text())
+    rotary = config.get("rope_parameters") or {}
+    (out / "config.json").write_text(json.dumps({"rope_theta": rotary.get("rope_theta", 10_000.0)} | config))
     return out
 
 
