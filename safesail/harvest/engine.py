@@ -36,7 +36,7 @@ class Engine(Protocol):
 
     def run(
         self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
-    ) -> Iterator[ShardResult]:
+    ) -> Generator[ShardResult, None, None]:
         """Results, in the order of `shards`."""
         ...
 
@@ -46,7 +46,7 @@ class LocalEngine:
 
     def run(
         self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
-    ) -> Iterator[ShardResult]:
+    ) -> Generator[ShardResult, None, None]:
         """Results, in the order of `shards`."""
         subject, saes = loaded
         for shard in shards:
@@ -90,7 +90,7 @@ class RayEngine:
 
     def run(
         self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
-    ) -> Iterator[ShardResult]:
+    ) -> Generator[ShardResult, None, None]:
         """Results, in the order of `shards`.
 
         Raises:

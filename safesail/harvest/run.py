@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -191,10 +192,12 @@ def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, 
         ) as bar,
     ):
         missing = _missing(record, _shards(job))
-        for result in engine.run((job.subject, job.saes), missing, config, job.keep):
-            writer.put(result)
-            new_tokens += result.shard.n_tokens
-            bar.update(result.shard.n_tokens)
+        # Closed at once where the writer fails: workers elsewhere must not run on.
+        with closing(engine.run((job.subject, job.saes), missing, config, job.keep)) as results:
+            for result in results:
+                writer.put(result)
+                new_tokens += result.shard.n_tokens
+                bar.update(result.shard.n_tokens)
     return new_tokens
 
 

@@ -61,11 +61,17 @@ def open_reader(path: Path) -> Generator[Db, None, None]:
 
 def _connect(path: Path, *, read_only: bool) -> Db:
     try:
-        return duckdb.connect(path, read_only=read_only)
+        return _silent(duckdb.connect(path, read_only=read_only))
     except duckdb.IOException as error:
         raise _explain(path, error) from error
     except duckdb.ConnectionException as error:
         raise StoreLockedError(f"{path} is open in this process in another mode; close it first") from error
+
+
+def _silent(db: Db) -> Db:
+    """Without DuckDB's own progress bar, which goes to stdout, among the results."""
+    db.execute("SET enable_progress_bar = false")
+    return db
 
 
 def _explain(path: Path, error: duckdb.Error) -> DataError:
@@ -82,7 +88,7 @@ def _explain(path: Path, error: duckdb.Error) -> DataError:
 @contextmanager
 def open_memory() -> Generator[Db, None, None]:
     """An empty store in memory, gone when the block ends."""
-    db = duckdb.connect(":memory:")
+    db = _silent(duckdb.connect(":memory:"))
     try:
         migrate(db)
         yield db

@@ -128,3 +128,12 @@ def test_a_newer_store_is_refused(tmp_path: Path, opener: Opener) -> None:
         db.execute("INSERT INTO schema_version VALUES ('m999_from_the_future')")
     with pytest.raises(SchemaVersionError, match=r"m999_from_the_future.*upgrade safesail"), opener(path):
         pass
+
+
+def test_nothing_of_the_store_goes_to_stdout_among_results(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "s.duckdb") as db:
+        assert value(db, "SELECT current_setting('enable_progress_bar')") is False
+    with open_reader(tmp_path / "s.duckdb") as db:
+        assert value(db, "SELECT current_setting('enable_progress_bar')") is False
+    with open_memory() as db:
+        assert value(db, "SELECT current_setting('enable_progress_bar')") is False
