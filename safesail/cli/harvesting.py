@@ -64,6 +64,13 @@ from safesail.cli.output import plain, print_json, print_table
     help="Tokens that go through the model at once; auto: the fastest that fits.",
 )
 @click.option(
+    "--shard-tokens",
+    type=Count(),
+    default=16_384,
+    show_default=True,
+    help="Tokens that are stored at once; a killed harvest loses the work of one shard at most.",
+)
+@click.option(
     "--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory that auto stays under."
 )
 @click.option(
@@ -131,7 +138,8 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 _SETTINGS = (
-    "n_ctx", "column", "whole_documents", "precision", "chat_template", "batch_tokens", "memory_gb", "seed",
+    "n_ctx", "column", "shard_tokens", "whole_documents", "precision", "chat_template", "batch_tokens", "memory_gb",
+    "seed",
 )  # fmt: skip
 
 
