@@ -109,7 +109,7 @@ def main() -> None:
             for budget in BUDGETS:
                 # The smallest budget does not pay for twenty windows at once.
                 config = ScoringConfig.model_validate(
-                    {"method": method, "draws": 1, "windows_per_call": 10 if budget < 2_000 else 20}
+                    {"method": method, "draws": 1, "windows_per_call": 6 if budget < 2_000 else 20}
                 )
                 result[f"{simulator} {method} {budget}"] = run(model, config, budget, seed)
     sys.stdout.write(json.dumps({"features": len(PLANTED), "seed": seed, **result}, indent=1) + "\n")
