@@ -10,6 +10,9 @@ import duckdb
 from safesail.errors import DataError, NotFoundError, StoreLockedError
 from safesail.store.migrations import check_version, migrate
 
+_NEW_FILES: dict[str, str | bool | int | float | list[str]] = {"default_block_size": "65536"}
+"""A quarter of DuckDB's own: a column of 100,000 packed numbers leaves less of its last block empty."""
+
 Db = duckdb.DuckDBPyConnection
 """An open store. Functions of this package take it first, and never open one themselves."""
 
@@ -61,7 +64,9 @@ def open_reader(path: Path) -> Generator[Db, None, None]:
 
 def _connect(path: Path, *, read_only: bool) -> Db:
     try:
-        return _silent(duckdb.connect(path, read_only=read_only))
+        if read_only:
+            return _silent(duckdb.connect(path, read_only=True))
+        return _silent(duckdb.connect(path, config=_NEW_FILES))
     except duckdb.IOException as error:
         raise _explain(path, error) from error
     except duckdb.ConnectionException as error:
