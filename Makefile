@@ -37,7 +37,8 @@ fix: venv  ## Repair what can be repaired.
 	$(BIN)/ruff format .
 
 bench: venv  ## Every benchmark; each prints JSON with its ratios.
-	for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in tests/benchmarks/bench_*.py; do \
+		$(BIN)/python -m tests.benchmarks.$$(basename $$script .py) || exit 1; done
 
 clean:  ## Remove what was made, fetched models excepted.
 	rm -rf .venv runs dist build .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
