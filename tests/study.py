@@ -35,7 +35,7 @@ class MemoryLedger:
     calls: list[tuple[LLMRequest, CallRecord]] = field(default_factory=list)
     _under_way: dict[int, LLMRequest] = field(default_factory=dict)
 
-    def lookup(self, cache_key: str) -> LLMAnswer | None:
+    def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
         return None
 
     def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
