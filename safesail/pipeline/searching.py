@@ -14,10 +14,10 @@ from safesail.subject.minilm import D_VECTOR, NAME, MiniLM, is_installed, load_m
 
 By = Literal["words", "meaning", "both"]
 
-MADE_UNASKED = 2_000
-"""Explanations whose vectors are made without being asked for: a few seconds' work."""
+MADE_UNASKED = 500
+"""Explanations whose vectors are made without being asked for: some seconds' work."""
 
-_PER_SECOND = 400
+_PER_SECOND = 40
 """Explanations that one core turns into vectors, about."""
 
 
