@@ -3,11 +3,13 @@
 import asyncio
 import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 from weakref import WeakValueDictionary
 
+from safesail.domain.ids import FeatureId
 from safesail.errors import (
     BadAnswerError,
     CacheMissError,
@@ -94,6 +96,8 @@ class MeteredClient:
         self._replay = replay
         self._gate = asyncio.Semaphore(concurrency)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self.costs: dict[FeatureId | None, float] = defaultdict(float)
+        """What was newly spent on each feature, in the budget's unit."""
 
     @property
     def endpoint(self) -> str:
@@ -105,11 +109,22 @@ class MeteredClient:
         """Tokens that this run newly spent, attempts that failed after being sent included."""
         return self._purse.tokens
 
+    @property
+    def unspent(self) -> float:
+        """What is left of the budget, in its unit; endless where it is."""
+        return self._purse.unspent
+
+    @property
+    def gap(self) -> float:
+        """The most that a call has cost less than must be there before it is sent, in the budget's unit."""
+        return self._purse.gap
+
     def sharing(self, inner: ChatClient) -> "MeteredClient":
         """Another model through the same ledger and the same purse."""
         budget, prices = self._purse.budget, self._purse.prices
         twin = MeteredClient(inner, self._ledger, budget, prices=prices, replay=self._replay)
         twin._purse, twin._gate, twin._under_way = self._purse, self._gate, self._under_way
+        twin.costs = self.costs
         return twin
 
     async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
@@ -180,7 +195,7 @@ class MeteredClient:
             record = self._unanswered(type(failure).__name__, request.model, 0)
             raise
         finally:
-            self._purse.settle(held, _spent(request.model, record))
+            self.costs[context.feature] += self._purse.settle(held, _spent(request.model, record))
             self._ledger.settle(call_id, replace(record, seconds=time.perf_counter() - started))
         if fault is not None:
             raise _with_bill(fault, answer)

@@ -31,6 +31,9 @@ class Purse:
         self.budget = budget
         self.prices = prices
         self.tokens = 0
+        self.gap = 0.0
+        """The most that an attempt has cost less than was held for it, in the budget's unit."""
+
         self._spent = 0.0
         self._held: dict[int, float] = {}
         self._numbers = itertools.count()
@@ -66,14 +69,26 @@ class Purse:
         self._held[number] = need
         return number
 
-    def settle(self, number: int, spent: Spent) -> None:
-        """Give back what was held under `number` and take what was spent; those who wait look again."""
-        del self._held[number]
+    @property
+    def unspent(self) -> float:
+        """What is not spent, held or not, in the budget's unit."""
+        return self.budget.amount - self._spent
+
+    def settle(self, number: int, spent: Spent) -> float:
+        """Give back what was held under `number` and take what was spent; those who wait look again.
+
+        Returns:
+            What was taken, in the budget's unit.
+        """
+        held = self._held.pop(number)
+        before = self._spent
         self._add(spent)
+        self.gap = max(self.gap, held - (self._spent - before))
         waiting, self._waiting = self._waiting, []
         for freed in waiting:
             if not freed.done():  # cancelled while it waited
                 freed.set_result(None)
+        return self._spent - before
 
     def dearest(self, model: str, tokens: int) -> float | None:
         """Dollars for `tokens` if all were of the dearer kind: never less than the bill. None without a price."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -96,6 +97,9 @@ class BudgetedRun:
         self._plan = Plan(())
         self._explanations: list[asyncio.Future[Explanation | None]] = []
         self._bought = Bought()
+        self._begun: set[FeatureId] = set()
+        self._ended: list[FeatureId] = []
+        self._changed = asyncio.Event()
 
     async def run(self, plan: Plan, *, quiet: bool) -> Bought:
         """Explain and score the features of `plan`, the first one first.
@@ -110,8 +114,9 @@ class BudgetedRun:
         with tqdm(desc="explain+score", total=len(features), unit="feature", disable=quiet) as bar:
 
             async def work() -> None:
-                while waiting and not self._bought.stopped_by_budget:
+                while await self._may_begin(waiting):
                     number, feature = waiting.pop()
+                    self._begun.add(feature)
                     try:
                         await self._one(number, feature)
                     except BudgetExceededError:
@@ -120,6 +125,7 @@ class BudgetedRun:
                         return
                     finally:
                         self._settle(number, None)
+                        self._end(feature)
                     bar.update()
 
             async with asyncio.TaskGroup() as group:
@@ -127,6 +133,33 @@ class BudgetedRun:
                     group.create_task(work())
         self._bought.left += len(waiting)
         return self._bought
+
+    async def _may_begin(self, waiting: Sequence[object]) -> bool:
+        """Whether another feature may begin; waits while the money may be needed to finish those under way.
+
+        Money goes to a feature only if it is likely to be finished: what features have cost so far, on average, must be
+        there for it and for each one under way, and beyond that what a call's worst case exceeds its cost by. Until
+        one has cost anything, they go one by one.
+        """
+        while waiting and not self._bought.stopped_by_budget:
+            unspent = self._simulator.unspent
+            paid = [cost for cost in map(self._simulator.costs.__getitem__, self._ended) if cost > 0]
+            usual = sum(paid) / len(paid) if paid else unspent
+            if math.isinf(unspent) or unspent >= (len(self._begun) + 1) * usual + (
+                self._simulator.gap if paid else 0
+            ):
+                return True
+            if not self._begun:
+                self._bought.stopped_by_budget = True
+                return False
+            self._changed.clear()
+            await self._changed.wait()
+        return False
+
+    def _end(self, feature: FeatureId) -> None:
+        self._begun.discard(feature)
+        self._ended.append(feature)
+        self._changed.set()
 
     def _settle(self, number: int, explanation: Explanation | None) -> None:
         """Make the outcome of a feature's explanation known to those that wait for it."""

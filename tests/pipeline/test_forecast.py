@@ -90,3 +90,15 @@ def test_a_weight_must_name_a_domain(store: Path) -> None:
         forecast_store(store, asked(weights=("violence=much",)))
     with pytest.raises(ConfigError, match="weight 0"):
         forecast_store(store, asked(weights=("violence=0",)))
+
+
+def test_money_goes_to_a_feature_only_if_it_is_likely_to_be_finished(store: Path) -> None:
+    """At any budget, many at once: what is explained is scored, all but the one at which the money ended."""
+    forget(store)
+    all_of_them = explain_store(store, asked(concurrency=8), quiet=True)
+    assert all_of_them.scored + all_of_them.undefined > 2
+    for share in (0.3, 0.6, 0.9):
+        forget(store)
+        found = explain_store(store, asked(str(round(share * all_of_them.tokens)), concurrency=8), quiet=True)
+        assert found.tokens <= share * all_of_them.tokens + 1
+        assert found.explained - found.scored - found.undefined <= 1
