@@ -6,6 +6,7 @@ explanation makes a new one. Masked and empty explanations have none.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,7 +105,11 @@ class BothIndex:
         """
         # Deeper than the answer: what is tenth in both belongs before what is first in one.
         depth = min(MAX_RANKED, max(100, 2 * limit))
-        return fuse(self._words.matches(text, depth), self._meaning.matches(text, depth), limit)
+        # At the same time: both spend theirs outside Python. SQLite stays in the thread that opened it.
+        with ThreadPoolExecutor(1) as pool:
+            meant = pool.submit(self._meaning.matches, text, depth)
+            found = self._words.matches(text, depth)
+            return fuse(found, meant.result(), limit)
 
 
 class VectorIndex:
