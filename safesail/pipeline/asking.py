@@ -144,7 +144,7 @@ def explain_store(store: Path, asked: Asked, *, quiet: bool) -> Report:
     bought = outcome.bought
     return Report(
         sae_id, len(bought.explained), len(bought.scored), len(bought.undefined), len(bought.failed),
-        bought.left, outcome.tokens, outcome.shared,
+        bought.left, outcome.tokens, len(bought.shared),
     )  # fmt: skip
 
 

@@ -74,6 +74,9 @@ class Bought:
     scored: list[FeatureId] = field(default_factory=list)
     undefined: list[FeatureId] = field(default_factory=list)
     failed: list[FeatureId] = field(default_factory=list)
+    shared: list[FeatureId] = field(default_factory=list)
+    """Explained ones that took the explanation of a feature they are nearly the same as."""
+
     stopped_by_budget: bool = False
     left: int = 0
     """Features that were not reached."""
@@ -202,6 +205,7 @@ class BudgetedRun:
         found = await self._explanations[self._plan.features.index(earlier)]
         if found is None:
             return None
+        self._bought.shared.append(feature)
         return replace(found, feature=feature, explainer=f"{found.explainer}, shared from {earlier.index}")
 
     async def _own(self, feature: FeatureId) -> Explanation | Failed:

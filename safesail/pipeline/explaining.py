@@ -28,9 +28,6 @@ class Outcome:
     tokens: int
     """Newly spent."""
 
-    shared: int
-    """Features that take the explanation of one they are nearly the same as."""
-
 
 def worthwhile(
     db: Db, sae_id: str, *, n: int, min_windows: int, order: OrderConfig | None = None
@@ -96,7 +93,7 @@ def explain_candidates(
     for candidate, feature in zip(candidates, plan.features, strict=True):
         record_tags(db, feature, concept_tags(candidate, concepts), source="concepts")
     finish_run(db, run_id)
-    return Outcome(bought, run_id, clients.spent_tokens, len(plan.shared))
+    return Outcome(bought, run_id, clients.spent_tokens)
 
 
 def with_models(config: BudgetedConfig, chat: ChatSettings) -> BudgetedConfig:

@@ -68,6 +68,7 @@ def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Pat
         run = BudgetedRun(db, clients.explainer, clients.simulator, BudgetedConfig(chance_every=1))
         bought = asyncio.run(run.run(Plan([first, second], {second: first}), quiet=True))
         assert set(bought.explained) == {first, second}
+        assert bought.shared == [second]
         mine, theirs = read_explanation(db, first), read_explanation(db, second)
         assert theirs.text == mine.text
         assert theirs.explainer == f"{mine.explainer}, shared from {a}"
