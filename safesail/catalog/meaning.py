@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Float, UInt64
+from jaxtyping import Float, UInt16, UInt64
 from numpy.typing import NDArray
 
 from safesail.catalog.matches import MAX_RANKED, Matches, fuse, parse_terms
@@ -188,16 +188,30 @@ class VectorIndex:
         assert self._signs is not None
         bits = _pack(query[None])[0]
         differing = np.zeros(self._signs.shape[1], dtype=np.uint16)
-        words = np.empty(_BLOCK, dtype=np.uint64)
-        counts = np.empty(_BLOCK, dtype=np.uint8)
-        for start in range(0, len(differing), _BLOCK):
-            part = differing[start : start + _BLOCK]
-            for column, word in zip(self._signs, bits, strict=True):
-                np.bitwise_xor(column[start : start + len(part)], word, out=words[: len(part)])
-                np.bitwise_count(words[: len(part)], out=counts[: len(part)])
-                part += counts[: len(part)]
+        # Two at a time: numpy leaves Python's lock while it counts.
+        middle = len(differing) // 2
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(_count_differing, self._signs[:, :middle], bits, differing[:middle])
+            _count_differing(self._signs[:, middle:], bits, differing[middle:])
+            first.result()
         cumulative = np.cumsum(np.bincount(differing))
         return np.flatnonzero(differing <= np.searchsorted(cumulative, min(n, len(differing))))
+
+
+def _count_differing(
+    signs: UInt64[np.ndarray, "words n"],
+    bits: UInt64[np.ndarray, " words"],
+    differing: UInt16[np.ndarray, " n"],
+) -> None:
+    """Add to `differing` how many signs of each row are not the query's."""
+    words = np.empty(_BLOCK, dtype=np.uint64)
+    counts = np.empty(_BLOCK, dtype=np.uint8)
+    for start in range(0, len(differing), _BLOCK):
+        part = differing[start : start + _BLOCK]
+        for column, word in zip(signs, bits, strict=True):
+            np.bitwise_xor(column[start : start + len(part)], word, out=words[: len(part)])
+            np.bitwise_count(words[: len(part)], out=counts[: len(part)])
+            part += counts[: len(part)]
 
 
 def _embedded(

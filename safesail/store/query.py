@@ -169,3 +169,4 @@ def _one_line(error: BaseException) -> str:
 def hold_catalog(db: Db) -> None:
     """Compute the view `catalog` once, into a temporary table that stands before it."""
     db.execute('CREATE OR REPLACE TEMP TABLE catalog AS SELECT * FROM main.catalog ORDER BY sae_id, "index"')
+    db.execute('CREATE INDEX catalog_index ON catalog ("index")')
