@@ -15,7 +15,7 @@ from safesail.llm.metered import MeteredClient
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.metrics.quantiles import levels
 from safesail.prompting.marking import crop, marked, plain
-from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation
+from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation, parse_sentence
 from safesail.prompting.templates import load_template
 from safesail.resources import resource_dir
 from safesail.store.explanations import ConfidentExplanation, FailedExplanation
@@ -30,7 +30,7 @@ class Explainer:
     def __init__(self, client: MeteredClient, config: ExplainConfig) -> None:
         self._client = client
         self._config = config
-        self._template = load_template(STAGE, config.template)
+        self._template = load_template(STAGE, config.template_name)
 
     async def explain(
         self,
@@ -107,11 +107,11 @@ def make_request(
     hint: str | None = None,
 ) -> LLMRequest:
     """What is sent to `endpoint` for a feature, of whose windows `config` says how many are shown; pure."""
-    rendered = load_template(STAGE, config.template).render(
+    rendered = load_template(STAGE, config.template_name).render(
         active=[_shown(e, q999, config) for e in active[: config.n_active]],
         controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
         hint=None if hint is None else plain([hint]),
-        tags=taxonomy_tags() if config.tags else (),
+        tags=taxonomy_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
     return LLMRequest(
@@ -121,7 +121,7 @@ def make_request(
         prompt=rendered.prompt,
         temperature=config.temperature,
         max_tokens=config.max_tokens,
-        json_schema=EXPLANATION_SCHEMA if config.tags else None,
+        json_schema=EXPLANATION_SCHEMA if config.asks_tags else None,
     )
 
 
@@ -131,7 +131,9 @@ def read_answer(text: str, config: ExplainConfig) -> ParsedExplanation:
     Raises:
         BadAnswerError: it has not the form asked for.
     """
-    allowed = taxonomy_tags() if config.tags else ()
+    if config.answer == "text":
+        return parse_sentence(text, max_words=2 * config.max_words)
+    allowed = taxonomy_tags() if config.asks_tags else ()
     return parse_explanation(text, tags=allowed, max_words=2 * config.max_words)
 
 

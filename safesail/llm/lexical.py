@@ -4,6 +4,7 @@ It answers Safe-SAIL's own prompts from their text alone, so that the way of a c
 parser, score) is the one that a real endpoint's answers take. Its scores are a floor to beat.
 """
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -75,11 +76,16 @@ def answer(prompt: str) -> str:
 def _explain(asked: OwnPrompt) -> str:
     max_words = re.search(r"at most (\d+) words", asked.text)
     tags = re.search(r"^Tags, [^:\n]*: (.*)\.$", asked.text, re.MULTILINE)
-    return explain(
+    answer = explain(
         asked.lines,
         [line for line in asked.between("silent").split("\n") if line],
         tags[1].split(", ") if tags else [],
         int(max_words[1]) if max_words else 60,
+    )
+    return (
+        json.dumps(answer, ensure_ascii=False)
+        if '{"explanation"' in asked.question
+        else answer["explanation"]
     )
 
 

@@ -1,8 +1,8 @@
 """How the built-in model explains: a regression of marks on signs, put into words. From the prompt's text alone."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +18,16 @@ _STRONG_FROM, _WEAK_FROM = 0.22, 0.08
 _MAX_TAGS = 3
 
 
-def explain(active: Sequence[str], silent: Sequence[str], tags: Sequence[str], max_words: int) -> str:
-    """The answer to an explain prompt, as JSON.
+class Answer(TypedDict):
+    """The fields of an answer, by their names in JSON."""
+
+    explanation: str
+    tags: list[str]
+    confidence: float
+
+
+def explain(active: Sequence[str], silent: Sequence[str], tags: Sequence[str], max_words: int) -> Answer:
+    """The answer to an explain prompt.
 
     Args:
         active: Lines with marks.
@@ -40,12 +48,11 @@ def explain(active: Sequence[str], silent: Sequence[str], tags: Sequence[str], m
         ordered = [(first, _STRONG_FROM), *ordered[1:]]
     strong = [(s, _show(s, shown)) for s, w in ordered if w >= _STRONG_FROM]
     weak = [(s, _show(s, shown)) for s, w in ordered if _WEAK_FROM <= w < _STRONG_FROM]
-    answer = {
-        "explanation": write_rule(strong, weak, max_words),
-        "tags": _tags([s for s, _ in strong], tags),
-        "confidence": _fit(x, kept, names, weights, y),
-    }
-    return json.dumps(answer, ensure_ascii=False)
+    return Answer(
+        explanation=write_rule(strong, weak, max_words),
+        tags=_tags([s for s, _ in strong], tags),
+        confidence=_fit(x, kept, names, weights, y),
+    )
 
 
 def _design(texts: Sequence[Marked]) -> tuple[list[Sign], Float[np.ndarray, "n_words n_signs"]]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Failed
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError
+from safesail.explain.config import Answer, ExplainConfig
 from safesail.harvest.exemplars import ExemplarConfig, collect
 from safesail.llm.budget import load_prices, parse_budget
 from safesail.llm.metered import MeteredClient
@@ -49,6 +50,7 @@ class Asked:
     """`DOMAIN=WEIGHT`."""
 
     tell_concept: bool = False
+    answer: Answer = "json"
     stop_width: float | None = None
 
     def chat(self) -> ChatSettings:
@@ -76,6 +78,7 @@ class Asked:
         """
         return BudgetedConfig(
             scoring=self.scoring(),
+            explain=ExplainConfig(answer=self.answer),
             order=OrderConfig.read({"weights": _weights(self.weights)}, "--weight"),
             tell_concept=self.tell_concept,
             chance_every=self.chance_every,

@@ -13,6 +13,7 @@ _REFUSAL = re.compile(
     r"(i['’]m sorry|sorry|i am sorry|i can(['’]t|not)|i am unable|i['’]m unable|i won['’]t|as an ai)\b", re.I
 )
 _FENCED = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL | re.I)
+_MARK = re.compile(r"<<|>>|\|\d")
 _MAX_RATING = 10
 
 EXPLANATION_SCHEMA = json.dumps(
@@ -78,6 +79,29 @@ def parse_explanation(answer: str, *, tags: Collection[str], max_words: int) -> 
     return ParsedExplanation(
         " ".join(text.split()), tuple(kept), None if confidence is None else float(confidence)
     )
+
+
+def parse_sentence(answer: str, *, max_words: int) -> ParsedExplanation:
+    """Read an explanation given as plain text: one paragraph, neither JSON nor a copy of the marked texts.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: empty, of several paragraphs, longer than `max_words` words, JSON, or with marks.
+    """
+    text = answer.strip()
+    if _REFUSAL.match(text):
+        raise RefusedAnswerError(f"the model declined: {_shown(text)}")
+    if not text:
+        raise _unparsable("no explanation", answer)
+    if "\n" in text:
+        raise _unparsable("an explanation is one paragraph", answer)
+    if text.startswith(("{", "[")) or _MARK.search(text):
+        raise _unparsable("JSON, or a copy of the marked texts, not a sentence", answer)
+    if len(text.split()) > max_words:
+        raise _unparsable(
+            f"an explanation of {len(text.split())} words; at most {max_words} are taken", answer
+        )
+    return ParsedExplanation(" ".join(text.split()), (), None)
 
 
 def parse_active(answer: str, *, labels: Sequence[str]) -> tuple[int, ...]:

@@ -55,6 +55,32 @@ def test_a_bad_answer_is_a_failure_of_its_own_kind(db: Db, answer: str, error: s
     assert (found.feature, found.stage, found.error) == (FEATURE, "explain", error)
 
 
+def test_a_plain_sentence_is_taken_where_it_was_asked_for(db: Db) -> None:
+    found = explain(db, " Words for bombs, such as “bomb”. ", ExplainConfig(answer="text"))
+    assert isinstance(found, ConfidentExplanation)
+    assert (found.text, found.tags, found.confidence) == ("Words for bombs, such as “bomb”.", (), None)
+
+
+def test_a_plain_answer_asks_for_no_json_and_no_tags(db: Db) -> None:
+    request = Explainer(metered(db, ScriptedModel([])), ExplainConfig(answer="text")).request(
+        ACTIVE, CONTROLS, q999=10.0
+    )
+    assert request.json_schema is None
+    assert "JSON" not in request.prompt
+    assert "terrorism" not in request.prompt
+    assert "one plain sentence of at most 60 words" in request.prompt
+
+
+def test_the_built_in_model_answers_in_plain_text_too(db: Db) -> None:
+    plainly = Explainer(metered(db, LexicalModel()), ExplainConfig(answer="text"))
+    found = asyncio.run(plainly.explain(FEATURE, ACTIVE, CONTROLS, q999=10.0))
+    as_json = Explainer(metered(db, LexicalModel()), ExplainConfig())
+    same = asyncio.run(as_json.explain(FEATURE, ACTIVE, CONTROLS, q999=10.0))
+    assert isinstance(found, ConfidentExplanation)
+    assert isinstance(same, ConfidentExplanation)
+    assert found.text == same.text
+
+
 def test_a_truncated_answer_is_a_failure(db: Db) -> None:
     explainer = Explainer(metered(db, ScriptedModel([GOOD], finish="length")), ExplainConfig())
     found = asyncio.run(explainer.explain(FEATURE, ACTIVE, CONTROLS, q999=10.0))

@@ -208,19 +208,17 @@ def test_tags_come_from_the_prompt_and_only_where_a_kind_stands_for_one() -> Non
         "one <<knife|9>>",
     ]
     controls = ["he drew a breath here", "a letter lay", "two coins were"]
-    assert json.loads(explain(active, controls, ["weapons", "insult"], 60))["tags"] == ["weapons"]
-    assert json.loads(explain(active, controls, ["insult"], 60))["tags"] == []
+    assert explain(active, controls, ["weapons", "insult"], 60)["tags"] == ["weapons"]
+    assert explain(active, controls, ["insult"], 60)["tags"] == []
 
 
 def test_confidence_is_a_correlation_on_the_texts_shown() -> None:
-    good = json.loads(
-        explain(["a <<bomb|9>> fell", "the <<bomb|9>> fell"], ["a cup fell", "the cup fell"], [], 60)
-    )
+    good = explain(["a <<bomb|9>> fell", "the <<bomb|9>> fell"], ["a cup fell", "the cup fell"], [], 60)
     assert 0.8 < good["confidence"] <= 1
 
 
 def test_a_text_without_words_still_gives_an_answer() -> None:
-    found = json.loads(explain(["<<,|4>>"], [], [], 60))
+    found = explain(["<<,|4>>"], [], [], 60)
     assert found["explanation"].startswith("Fires on ")
 
 

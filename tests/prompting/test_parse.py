@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from safesail.errors import RefusedAnswerError, UnparsableAnswerError
+from safesail.errors import BadAnswerError, RefusedAnswerError, UnparsableAnswerError
 from safesail.prompting.parse import (
     ACTIVE_SCHEMA,
     EXPLANATION_SCHEMA,
@@ -12,6 +12,7 @@ from safesail.prompting.parse import (
     parse_graded,
     parse_listed,
     parse_ratings,
+    parse_sentence,
 )
 
 TAGS = ("weapons", "insult")
@@ -151,3 +152,23 @@ def test_a_long_answer_is_cut_in_the_message() -> None:
 def test_schemas_are_json() -> None:
     assert json.loads(ACTIVE_SCHEMA)["required"] == ["active"]
     assert json.loads(EXPLANATION_SCHEMA)["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "says"),
+    [
+        ("", UnparsableAnswerError, "no explanation"),
+        ("I'm sorry, I cannot.", RefusedAnswerError, "declined"),
+        ("Bombs.\nAnd more.", UnparsableAnswerError, "one paragraph"),
+        ('{"explanation": "Bombs"}', UnparsableAnswerError, "not a sentence"),
+        ("The <<bomb|9>> fell", UnparsableAnswerError, "not a sentence"),
+        ("word " * 11, UnparsableAnswerError, "11 words; at most 10"),
+    ],
+)
+def test_what_is_no_plain_sentence_is_refused(answer: str, error: type[BadAnswerError], says: str) -> None:
+    with pytest.raises(error, match=says):
+        parse_sentence(answer, max_words=10)
+
+
+def test_a_plain_sentence_is_the_explanation() -> None:
+    assert parse_sentence(" Bombs, and  what they do. \n", max_words=10).text == "Bombs, and what they do."
