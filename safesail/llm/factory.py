@@ -51,6 +51,7 @@ def make_client(
     check_key(key)
     if not key and not is_loopback(url):
         raise ConfigError(
-            f"{url} needs a key; set OPENAI_API_KEY, or use the built-in model with {BUILT_IN!r}"
+            f"{url} needs a key; set OPENAI_API_KEY, or name an endpoint on this machine, which needs none (base URL"
+            f" http://localhost:11434/v1). The built-in model {BUILT_IN!r} explains and simulates; it cannot write pairs"
         )
     return OpenAIClient(url, key or "none", name)
