@@ -51,7 +51,7 @@ def make_client(
     check_key(key)
     if not key and not is_loopback(url):
         raise ConfigError(
-            f"{url} needs a key; set OPENAI_API_KEY, or name an endpoint on this machine, which needs none (base URL"
-            f" http://localhost:11434/v1). The built-in model {BUILT_IN!r} explains and simulates; it cannot write pairs"
+            f"{url} needs a key; set OPENAI_API_KEY, or name an OpenAI-compatible endpoint on this machine with"
+            f" --base-url or OPENAI_BASE_URL. The built-in {BUILT_IN!r} needs neither, but cannot write pairs"
         )
     return OpenAIClient(url, key or "none", name)
