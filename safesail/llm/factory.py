@@ -51,6 +51,7 @@ def make_client(
     check_key(key)
     if not key and not is_loopback(url):
         raise ConfigError(
-            f"{url} needs a key; set OPENAI_API_KEY, or use the built-in model with {BUILT_IN!r}"
+            f"{url} needs a key; set OPENAI_API_KEY, or name an OpenAI-compatible endpoint on this machine with"
+            f" --base-url or OPENAI_BASE_URL. The built-in {BUILT_IN!r} needs neither, but cannot write pairs"
         )
     return OpenAIClient(url, key or "none", name)

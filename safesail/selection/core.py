@@ -1,7 +1,7 @@
 """From the features that fire on pairs to an SAE's figures. Numbers only: no model, no store."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -52,7 +52,7 @@ class ConceptResult:
 
 @dataclass(frozen=True)
 class Figures:
-    """What is kept of a concept's contrast: nothing here is as long as the SAE has features."""
+    """A concept's contrast, until it is added to the sums of its domain: 70 kB with 400 draws."""
 
     value: Float[np.ndarray, " n_measures"]
     null: Float[np.ndarray, " n_measures"]
@@ -68,12 +68,14 @@ class Figures:
 
 @dataclass
 class Scorer:
-    """Takes in the firing of one SAE, batch by batch, and closes concepts as soon as they are complete."""
+    """Takes in the firing of one SAE, batch by batch, and closes concepts as soon as they are complete.
+
+    Between chunks it holds nothing.
+    """
 
     d_sae: int
     concepts: Sequence[Concept]
     config: SelectionConfig
-    results: list[ConceptResult] = field(init=False, default_factory=list)
     _parts: dict[int, list[OneSided]] = field(init=False, default_factory=lambda: defaultdict(list))
     _gaps: dict[int, list[NDArray[np.int64]]] = field(init=False, default_factory=lambda: defaultdict(list))
 
@@ -86,8 +88,8 @@ class Scorer:
             self._parts[int(concept)].append(one_sided(pos[own], neg[own]))
             self._gaps[int(concept)].append(gaps[own])
 
-    def close(self, concepts: Sequence[int]) -> None:
-        """Compute the figures of concepts whose pairs have all been added, and forget their firing."""
+    def close(self, concepts: Sequence[int]) -> Iterator[ConceptResult]:
+        """The figures of concepts whose pairs have all been added, one after the other; their firing is forgotten."""
         for number in concepts:
             concept = self.concepts[number]
             parts, gaps = self._parts.pop(number, []), self._gaps.pop(number, [])
@@ -98,9 +100,7 @@ class Scorer:
             found = contrast(sides, draws=self.config.draws, rng=rng)
             features = _no_features() if isinstance(found, Undefined) else features_of(found, self.config)
             figures = found if isinstance(found, Undefined) else self._figures(sides, found, gaps, rng)
-            self.results.append(
-                ConceptResult(concept.concept_id, concept.domain, sides.n_pairs, figures, features)
-            )
+            yield ConceptResult(concept.concept_id, concept.domain, sides.n_pairs, figures, features)
 
     def _figures(
         self, sides: OneSided, found: Contrast, gaps: list[NDArray[np.int64]], rng: np.random.Generator
@@ -110,9 +110,8 @@ class Scorer:
         return Figures(
             value=found.value,
             null=found.null,
-            # Half the size: one such table is held for every SAE and concept until the pass is over.
-            value_draws=found.value_draws.astype(np.float32),
-            above_draws=found.above_draws.astype(np.float32),
+            value_draws=found.value_draws,
+            above_draws=found.above_draws,
             held_out=found.held_out,
             gaps=np.concatenate(gaps),
             p=p_value(float(found.value[i_cdf]), null),

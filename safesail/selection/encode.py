@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,30 +28,34 @@ class TextActs:
     value: NDArray[np.float32]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Spread:
-    """Variance of the activations at one hook, added up batch by batch."""
+    """Variance of the activations at one hook, as sums over tokens."""
 
-    n: int = 0
-    total: Tensor | None = None
-    squares: float = 0.0
+    n: int
+    total: Float[np.ndarray, " d_in"]
+    squares: float
 
-    def add(self, x: Tensor) -> None:
-        """Take in the activations of more tokens."""
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """That of a batch's activations, `tokens d_in`."""
         wide = x.double()
-        self.n += x.shape[0]
-        self.total = wide.sum(dim=0) if self.total is None else self.total + wide.sum(dim=0)
-        self.squares += wide.square().sum().item()
+        return cls(x.shape[0], wide.sum(dim=0).cpu().numpy(), wide.square().sum().item())
+
+    def __add__(self, other: Self) -> Self:
+        return replace(
+            self, n=self.n + other.n, total=self.total + other.total, squares=self.squares + other.squares
+        )
 
     @property
     def about_mean(self) -> float:
         """Sum of squared distances from the mean."""
-        return 0.0 if self.total is None else self.squares - self.total.square().sum().item() / self.n
+        return self.squares - float(self.total @ self.total) / self.n
 
 
 @dataclass
 class Tally:
-    """Counts of one SAE over the pass."""
+    """Counts of one SAE over some batches."""
 
     n_tokens: int = 0
     n_active: int = 0
@@ -59,6 +65,18 @@ class Tally:
     seconds: float = 0.0
     """Encoding and decoding."""
 
+    def __add__(self, other: Self) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def l0(self) -> float:
+        """Mean active features a token."""
+        return self.n_active / self.n_tokens
+
+    def fvu(self, spread: Spread) -> float | None:
+        """Fraction of variance unexplained about the mean; None where nothing varies."""
+        return self.residual / spread.about_mean if spread.about_mean > 0 else None
+
 
 @dataclass
 class Encoder:
@@ -67,12 +85,16 @@ class Encoder:
     subject: SubjectModel
     saes: Sequence[SAE]
     tallies: dict[str, Tally] = field(init=False)
+    """By SAE."""
+
     spreads: dict[str, Spread] = field(init=False)
+    """By hook."""
+
     model_seconds: float = field(init=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.tallies = {sae.info.sae_id: Tally() for sae in self.saes}
-        self.spreads = {sae.info.hook: Spread() for sae in self.saes}
+        self.spreads = {sae.info.hook: Spread(0, np.zeros(sae.info.d_in), 0.0) for sae in self.saes}
 
     def check(self) -> None:
         """Hold hooks and sizes against the subject model before any work is done.
@@ -100,22 +122,10 @@ class Encoder:
         seen = self.subject.capture(tokens, list(self.spreads), attention_mask=mask)
         at_hook = {hook: x[mask.bool().to(x.device)] for hook, x in seen.items()}
         for hook, x in at_hook.items():
-            self.spreads[hook].add(x)
+            self.spreads[hook] += Spread.of(x)
         self.model_seconds += time.perf_counter() - started
         for sae in self.saes:
             yield sae, self._encode(sae, at_hook[sae.info.hook], text)
-
-    def fvu(self, sae: SAE) -> float | None:
-        """Fraction of variance unexplained about the mean; None without a decoder or without variance."""
-        spread = self.spreads[sae.info.hook].about_mean
-        if sae.decoder is None or spread <= 0:
-            return None
-        return self.tallies[sae.info.sae_id].residual / spread
-
-    def l0(self, sae: SAE) -> float:
-        """Mean active features a token."""
-        tally = self.tallies[sae.info.sae_id]
-        return tally.n_active / tally.n_tokens
 
     @torch.inference_mode()
     def _encode(self, sae: SAE, x: Tensor, text: NDArray[np.int64]) -> TextActs:

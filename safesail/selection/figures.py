@@ -1,8 +1,10 @@
 """An SAE's figures by concept, by domain and over all, as rows of the store."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
+from typing import Literal, Self
 
 import numpy as np
 from jaxtyping import Float
@@ -10,10 +12,67 @@ from jaxtyping import Float
 from safesail.domain.undefined import Undefined
 from safesail.metrics.contrast import MEASURES
 from safesail.metrics.correlation import percentile_interval
-from safesail.selection.core import ConceptResult, Figures
+from safesail.selection.core import ConceptResult
 from safesail.store.selection import ScoreRow
 
 Scope = Literal["concept", "domain", "all"]
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Figures added up over concepts: all that their mean and its interval need, however many there are."""
+
+    n_concepts: int
+    """Those that define figures; only they are added up."""
+
+    n_pairs: int
+    """Of all, those without figures included."""
+
+    value: Float[np.ndarray, " n_measures"]
+    null: Float[np.ndarray, " n_measures"]
+    value_draws: Float[np.ndarray, "draws n_measures"]
+    above_draws: Float[np.ndarray, "draws n_measures"]
+    gap: float
+    """Of mean tokens(q+) - tokens(q-)."""
+
+    gap_squares: float
+    """Of squared deviations from a concept's mean gap, over pairs."""
+
+    gap_net: float
+    """Of those deviations times the deviation of the pair's share of `isolation`."""
+
+    reasons: tuple[str, ...]
+    """Why the first concept without figures has none; empty where all have."""
+
+    @classmethod
+    def nothing(cls, draws: int, n_pairs: int = 0, reasons: tuple[str, ...] = ()) -> Self:
+        """Of no concept, or of one without figures."""
+        line, table = np.zeros(len(MEASURES)), np.zeros((draws, len(MEASURES)))
+        return cls(0, n_pairs, line, line, table, table, 0.0, 0.0, 0.0, reasons)
+
+    @classmethod
+    def of(cls, result: ConceptResult, draws: int) -> Self:
+        """One concept's."""
+        figures = result.figures
+        if isinstance(figures, Undefined):
+            return cls.nothing(draws, result.n_pairs, (figures.reason,))
+        gaps = figures.gaps - figures.gaps.mean()
+        return cls(
+            n_concepts=1,
+            n_pairs=result.n_pairs,
+            value=figures.value,
+            null=figures.null,
+            value_draws=figures.value_draws,
+            above_draws=figures.above_draws,
+            gap=float(figures.gaps.mean()),
+            gap_squares=float(gaps @ gaps),
+            gap_net=float(gaps @ (figures.held_out - figures.held_out.mean())),
+            reasons=(),
+        )
+
+    def __add__(self, other: Self) -> Self:
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return replace(self, **added | {"reasons": added["reasons"][:1]})
 
 
 @dataclass(frozen=True)
@@ -22,7 +81,7 @@ class _Scope:
 
     kind: Scope
     scope_id: str
-    results: Sequence[ConceptResult]
+    sums: Sums
 
     def row(
         self,
@@ -35,51 +94,63 @@ class _Scope:
     ) -> ScoreRow:
         """One figure, with why it is missing where it is."""
         above = None if value is None or null is None else value - null
-        n_pairs = sum(result.n_pairs for result in self.results)
         why = reason if value is None else None
-        return ScoreRow(self.kind, self.scope_id, measure, value, *bounds, null, above, n_pairs, why)
+        return ScoreRow(
+            self.kind, self.scope_id, measure, value, *bounds, null, above, self.sums.n_pairs, why
+        )
 
 
-def score_rows(results: Sequence[ConceptResult], controls: Sequence[str]) -> list[ScoreRow]:
-    """Every figure in every scope.
+def concept_rows(result: ConceptResult, sums: Sums) -> list[ScoreRow]:
+    """Every figure of one concept, from `Sums.of` it."""
+    scope = _Scope("concept", result.concept_id, sums)
+    rows = list(_scope_rows(scope))
+    if not isinstance(result.figures, Undefined):
+        rows.append(scope.row("i_cdf_p", result.figures.p))
+    return rows
+
+
+def group_rows(domains: Mapping[str, Sums], controls: Sequence[str]) -> list[ScoreRow]:
+    """Every figure of every domain and over all.
 
     A domain's figure is the mean of its concepts', and the overall figure the mean of all concepts' but those
     of the domains `controls`. Intervals resample pairs within each concept: they say how far the figure hangs
     on the pairs that were written, not on the concepts that were chosen.
     """
-    domains = sorted({result.domain for result in results})
+    counted = [sums for domain, sums in domains.items() if domain not in controls]
+    overall = reduce(add, counted, Sums.nothing(1))
     scopes = [
-        *(_Scope("concept", result.concept_id, [result]) for result in results),
-        *(_Scope("domain", domain, [r for r in results if r.domain == domain]) for domain in domains),
-        _Scope("all", "all", [r for r in results if r.domain not in controls]),
+        *(_Scope("domain", domain, domains[domain]) for domain in sorted(domains)),
+        _Scope("all", "all", overall),
     ]
-    return [row for scope in scopes for row in _scope_rows(scope)]
+    rows: list[ScoreRow] = []
+    for scope in scopes:
+        rows += _scope_rows(scope)
+        if scope.sums.n_concepts:
+            adjusted = equal_length_isolation(scope.sums)
+            reason = "the lengths of the sides never differ"
+            rows.append(scope.row("isolation_equal_length", adjusted, reason=reason))
+    return rows
 
 
 def _scope_rows(scope: _Scope) -> Iterator[ScoreRow]:
-    """All figures over the concepts of a scope: the mean of those that define them."""
-    defined = [r.figures for r in scope.results if not isinstance(r.figures, Undefined)]
-    if not defined:
-        reasons = [r.figures.reason for r in scope.results if isinstance(r.figures, Undefined)]
+    """Figures over the concepts of a scope: the mean of those that define them."""
+    sums = scope.sums
+    if not sums.n_concepts:
         for measure in MEASURES:
-            yield scope.row(measure, None, reason=reasons[0] if reasons else "every concept is a control")
+            yield scope.row(measure, None, reason=[*sums.reasons, "every concept is a control"][0])
         return
-    yield from _measures(scope, defined)
-    value, null = (sum(side) for side in _i_cdf(defined))
+    yield from _measures(scope)
+    value, null = (float(side[MEASURES.index("i_cdf")]) for side in (sums.value, sums.null))
     share = None if value == 0 else (value - null) / value
     yield scope.row("i_cdf_share_above_null", share, reason="no feature distinguishes any pair")
-    yield scope.row("length_gap", float(np.mean([f.gaps.mean() for f in defined])))
-    if scope.kind == "concept":
-        yield scope.row("i_cdf_p", defined[0].p)
-    else:
-        adjusted = equal_length_isolation(defined)
-        yield scope.row("isolation_equal_length", adjusted, reason="the lengths of the sides never differ")
+    yield scope.row("length_gap", sums.gap / sums.n_concepts)
 
 
-def _measures(scope: _Scope, defined: Sequence[Figures]) -> Iterator[ScoreRow]:
-    value, null = _mean([f.value for f in defined]), _mean([f.null for f in defined])
-    value_draws = _mean([f.value_draws for f in defined])
-    above_draws = _mean([f.above_draws for f in defined])
+def _measures(scope: _Scope) -> Iterator[ScoreRow]:
+    sums, n = scope.sums, scope.sums.n_concepts
+    value, null, value_draws, above_draws = (
+        total / n for total in (sums.value, sums.null, sums.value_draws, sums.above_draws)
+    )
     for i, measure in enumerate(MEASURES):
         figure = float(value[i])
         yield scope.row(measure, figure, interval(value_draws[:, i], figure), null=float(null[i]))
@@ -98,24 +169,12 @@ def interval(drawn: Float[np.ndarray, " draws"], value: float) -> tuple[float | 
     return (None, None) if isinstance(found, Undefined) else found
 
 
-def equal_length_isolation(defined: Sequence[Figures]) -> float | None:
+def equal_length_isolation(sums: Sums) -> float | None:
     """Mean isolation where both sides had the same number of tokens; None where lengths never vary.
 
     Least squares with one slope on the difference of lengths and one intercept a concept.
     """
-    net = [f.held_out - f.held_out.mean() for f in defined]
-    gaps = [f.gaps - f.gaps.mean() for f in defined]
-    varying = sum(float(g @ g) for g in gaps)
-    if varying == 0:
+    if sums.gap_squares == 0:
         return None
-    slope = sum(float(g @ e) for g, e in zip(gaps, net, strict=True)) / varying
-    return float(np.mean([f.held_out.mean() - slope * f.gaps.mean() for f in defined]))
-
-
-def _i_cdf(defined: Sequence[Figures]) -> tuple[list[float], list[float]]:
-    i = MEASURES.index("i_cdf")
-    return [float(f.value[i]) for f in defined], [float(f.null[i]) for f in defined]
-
-
-def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    return np.mean(arrays, axis=0, dtype=float)
+    slope = sums.gap_net / sums.gap_squares
+    return (float(sums.value[MEASURES.index("isolation")]) - slope * sums.gap) / sums.n_concepts

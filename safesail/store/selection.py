@@ -98,20 +98,20 @@ def finished_selections(db: Db, selection_ids: Iterable[str]) -> set[str]:
 
 
 def write_selection(
-    db: Db, selection: SelectionRow, scores: Sequence[ScoreRow], features: Mapping[str, Column]
+    db: Db,
+    selection: SelectionRow,
+    scores: Iterable[Sequence[ScoreRow]],
+    features: Iterable[Mapping[str, Column]],
 ) -> None:
     """Record one SAE's selection whole or not at all.
 
     Args:
         db: The open store.
         selection: What was scored, and how.
-        scores: All its figures.
-        features: Columns feature, concept_id, frequency, swapped, n_pairs and candidate.
+        scores: All its figures, in pieces of which one at a time is held.
+        features: Likewise, columns feature, concept_id, frequency, swapped, n_pairs and candidate.
     """
-    keys = {"selection_id": selection.selection_id, "sae_id": selection.sae_id}
     names = list(ScoreRow.__dataclass_fields__)
-    columns: dict[str, Column] = {name: [getattr(row, name) for row in scores] for name in names}
-    n_features = len(features["feature"])
     db.begin()
     try:
         db.execute(
@@ -120,12 +120,19 @@ def write_selection(
              json.dumps(dict(selection.settings), sort_keys=True), selection.l0, selection.fvu,
              selection.seconds],
         )  # fmt: skip
-        insert(db, "sae_scores", {**{k: [v] * len(scores) for k, v in keys.items()}, **columns})
-        insert(db, "feature_concepts", {**{k: [v] * n_features for k, v in keys.items()}, **features})
+        for piece in scores:
+            columns: dict[str, Column] = {name: [getattr(row, name) for row in piece] for name in names}
+            insert(db, "sae_scores", {**_keys(selection, len(piece)), **columns})
+        for piece in features:
+            insert(db, "feature_concepts", {**_keys(selection, len(piece["feature"])), **piece})
     except BaseException:
         db.rollback()
         raise
     db.commit()
+
+
+def _keys(selection: SelectionRow, n: int) -> dict[str, Column]:
+    return {"selection_id": [selection.selection_id] * n, "sae_id": [selection.sae_id] * n}
 
 
 def read_scores(db: Db, selection_id: str, *, scope: str | None = None) -> list[ScoreRow]:

@@ -25,6 +25,9 @@ def test_openai_is_the_default_and_needs_a_key() -> None:
         make_client("gpt-4o-mini")
     message = str(caught.value)
     assert "https://api.openai.com/v1 needs a key" in message
+    # Whoever has pairs written is not sent to the one model that cannot.
+    assert "--base-url" in message
+    assert "cannot write pairs" in message
     assert "OPENAI_API_KEY" in message
     assert "'lexical'" in message
     client = make_client("gpt-4o-mini", api_key="k" * 20)

@@ -28,7 +28,7 @@ HOOK = "blocks.0.hook_resid_pre"
 
 
 @pytest.fixture(scope="session")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> SubjectModel:
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers with random weights, whose tokens are words."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *WORDS])}
@@ -46,7 +46,13 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> SubjectModel:
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0, 1)
     model.save_pretrained(folder)
-    return SubjectModel.load(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def subject(model_dir: Path) -> SubjectModel:
+    """The model in `model_dir`."""
+    return SubjectModel.load(str(model_dir))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -8,13 +10,14 @@ from safesail.domain.undefined import Undefined
 from safesail.metrics.contrast import MEASURES, distinguishing
 from safesail.selection.config import SelectionConfig
 from safesail.selection.core import ConceptResult, FeatureColumns, Figures, features_of
-from safesail.selection.figures import equal_length_isolation, interval, score_rows
+from safesail.selection.figures import Sums, concept_rows, equal_length_isolation, group_rows, interval
 from safesail.store.selection import ScoreRow
 
+DRAWS = 40
 NONE = FeatureColumns(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, bool))
 
 
-def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int = 40) -> Figures:
+def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int = DRAWS) -> Figures:
     value = np.zeros(len(MEASURES))
     value[0], value[-1] = i_cdf, isolation
     nulls = np.zeros(len(MEASURES))
@@ -22,6 +25,19 @@ def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int 
     spread = np.linspace(-0.1, 0.1, draws)[:, None]
     held_out = np.array([isolation, isolation])
     return Figures(value, nulls, value + spread, value - nulls + spread, held_out, np.array([1, -1]), 0.01)
+
+
+def summed(results: list[ConceptResult]) -> Sums:
+    return reduce(add, [Sums.of(found, DRAWS) for found in results])
+
+
+def score_rows(results: list[ConceptResult], controls: list[str]) -> list[ScoreRow]:
+    domains = {
+        domain: summed([r for r in results if r.domain == domain])
+        for domain in dict.fromkeys(r.domain for r in results)
+    }
+    rows = [row for found in results for row in concept_rows(found, Sums.of(found, DRAWS))]
+    return rows + group_rows(domains, controls)
 
 
 def result(concept_id: str, found: Figures | Undefined, n_pairs: int = 2) -> ConceptResult:
@@ -80,12 +96,22 @@ def test_an_sae_that_tells_nothing_apart_has_no_share() -> None:
 
 def test_isolation_that_is_nothing_but_length_vanishes_at_equal_length() -> None:
     gaps = np.array([0, 1, 2, 3])
-    by_length = replace(figures(0.0), held_out=gaps * 0.3, gaps=gaps)
-    assert equal_length_isolation([by_length]) == pytest.approx(0.0)
+    by_length = replace(figures(0.45), held_out=gaps * 0.3, gaps=gaps)
+    assert equal_length_isolation(summed([result("a.x", by_length)])) == pytest.approx(0.0)
     unrelated = figures(0.4)
-    assert equal_length_isolation([unrelated]) == pytest.approx(0.4)
+    assert equal_length_isolation(summed([result("a.x", unrelated)])) == pytest.approx(0.4)
     same = replace(by_length, gaps=gaps * 0)
-    assert equal_length_isolation([same]) is None
+    assert equal_length_isolation(summed([result("a.x", same)])) is None
+
+
+def test_length_is_regressed_out_with_one_slope_and_an_intercept_a_concept() -> None:
+    rng = np.random.default_rng(0)
+    gaps, shares = rng.integers(-3, 4, (5, 12)), rng.normal(size=(5, 12))
+    found = [replace(figures(float(s.mean())), held_out=s, gaps=g) for g, s in zip(gaps, shares, strict=True)]
+    design = np.column_stack([gaps.ravel(), np.repeat(np.eye(5), 12, axis=0)])
+    _, *intercepts = np.linalg.lstsq(design, shares.ravel(), rcond=None)[0]
+    got = equal_length_isolation(summed([result(f"a.{i}", f) for i, f in enumerate(found)]))
+    assert got == pytest.approx(np.mean(intercepts))
 
 
 def test_candidates_need_the_threshold_and_the_lift() -> None:
@@ -107,5 +133,5 @@ def test_a_concept_without_pairs_is_undefined_not_a_crash() -> None:
     from safesail.selection.core import Scorer
 
     scorer = Scorer(3, [Concept("a.x", "a", None, "x", "x", ())], SelectionConfig(draws=2))
-    scorer.close([0])
-    assert scorer.results[0].figures == Undefined("0 pairs; a contrast needs at least 2")
+    (found,) = scorer.close([0])
+    assert found.figures == Undefined("0 pairs; a contrast needs at least 2")

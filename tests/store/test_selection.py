@@ -38,7 +38,8 @@ def record(db: Db, selection_id: str, sae_id: str, figure: float | None, **featu
     }
     row = SelectionRow(selection_id, sae_id, "set", {"controls": ["ordinary"]}, 2.0, 0.5, 1.0)
     rows = [score("all", "all", "isolation", figure, None if figure is not None else "no pairs")]
-    write_selection(db, row, [*rows, score("domain", "a", "isolation", figure, "x")], {**none, **features})
+    domain = [score("domain", "a", "isolation", figure, "x")]
+    write_selection(db, row, [rows, domain], [none, {**none, **features}])
 
 
 def test_concepts_come_back_and_lost_pairs_go(db: Db) -> None:
@@ -103,6 +104,6 @@ def test_a_selection_is_written_whole_or_not_at_all(db: Db) -> None:
     twice = [score("all", "all", "isolation", 1.0)] * 2
     none = {k: np.zeros(0) for k in ("feature", "concept_id", "frequency", "swapped", "n_pairs", "candidate")}
     with pytest.raises(Exception, match="duplicate key"):
-        write_selection(db, SelectionRow("s1", "one", "set", {}, 1.0, None, 1.0), twice, none)
+        write_selection(db, SelectionRow("s1", "one", "set", {}, 1.0, None, 1.0), [twice], [none])
     assert value(db, "SELECT count(*) FROM selections") == 0
     assert value(db, "SELECT count(*) FROM sae_scores") == 0

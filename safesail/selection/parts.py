@@ -1,0 +1,132 @@
+"""What a pass finds of one SAE in one chunk of concepts: computed once, kept beside the store, added up at the end."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safesail import __version__
+from safesail.domain.records import Concept
+from safesail.selection.batches import Chunk
+from safesail.selection.core import ConceptResult
+from safesail.selection.encode import Spread, Tally
+from safesail.selection.figures import Sums, concept_rows
+from safesail.store.selection import ScoreRow
+from safesail.store.selection_parts import read_part, write_part
+
+_TABLES = ("value", "null", "value_draws", "above_draws")
+"""The arrays of `Sums`."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One SAE on one chunk. Its size depends on the chunk, and the pass holds one at a time."""
+
+    rows: Sequence[ScoreRow]
+    """Figures of its concepts."""
+
+    features: Mapping[str, NDArray[Any]]
+    """Columns of the store's `feature_concepts`."""
+
+    domains: Mapping[str, Sums]
+    """Its concepts' figures, added up by domain."""
+
+    tally: Tally
+    spread: Spread
+    seconds: float = 0.0
+    """Spent on figures."""
+
+    @classmethod
+    def of(cls, results: Iterable[ConceptResult], draws: int, tally: Tally, spread: Spread) -> Self:
+        """Take in a chunk's concepts, one after the other."""
+        rows: list[ScoreRow] = []
+        domains: dict[str, Sums] = {}
+        features: list[dict[str, NDArray[Any]]] = []
+        for result in results:
+            sums = Sums.of(result, draws)
+            rows += concept_rows(result, sums)
+            domains = _added(domains, {result.domain: sums})
+            features.append(_columns(result))
+        columns = {name: np.concatenate([own[name] for own in features]) for name in features[0]}
+        return cls(rows, columns, domains, tally, spread)
+
+    def __add__(self, other: Self) -> Self:
+        """Two chunks as one, without the rows and features, of which nothing is to be added up."""
+        return replace(
+            self,
+            rows=(),
+            features={},
+            domains=_added(self.domains, other.domains),
+            tally=self.tally + other.tally,
+            spread=self.spread + other.spread,
+            seconds=self.seconds + other.seconds,
+        )
+
+    def save(self, folder: Path, name: str) -> None:
+        """Keep it, whole and on disk when this returns."""
+        sums = list(self.domains.values())
+        text = {
+            "rows": [astuple(row) for row in self.rows],
+            "domains": list(self.domains),
+            "sums": [{k: v for k, v in vars(s).items() if k not in _TABLES} for s in sums],
+            "tally": asdict(self.tally),
+            "spread": {"n": self.spread.n, "squares": self.spread.squares},
+            "seconds": self.seconds,
+        }
+        tables = {f"sums/{table}": np.stack([getattr(s, table) for s in sums]) for table in _TABLES}
+        columns = {f"features/{key}": column for key, column in self.features.items()}
+        write_part(folder, name, text, {**tables, **columns, "spread/total": self.spread.total})
+
+    @classmethod
+    def load(cls, folder: Path, name: str) -> Self:
+        """A part that was kept.
+
+        Raises:
+            DataError: it is missing or broken.
+        """
+        text, arrays = read_part(folder, name)
+        domains = {
+            domain: Sums(**{**text["sums"][i], "reasons": tuple(text["sums"][i]["reasons"])},
+                         **{table: arrays[f"sums/{table}"][i] for table in _TABLES})
+            for i, domain in enumerate(text["domains"])
+        }  # fmt: skip
+        return cls(
+            rows=[ScoreRow(*row) for row in text["rows"]],
+            features={k.removeprefix("features/"): v for k, v in arrays.items() if k.startswith("features/")},
+            domains=domains,
+            tally=Tally(**text["tally"]),
+            spread=Spread(**text["spread"], total=arrays["spread/total"]),
+            seconds=text["seconds"],
+        )
+
+
+def part_name(chunk: Chunk, concepts: Sequence[Concept]) -> str:
+    """Identity of what a selection computes for a chunk.
+
+    A selection's own identity leaves out the order of concepts and the size of batches. They change no figure, but
+    they change which concepts a part is about, and the last digits of sums.
+    """
+    body = [
+        __version__,
+        [concepts[number].concept_id for number in chunk.concepts],
+        [[row.tolist() for row in batch.rows] for batch in chunk.batches],
+    ]
+    return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
+
+
+def _added(some: Mapping[str, Sums], more: Mapping[str, Sums]) -> dict[str, Sums]:
+    return {**some, **{domain: some[domain] + own if domain in some else own for domain, own in more.items()}}
+
+
+def _columns(result: ConceptResult) -> dict[str, NDArray[Any]]:
+    n = len(result.features.feature)
+    return {
+        **vars(result.features),
+        "concept_id": np.repeat(result.concept_id, n),
+        "n_pairs": np.repeat(np.int32(result.n_pairs), n),
+    }
