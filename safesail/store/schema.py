@@ -356,13 +356,12 @@ VIEWS = (
     CREATE VIEW exemplars AS                    -- windows in which a feature fires, strongest first within it
     WITH active AS (                            -- grouped before windows are met: few rows, and no text among them
         SELECT a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
-               list(CAST(a.token % h.n_ctx AS INTEGER) ORDER BY a.token) AS positions,
-               list(a.value ORDER BY a.token) AS activations
+               list(CAST(a.token % h.n_ctx AS INTEGER)) AS places, list(a.value) AS found
         FROM activations a JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
         GROUP BY a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx
     )
-    SELECT s.sae_id, a.feature AS "index", a.window_id, w.document_id, w.split, a.maximum, w.tokens, a.positions,
-           a.activations
+    SELECT s.sae_id, a.feature AS "index", a.window_id, w.document_id, w.split, a.maximum, w.tokens,
+           list_sort(a.places) AS positions, list_select(a.found, list_grade_up(a.places)) AS activations
     FROM active a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
     """,
 )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ from safesail.store.harvest import (
     read_harvest,
     write_shard,
 )
+from safesail.store.imports import IMPORT_N_CTX, ImportedSae, add_tables, register_imported_sae
 from safesail.store.shown import exemplar_rows
 from safesail.store.sql import rows, value
 
@@ -208,15 +210,47 @@ def test_places_of_a_wide_sae_and_a_long_text_do_not_overflow(db: Db) -> None:
     assert rows(db, "SELECT token FROM activations") == [(7,)]
 
 
-def test_rows_that_were_appended_unsorted_lie_beside_harvested_ones(db: Db) -> None:
+def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> None:
     record = begin(db)
     store(db, record, 0, [(5, 1.0), (2, 3.0), (5, 2.0)])
     finish(db, record, "f32")
-    key = record.sae_keys[SAE.sae_id]
-    db.execute("INSERT INTO activations_f32 VALUES (?, 5, 40, 0, 4), (?, 2, 7, 0, 9)", [key + 1, key + 1])
+    register_imported_sae(db, ImportedSae("theirs", "made", "blocks.0.hook_mlp_out", 0, d_sae=9))
+    windows = {
+        "d1": [0.0, 4.0],
+        "d0": [7.0, 0.0, 8.0],
+    }  # one import appends windows in the order of documents
+    for document, acts in windows.items():
+        table = {
+            "sae_id": ["theirs"], "index": [2 if document == "d1" else 8], "split": ["train"],
+            "document_id": [document], "start": [0], "maximum": [max(acts)], "tokens": [["t"] * len(acts)],
+            "activations": [acts],
+        }  # fmt: skip
+        assert add_tables(db, {"exemplars": [pa.table(table)]}, ["exemplars"]) == {"exemplars": 1}
+    mine = record.sae_keys[SAE.sae_id]
+    theirs = value(db, "SELECT sae_key FROM saes WHERE sae_id = 'theirs'")
     assert rows(db, "FROM activations ORDER BY ALL") == [
-        (key, 2, 1, 3.0), (key, 5, 0, 1.0), (key, 5, 2, 2.0), (key + 1, 2, 7, 9.0), (key + 1, 5, 40, 4.0),
+        (mine, 2, 1, 3.0), (mine, 5, 0, 1.0), (mine, 5, 2, 2.0),
+        (theirs, 2, 1, 4.0), (theirs, 8, IMPORT_N_CTX, 7.0), (theirs, 8, IMPORT_N_CTX + 2, 8.0),
     ]  # fmt: skip
+    assert rows(db, "SELECT DISTINCT sae_key, stride FROM activations_f32 ORDER BY 1") == [
+        (mine, N_CTX),
+        (theirs, 0),
+    ]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId("theirs", 8), 5)] == [([0, 2], [7.0, 8.0])]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId(SAE.sae_id, 5), 5)] == [([0, 2], [1.0, 2.0])]
+
+
+def test_the_view_orders_positions_of_rows_that_lie_in_any_order(db: Db) -> None:
+    record = begin(db)
+    store(db, record, 0, [(1, 1.0)])
+    finish(db, record, "f32")
+    key = record.sae_keys[SAE.sae_id]
+    db.execute(
+        "INSERT INTO activations_f32 VALUES ($k, 4, 9, 0, 1), ($k, 4, 2, 0, 5), ($k, 4, 30, 0, 3)", {"k": key}
+    )
+    by_sql = 'SELECT positions, activations, maximum FROM exemplars WHERE "index" = 4'
+    assert rows(db, by_sql) == [([2, 9, 30], [5.0, 1.0, 3.0], 5.0)]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId(SAE.sae_id, 4), 5)] == [([2, 9, 30], [5.0, 1.0, 3.0])]
 
 
 @pytest.mark.parametrize("precision", ["f32", "u8"])
