@@ -133,16 +133,20 @@ def fetch_windows(
     found = rows(
         db,
         """
-        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split,
-               list(a.token % ?) FILTER (a.token IS NOT NULL), list(a.value) FILTER (a.token IS NOT NULL)
-        FROM windows w
-        LEFT JOIN activations a
-          ON a.sae_key = ? AND a.feature = ? AND a.token // ? = w.window_id AND list_contains(?, a.token // ?)
-        WHERE w.harvest_key = ? AND list_contains(?, w.window_id)
-        GROUP BY ALL
+        WITH asked AS (SELECT unnest(CAST($ids AS BIGINT[])) AS window_id), active AS (
+            SELECT token // $n_ctx AS window_id, list(token % $n_ctx) AS positions, list(value) AS found
+            FROM activations WHERE sae_key = $sae_key AND feature = $feature
+            GROUP BY 1 HAVING list_contains($ids, window_id)
+        )
+        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split, a.positions, a.found
+        FROM windows w JOIN asked USING (window_id) LEFT JOIN active a USING (window_id)
+        WHERE w.harvest_key = $harvest_key
         """,
-        [f.n_ctx, f.sae_key, f.feature.index, f.n_ctx, window_ids, f.n_ctx, f.harvest_key, window_ids],
-    )
+        {
+            "ids": window_ids, "n_ctx": f.n_ctx, "sae_key": f.sae_key, "feature": f.feature.index,
+            "harvest_key": f.harvest_key,
+        },
+    )  # fmt: skip
     windows: dict[int, tuple[Window, tuple[float, ...]]] = {}
     for window_id, document_id, start, token_ids, tokens, split, positions, values in found:
         activations = [0.0] * len(tokens)

@@ -182,12 +182,13 @@ def finish_harvest(
     """
     folder = staging.staging_dir(db, record.key)
     paths = {key: staging.parts(folder, record.shards, key) for key in record.sae_keys.values()}
+    stride = record.n_windows * int(record.settings["n_ctx"])
     try:
         db.begin()
         try:
             merge_bins(db, list(paths))
             for sae_id, key in record.sae_keys.items():
-                _store_sorted(db, key, paths[key], precision)
+                _store_sorted(db, key, paths[key], precision, stride)
                 write_features(db, record.key, (sae_id, key, d_sae[sae_id]), record.n_tokens, middle)
             db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
             db.commit()
@@ -205,8 +206,11 @@ def clear_staging(db: Db, record: HarvestRecord) -> None:
     staging.clear(staging.staging_dir(db, record.key))
 
 
-def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision) -> None:
-    """Bring an SAE's activations into the store, a range of features at a time so that memory stays flat."""
+def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, stride: int) -> None:
+    """Bring an SAE's activations into the store, a range of features at a time so that memory stays flat.
+
+    Tokens go up within a feature only; `feature * stride + token` goes up throughout, in small steps.
+    """
     db.execute(
         """
         CREATE OR REPLACE TEMP TABLE feature_maxima AS
@@ -218,18 +222,21 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision) 
         db.execute("INSERT INTO activation_scales SELECT * FROM feature_maxima ORDER BY feature")
         # Levels at (code + 0.5) / 255.5 of the maximum: no nonzero becomes 0, the maximum is exact, and the
         # largest error is maximum / 511.
-        column = "CAST(greatest(round(p.value / CAST(m.maximum AS DOUBLE) * 255.5 - 0.5), 0) AS UTINYINT)"
+        column = (
+            "CAST(greatest(round(p.value / CAST(m.maximum AS DOUBLE) * 255.5 - 0.5), 0) AS UTINYINT) AS code"
+        )
     else:
         column = "p.value"
     for first, stop in _ranges(db, sae_key):
         db.execute(
             f"""
-            INSERT INTO activations_{precision}
-            SELECT CAST(? AS INTEGER), p.feature, p.token, {column}
-            FROM read_parquet(?) p JOIN feature_maxima m USING (feature)
-            WHERE p.feature >= ? AND p.feature < ? ORDER BY p.feature, p.token
+            INSERT INTO activations_{precision} BY NAME
+            SELECT CAST($key AS INTEGER) AS sae_key, p.feature, CAST(p.feature AS BIGINT) * $stride + p.token AS place,
+                   $stride AS stride, {column}
+            FROM read_parquet($paths) p JOIN feature_maxima m USING (feature)
+            WHERE p.feature >= $first AND p.feature < $stop ORDER BY place
             """,
-            [sae_key, paths, first, stop],
+            {"key": sae_key, "stride": stride, "paths": paths, "first": first, "stop": stop},
         )
     db.execute("DROP TABLE feature_maxima")
 

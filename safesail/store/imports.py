@@ -232,11 +232,11 @@ def _add_exemplars(db: Db) -> int:
         INSERT INTO activations_f32 BY NAME
         WITH long AS (
             SELECT f.sae_key, f."index" AS feature, w.window_id, unnest(f.activations) AS value,
-                   unnest(range(len(f.activations))) AS place
+                   unnest(range(len(f.activations))) AS position
             FROM fresh f JOIN windows w USING (harvest_key, document_id, start)
         )
-        SELECT sae_key, feature, window_id * ? + place AS token, value FROM long WHERE value <> 0
-        ORDER BY sae_key, feature, token
+        SELECT sae_key, feature, window_id * ? + position AS place, 0 AS stride, value FROM long WHERE value <> 0
+        ORDER BY sae_key, feature, place
         """,
         [IMPORT_N_CTX],
     )

@@ -25,6 +25,24 @@ def m001_tables_and_views(db: duckdb.DuckDBPyConnection) -> None:
         db.execute(statement)
 
 
+@migration
+def m002_places(db: duckdb.DuckDBPyConnection) -> None:
+    """Activations of earlier stores get a stride of 0, by which their place is the token; no row is written anew.
+
+    A new store has been made with these columns.
+    """
+    known = db.execute(
+        "SELECT table_name FROM duckdb_columns() WHERE table_name IN ('activations_f32', 'activations_u8')"
+        " AND column_name = 'token'"
+    ).fetchall()
+    for (table,) in known:
+        db.execute(f"ALTER TABLE {table} RENAME token TO place")
+        db.execute(f"ALTER TABLE {table} ADD COLUMN stride BIGINT DEFAULT 0")
+    if known:
+        for statement in VIEWS:
+            db.execute(statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
+
+
 def migrate(db: duckdb.DuckDBPyConnection) -> None:
     """Bring `db` up to the newest schema; each step commits whole or not at all.
 

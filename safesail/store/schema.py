@@ -161,7 +161,8 @@ TABLES = (
     CREATE TABLE activations_f32 (              -- nonzeros only; sorted by feature, then token
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        token       BIGINT NOT NULL,            -- window_id * n_ctx + position in the window
+        place       BIGINT NOT NULL,            -- feature * stride + token: ascends, so its differences are packed
+        stride      BIGINT NOT NULL,            -- token slots of the harvest; 0: not sorted, place is the token
         value       FLOAT NOT NULL
     )
     """,
@@ -169,7 +170,8 @@ TABLES = (
     CREATE TABLE activations_u8 (               -- the same, of harvests with precision u8
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        token       BIGINT NOT NULL,
+        place       BIGINT NOT NULL,
+        stride      BIGINT NOT NULL,
         code        UTINYINT NOT NULL           -- value = (code + 0.5) / 255.5 * the feature's maximum
     )
     """,
@@ -343,22 +345,23 @@ VIEWS = (
     """,
     """
     CREATE VIEW activations AS                  -- every stored nonzero, whatever its precision
-    SELECT sae_key, feature, token, value FROM activations_f32
+    -- token: window_id * n_ctx + position in the window
+    SELECT sae_key, feature, place - CAST(feature AS BIGINT) * stride AS token, value FROM activations_f32
     UNION ALL
-    SELECT a.sae_key, a.feature, a.token, CAST((a.code + 0.5) / 255.5 * s.maximum AS FLOAT) AS value
+    SELECT a.sae_key, a.feature, a.place - CAST(a.feature AS BIGINT) * a.stride AS token,
+           CAST((a.code + 0.5) / 255.5 * s.maximum AS FLOAT) AS value
     FROM activations_u8 a JOIN activation_scales s USING (sae_key, feature)
     """,
     """
     CREATE VIEW exemplars AS                    -- windows in which a feature fires, strongest first within it
-    SELECT s.sae_id, a.feature AS "index", w.window_id, w.document_id, w.split, max(a.value) AS maximum,
-           any_value(w.tokens) AS tokens,
-           list(CAST(a.token % h.n_ctx AS INTEGER) ORDER BY a.token) AS positions,
-           list(a.value ORDER BY a.token) AS activations
-    FROM activations a
-    JOIN saes s USING (sae_key)
-    JOIN harvest_saes USING (sae_key)
-    JOIN harvests h USING (harvest_key)
-    JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
-    GROUP BY s.sae_id, a.feature, w.window_id, w.document_id, w.split
+    WITH active AS (                            -- grouped before windows are met: few rows, and no text among them
+        SELECT a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
+               list(CAST(a.token % h.n_ctx AS INTEGER)) AS places, list(a.value) AS found
+        FROM activations a JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
+        GROUP BY a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx
+    )
+    SELECT s.sae_id, a.feature AS "index", a.window_id, w.document_id, w.split, a.maximum, w.tokens,
+           list_sort(a.places) AS positions, list_select(a.found, list_grade_up(a.places)) AS activations
+    FROM active a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
     """,
 )

@@ -1,5 +1,7 @@
 """All that a store knows of one feature."""
 
+import numpy as np
+
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.catalog import LIVE_TAGS
@@ -67,21 +69,45 @@ def concept_rows(db: Db, feature: FeatureId) -> list[Row]:
 
 
 def exemplar_rows(db: Db, feature: FeatureId, limit: int) -> list[Row]:
-    """document_id, start, split, tokens, positions, values of the strongest windows; strongest first."""
-    return rows(
+    """document_id, start, split, tokens, positions, values of the strongest windows; strongest first.
+
+    Short statements over integer keys: planning one that joins it all takes longer than running it.
+    """
+    keys = one(
         db,
-        """
-        WITH strongest AS (
-            SELECT hs.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
-                   list(CAST(a.token % h.n_ctx AS INTEGER) ORDER BY a.token) AS positions,
-                   list(a.value ORDER BY a.token) AS found
-            FROM activations a JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
-            WHERE a.sae_key = (SELECT sae_key FROM saes WHERE sae_id = ?) AND a.feature = ?
-            GROUP BY ALL ORDER BY maximum DESC, window_id LIMIT ?
-        )
-        SELECT w.document_id, w.start, w.split, w.tokens, t.positions, t.found
-        FROM strongest t JOIN windows w USING (harvest_key, window_id)
-        ORDER BY t.maximum DESC, w.document_id, w.start
-        """,
-        [feature.sae_id, feature.index, limit],
+        "SELECT sae_key, harvest_key, n_ctx FROM saes JOIN harvest_saes USING (sae_key)"
+        " JOIN harvests USING (harvest_key) WHERE sae_id = ?",
+        [feature.sae_id],
     )
+    if keys is None:
+        return []
+    sae_key, harvest_key, n_ctx = (int(key) for key in keys)
+    strongest = _strongest(db, (sae_key, feature.index), n_ctx, limit)
+    windows = rows(
+        db,
+        "SELECT w.window_id, w.document_id, w.start, w.split, w.tokens FROM windows w"
+        " JOIN (SELECT unnest(CAST(? AS BIGINT[])) AS window_id) USING (window_id) WHERE w.harvest_key = ?",
+        [list(strongest), harvest_key],
+    )
+    windows.sort(key=lambda w: (-max(strongest[w[0]][1]), w[1], w[2]))
+    return [(*place, *strongest[window_id]) for window_id, *place in windows]
+
+
+def _strongest(
+    db: Db, key: tuple[int, int], n_ctx: int, limit: int
+) -> dict[int, tuple[list[int], list[float]]]:
+    """By window_id: positions and values of the feature `key` (SAE's key, index) in its strongest windows."""
+    found = db.execute(
+        "SELECT token, value FROM activations WHERE sae_key = ? AND feature = ?", list(key)
+    ).fetchnumpy()
+    order = np.argsort(found["token"], kind="stable")
+    token, value = np.asarray(found["token"])[order], np.asarray(found["value"])[order]
+    if not len(token):
+        return {}
+    window_id, start = np.unique(token // n_ctx, return_index=True)
+    stop = np.append(start[1:], len(token))
+    top = np.lexsort((window_id, -np.maximum.reduceat(value, start)))[:limit]
+    return {
+        int(window_id[i]): ((token[a:b] % n_ctx).tolist(), value[a:b].tolist())
+        for i, a, b in zip(top, start[top], stop[top], strict=True)
+    }

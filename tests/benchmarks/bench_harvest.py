@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.harvest.shards import Shard, batches_by_length, cut_shards, cut_windows
@@ -35,7 +36,8 @@ from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
 from safesail.sae.save import save_sae, topk_config
 from safesail.store.connection import Db, open_reader, open_writer
-from safesail.store.sql import rows, value
+from safesail.store.shown import exemplar_rows
+from safesail.store.sql import Row, rows, value
 from safesail.subject.fetch import fetch
 from safesail.subject.model import SubjectModel
 from safesail.text.documents import read_documents
@@ -227,18 +229,31 @@ def _bytes_of(db: Db, path: Path) -> int:
     return path.stat().st_size
 
 
-def read_times(db: Db) -> dict[str, float]:
-    """Milliseconds to read the 20 strongest windows of a feature, tokens and activations; over many features."""
+def read_times(db: Db) -> dict[str, Any]:
+    """Milliseconds to read the 20 strongest windows of a feature, tokens and activations; over many features.
+
+    `library`: as `catalog show` reads them; `view`: by SQL; both by turns.
+    """
     fire = rows(
         db,
         "SELECT sae_id, feature FROM features WHERE n_active > 0 ORDER BY md5(feature::TEXT) LIMIT ?",
         [READS],
     )
     sql = 'SELECT * FROM exemplars WHERE sae_id = ? AND "index" = ? ORDER BY maximum DESC, window_id LIMIT 20'
-    rows(db, sql, list(fire[0]))
-    times = [milliseconds(lambda of=of: rows(db, sql, list(of))) for of in fire]
+    ways: dict[str, Callable[[Row], object]] = {
+        "library": lambda of: exemplar_rows(db, FeatureId(*of), 20),
+        "view": lambda of: rows(db, sql, list(of)),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for of in [fire[0], *fire]:
+        for name, read in ways.items():
+            times[name].append(milliseconds(lambda read=read, of=of: read(of)))
+    return {"features": len(fire)} | {name: _spread(found[1:]) for name, found in times.items()}
+
+
+def _spread(times: list[float]) -> dict[str, float]:
     low, high = np.quantile(times, [0.5, 0.95])
-    return {"median": round(float(low), 2), "p95": round(float(high), 2), "features": len(times)}
+    return {"median": round(float(low), 2), "p95": round(float(high), 2)}
 
 
 def milliseconds(run: Callable[[], object]) -> float:

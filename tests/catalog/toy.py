@@ -44,7 +44,8 @@ def fill(db: Db) -> None:
         )
     # window 0: feature 0 at tokens 1 and 2, feature 1 at token 0; window 1: feature 0 at token 1
     db.execute(
-        "INSERT INTO activations_f32 VALUES (1, 0, 1, 3.0), (1, 0, 2, 1.0), (1, 0, 9, 2.5), (1, 1, 0, 0.5)"
+        "INSERT INTO activations_f32 VALUES"
+        " (1, 0, 1, 16, 3.0), (1, 0, 2, 16, 1.0), (1, 0, 9, 16, 2.5), (1, 1, 16, 16, 0.5)"
     )
     for i, text in TEXTS.items():
         db.execute(

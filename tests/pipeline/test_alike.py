@@ -39,9 +39,10 @@ def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
     key = value(db, "SELECT sae_key FROM saes WHERE sae_id = ?", [sae_id])
     db.execute("DELETE FROM activations_f32 WHERE sae_key = ? AND feature = ?", [key, b])
     db.execute(
-        "INSERT INTO activations_f32 SELECT sae_key, ?, token, 2 * value FROM activations_f32"
-        " WHERE sae_key = ? AND feature = ?",
-        [b, key, a],
+        "INSERT INTO activations_f32 BY NAME SELECT sae_key, CAST($b AS INTEGER) AS feature,"
+        " place + ($b - feature) * stride AS place, stride, 2 * value AS value FROM activations_f32"
+        " WHERE sae_key = $key AND feature = $a",
+        {"a": a, "b": b, "key": key},
     )
     return a, b, c
 

@@ -1,17 +1,21 @@
 """What a harvest stores, fed with made nonzeros."""
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safesail.domain.ids import FeatureId
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import DataError
 from safesail.harvest.activations import Nonzeros, bin_middle, histogram
-from safesail.store.connection import Db, open_memory
+from safesail.store.connection import Db, open_memory, open_writer
 from safesail.store.harvest import (
     SHARDS_A_MERGE,
     HarvestRecord,
@@ -23,6 +27,8 @@ from safesail.store.harvest import (
     read_harvest,
     write_shard,
 )
+from safesail.store.imports import IMPORT_N_CTX, ImportedSae, add_tables, register_imported_sae
+from safesail.store.shown import exemplar_rows
 from safesail.store.sql import rows, value
 
 N_CTX = 64
@@ -101,8 +107,10 @@ def test_one_byte_codes_by_hand() -> None:
         store(db, record, 0, [(2, 511.0), (2, 1.0), (2, 1e-6), (2, 3.0), (4, 0.25)])
         finish(db, record, "u8")
         # 511 / 255.5 = 2 a step: 1 is code 0, 3 is code 1, the maximum code 255; nothing lies below code 0.
-        codes = rows(db, "SELECT feature, token, code FROM activations_u8 ORDER BY 1, 2")
-        assert codes == [(2, 0, 255), (2, 1, 0), (2, 2, 0), (2, 3, 1), (4, 4, 255)]
+        codes = rows(db, "SELECT feature, place, stride, code FROM activations_u8 ORDER BY 1, 2")
+        assert codes == [  # one window of 64: feature 2 begins at 128, feature 4 at 256
+            (2, 128, 64, 255), (2, 129, 64, 0), (2, 130, 64, 0), (2, 131, 64, 1), (4, 260, 64, 255),
+        ]  # fmt: skip
         assert rows(db, "SELECT feature, maximum FROM activation_scales ORDER BY 1") == [
             (2, 511.0),
             (4, 0.25),
@@ -123,7 +131,7 @@ def test_rows_lie_sorted_by_feature_and_histograms_are_merged(db: Db) -> None:
             twice = "SELECT count(*) - count(DISTINCT (feature, bin)) FROM activation_bins"
             assert value(db, twice) == 0
     finish(db, record, "f32")
-    lie = rows(db, "SELECT feature, token FROM activations_f32")
+    lie = rows(db, "SELECT feature, place FROM activations_f32")
     assert lie == sorted(lie) and len(lie) == 40 * len(made)
     assert value(db, "SELECT sum(n) FROM activation_bins") == 40 * len(made)
     flat = np.array([v for nonzeros in made for f, v in nonzeros if f == 3], dtype=np.float32)
@@ -159,3 +167,135 @@ def test_a_lost_file_is_named_and_nothing_is_marked_as_finished(db: Db, tmp_path
     lost.write_bytes(kept)
     finish(db, record, "f32")
     assert value(db, "SELECT count(*) FROM activations") == 1
+
+
+def every(n: int, first: int, d_sae: int) -> list[tuple[int, float]]:
+    """Token i fires feature (first + 5 i) mod d_sae, at a value that tells them all apart."""
+    return [((first + 5 * i) % d_sae, float(1 + first * n + i)) for i in range(n)]
+
+
+@pytest.mark.parametrize("precision", ["f32", "u8"])
+def test_places_ascend_in_the_tables_own_order_and_give_every_token_back(
+    db: Db, precision: Precision
+) -> None:
+    record = begin(db)
+    n_windows, d_sae = 9, SAE.d_sae
+    for number in range(n_windows):
+        store(db, record, number, every(N_CTX, number, d_sae))
+    finish(db, record, precision)
+    stored = rows(db, f"SELECT feature, place, stride FROM activations_{precision}")
+    places = [r[1] for r in stored]
+    assert all(a < b for a, b in itertools.pairwise(places)) and len(places) == n_windows * N_CTX
+    assert {r[2] for r in stored} == {n_windows * N_CTX}  # narrower, and features would overlap
+    assert [r[0] for r in stored] == [p // (n_windows * N_CTX) for p in places]
+    for feature in range(d_sae):
+        expected = {
+            w * N_CTX + i: float(1 + w * N_CTX + i)
+            for w in range(n_windows)
+            for i in range(N_CTX)
+            if (w + 5 * i) % d_sae == feature
+        }
+        of = "SELECT token, value FROM activations WHERE feature = ? ORDER BY token"
+        found = dict(rows(db, of, [feature]))
+        assert list(found) == list(expected)
+        assert list(found.values()) == pytest.approx(
+            list(expected.values()), abs=0 if precision == "f32" else max(expected.values()) / 510
+        )
+
+
+def test_places_of_a_wide_sae_and_a_long_text_do_not_overflow(db: Db) -> None:
+    db.execute(
+        "INSERT INTO activations_f32 VALUES (1, 2_000_000_000, 2_000_000_000_000_000_007, 1_000_000_000, 1)"
+    )
+    assert rows(db, "SELECT token FROM activations") == [(7,)]
+
+
+def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> None:
+    record = begin(db)
+    store(db, record, 0, [(5, 1.0), (2, 3.0), (5, 2.0)])
+    finish(db, record, "f32")
+    register_imported_sae(db, ImportedSae("theirs", "made", "blocks.0.hook_mlp_out", 0, d_sae=9))
+    windows = {
+        "d1": [0.0, 4.0],
+        "d0": [7.0, 0.0, 8.0],
+    }  # one import appends windows in the order of documents
+    for document, acts in windows.items():
+        table = {
+            "sae_id": ["theirs"], "index": [2 if document == "d1" else 8], "split": ["train"],
+            "document_id": [document], "start": [0], "maximum": [max(acts)], "tokens": [["t"] * len(acts)],
+            "activations": [acts],
+        }  # fmt: skip
+        assert add_tables(db, {"exemplars": [pa.table(table)]}, ["exemplars"]) == {"exemplars": 1}
+    mine = record.sae_keys[SAE.sae_id]
+    theirs = value(db, "SELECT sae_key FROM saes WHERE sae_id = 'theirs'")
+    assert rows(db, "FROM activations ORDER BY ALL") == [
+        (mine, 2, 1, 3.0), (mine, 5, 0, 1.0), (mine, 5, 2, 2.0),
+        (theirs, 2, 1, 4.0), (theirs, 8, IMPORT_N_CTX, 7.0), (theirs, 8, IMPORT_N_CTX + 2, 8.0),
+    ]  # fmt: skip
+    assert rows(db, "SELECT DISTINCT sae_key, stride FROM activations_f32 ORDER BY 1") == [
+        (mine, N_CTX),
+        (theirs, 0),
+    ]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId("theirs", 8), 5)] == [([0, 2], [7.0, 8.0])]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId(SAE.sae_id, 5), 5)] == [([0, 2], [1.0, 2.0])]
+
+
+def test_the_view_orders_positions_of_rows_that_lie_in_any_order(db: Db) -> None:
+    record = begin(db)
+    store(db, record, 0, [(1, 1.0)])
+    finish(db, record, "f32")
+    key = record.sae_keys[SAE.sae_id]
+    db.execute(
+        "INSERT INTO activations_f32 VALUES ($k, 4, 9, 0, 1), ($k, 4, 2, 0, 5), ($k, 4, 30, 0, 3)", {"k": key}
+    )
+    by_sql = 'SELECT positions, activations, maximum FROM exemplars WHERE "index" = 4'
+    assert rows(db, by_sql) == [([2, 9, 30], [5.0, 1.0, 3.0], 5.0)]
+    assert [r[4:] for r in exemplar_rows(db, FeatureId(SAE.sae_id, 4), 5)] == [([2, 9, 30], [5.0, 1.0, 3.0])]
+
+
+@pytest.mark.parametrize("precision", ["f32", "u8"])
+def test_the_strongest_windows_are_the_same_by_the_library_and_by_the_view(
+    db: Db, precision: Precision
+) -> None:
+    record = begin(db)
+    # Feature 3 fires at tokens 0 and 2 of every window, strongest in window 4, equally in windows 1 and 6.
+    peaks = [2.0, 5.0, 3.0, 1.0, 9.0, 4.0, 5.0, 0.5]
+    for number, peak in enumerate(peaks):
+        store(db, record, number, [(3, peak / 4), (1, 100.0), (3, peak)])
+    finish(db, record, precision)
+    shown = exemplar_rows(db, FeatureId(SAE.sae_id, 3), 4)
+    assert [r[0] for r in shown] == ["d4", "d1", "d6", "d5"]
+    assert all(r[1:4] == (0, "train", ["t"] * N_CTX) and r[4] == [0, 2] for r in shown)
+    error = 0 if precision == "f32" else max(peaks) / 510
+    assert [r[5] for r in shown] == [pytest.approx([p / 4, p], abs=error) for p in (9.0, 5.0, 5.0, 4.0)]
+    by_sql = rows(
+        db,
+        "SELECT document_id, 0, split, tokens, positions, activations FROM exemplars"
+        ' WHERE sae_id = ? AND "index" = 3 ORDER BY maximum DESC, document_id LIMIT 4',
+        [SAE.sae_id],
+    )
+    assert by_sql == shown
+    assert exemplar_rows(db, FeatureId(SAE.sae_id, 0), 4) == []
+    assert exemplar_rows(db, FeatureId("another", 3), 4) == []
+
+
+def test_reading_a_feature_passes_over_other_features_rows(tmp_path: Path) -> None:
+    """In sorted rows a feature lies in one row group or two, and the scan knows which without reading."""
+    with open_writer(tmp_path / "store.duckdb") as db:
+        db.execute(
+            "INSERT INTO activations_f32 SELECT 1, i // 50_000, (i // 50_000) * 200_000 + (i % 50_000) * 4, 200_000, 1"
+            " FROM range(1_000_000) t(i) ORDER BY 3"
+        )
+        db.execute("CHECKPOINT")
+        plan = rows(
+            db, "EXPLAIN ANALYZE SELECT max(token) FROM activations WHERE sae_key = 1 AND feature = 11"
+        )[0][1]
+        scanned = re.search(r"Row Groups Scanned: (\d+) / (\d+)", plan)
+        assert scanned is not None, plan
+        assert int(scanned[1]) <= 2 < 8 <= int(scanned[2])
+        packed = rows(
+            db,
+            "SELECT DISTINCT compression FROM pragma_storage_info('activations_f32')"
+            " WHERE column_name = 'place' AND segment_type <> 'VALIDITY'",
+        )
+        assert packed == [("BitPacking",)]

@@ -68,3 +68,31 @@ def test_an_older_store_is_read_only_after_it_was_opened_for_writing(tmp_path: P
             assert value(db, "SELECT a FROM added") == 7
     with pytest.raises(SchemaVersionError, match=r"m900_adds.*upgrade safesail"), open_reader(path):
         pass
+
+
+def test_activations_of_an_earlier_store_keep_their_tokens(tmp_path: Path) -> None:
+    path = tmp_path / "store.duckdb"
+    with open_writer(path) as db:
+        # As the first version made them.
+        db.execute(
+            "DROP VIEW exemplars; DROP VIEW activations; DROP TABLE activations_f32; DROP TABLE activations_u8"
+        )
+        columns = "sae_key INTEGER NOT NULL, feature INTEGER NOT NULL, token BIGINT NOT NULL"
+        db.execute(f"CREATE TABLE activations_f32 ({columns}, value FLOAT NOT NULL)")
+        db.execute(f"CREATE TABLE activations_u8 ({columns}, code UTINYINT NOT NULL)")
+        db.execute("CREATE VIEW activations AS SELECT sae_key, feature, token, value FROM activations_f32")
+        db.execute("CREATE VIEW exemplars AS SELECT * FROM activations")
+        db.execute("INSERT INTO activations_f32 VALUES (1, 3, 70, 2.5), (1, 4, 2, 1.5)")
+        db.execute("INSERT INTO activations_u8 VALUES (2, 3, 71, 255)")
+        db.execute("INSERT INTO activation_scales VALUES (2, 3, 8.0)")
+        db.execute("DELETE FROM schema_version WHERE applied = 'm002_places'")
+    with pytest.raises(SchemaVersionError, match="lacks m002_places"), open_reader(path):
+        pass
+    with open_writer(path) as db:
+        pass
+    with open_reader(path) as db:
+        assert rows(db, "FROM activations ORDER BY ALL") == [
+            (1, 3, 70, 2.5), (1, 4, 2, 1.5), (2, 3, 71, 8.0),
+        ]  # fmt: skip
+        assert rows(db, "SELECT DISTINCT stride FROM activations_f32") == [(0,)]
+        assert rows(db, "FROM exemplars") == []
