@@ -104,7 +104,7 @@ class BothIndex:
             ConfigError: `text` holds no word.
         """
         # Deeper than the answer: what is tenth in both belongs before what is first in one.
-        depth = min(MAX_RANKED, max(100, 2 * limit))
+        depth = min(MAX_RANKED, limit + 100)
         # At the same time: both spend theirs outside Python. SQLite stays in the thread that opened it.
         with ThreadPoolExecutor(1) as pool:
             meant = pool.submit(self._meaning.matches, text, depth)

@@ -89,11 +89,11 @@ def find_hits(db: Db, places: Sequence[tuple[str, int]], chosen: SearchFilter, l
             f"""
             WITH near AS MATERIALIZED (
                 SELECT sae_id, layer, "index", explanation, tags, score FROM catalog
-                WHERE "index" IN ({indexes})
+                WHERE "index" IN ({indexes}) AND (len(?) = 0 OR list_has_any(tags, ?))
+                  AND (CAST(? AS DOUBLE) IS NULL OR score >= ?)
             )
             SELECT c.sae_id, c.layer, c."index", c.explanation, c.tags, c.score
             FROM near c JOIN _asked a USING (sae_id, "index")
-            WHERE (len(?) = 0 OR list_has_any(c.tags, ?)) AND (CAST(? AS DOUBLE) IS NULL OR c.score >= ?)
             ORDER BY a.place LIMIT ?
             """,
             [list(chosen.tags), list(chosen.tags), chosen.min_score, chosen.min_score, limit],
