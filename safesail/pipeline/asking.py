@@ -17,7 +17,7 @@ from safesail.llm.budget import load_prices, parse_budget
 from safesail.llm.metered import MeteredClient
 from safesail.pipeline.budgeted import BudgetedConfig
 from safesail.pipeline.chat import ChatSettings
-from safesail.pipeline.explaining import explain_candidates, with_models, worthwhile
+from safesail.pipeline.explaining import explain_candidates, make_plan, with_models, worthwhile
 from safesail.pipeline.forecast import Forecast, Forecaster
 from safesail.pipeline.order import OrderConfig
 from safesail.scoring.config import Method, ScoringConfig
@@ -165,7 +165,7 @@ def forecast_store(store: Path, asked: Asked) -> Forecast:
         sae_id = asked.sae_id or best_sae(db)
         candidates = worthwhile(db, sae_id, n=asked.n, min_windows=MIN_WINDOWS, order=config.order)
         forecaster = Forecaster(db, chat.models(), config, chat.prices or {})
-        return forecaster.forecast(sae_id, [FeatureId(sae_id, c.feature) for c in candidates], chat.budget)
+        return forecaster.forecast(sae_id, make_plan(db, sae_id, candidates, config), chat.budget)
 
 
 def score_store(store: Path, asked: Asked, *, quiet: bool) -> Report:

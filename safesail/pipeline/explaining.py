@@ -84,7 +84,7 @@ def explain_candidates(
     run_id = start_run(db, "explain", settings.model_dump(mode="json") | {"sae_id": sae_id})
     clients = chat.open(db, run_id)
     run = BudgetedRun(db, clients.explainer, clients.simulator, settings)
-    plan = _plan(db, sae_id, candidates, settings)
+    plan = make_plan(db, sae_id, candidates, settings)
     try:
         bought = asyncio.run(run.run(plan, quiet=quiet))
     except* SafeSailError as group:
@@ -106,12 +106,13 @@ def with_models(config: BudgetedConfig, chat: ChatSettings) -> BudgetedConfig:
     )
 
 
-def _plan(
+def make_plan(
     db: Db,
     sae_id: str,
     candidates: Sequence[CandidateFeature],
     config: BudgetedConfig,
 ) -> Plan:
+    """What is to be explained and scored: which features share an explanation, and what the explainer is told."""
     alike = near_identical(db, sae_id, [c.feature for c in candidates], config.alike)
     concepts = {c.concept_id: c for c in read_concepts(db)}
     hints = {FeatureId(sae_id, c.feature): concepts[c.concept_ids[0]].name for c in candidates}

@@ -12,7 +12,7 @@ from safesail.explain import explainer as explaining
 from safesail.harvest.exemplars import collect
 from safesail.llm.budget import Budget, Prices, price_of
 from safesail.llm.types import ChatClient, LLMRequest
-from safesail.pipeline.budgeted import BudgetedConfig
+from safesail.pipeline.budgeted import BudgetedConfig, Plan
 from safesail.scoring.config import ScoringConfig
 from safesail.scoring.simulate import STAGE, batches_of, make_request
 from safesail.scoring.units import units_of
@@ -134,13 +134,14 @@ class Forecaster:
             for stage, model in ((explaining.STAGE, config.explain.model), (STAGE, config.scoring.model))
         }
 
-    def forecast(self, sae_id: str, features: Sequence[FeatureId], budget: Budget) -> Forecast:
-        """Expect what `budget` buys of `features`, the first one first.
+    def forecast(self, sae_id: str, plan: Plan, budget: Budget) -> Forecast:
+        """Expect what `budget` buys of a plan's features, the first one first.
 
         Raises:
             ConfigError: a budget in dollars, and a model has no price.
         """
-        costs = [self._feature(number, feature) for number, feature in enumerate(features)]
+        features = plan.features
+        costs = [self._feature(number, feature, plan) for number, feature in enumerate(features)]
         finished, spent = 0, Cost()
         for cost in costs:
             if _amount(spent + cost, budget) + _gap(cost, budget) > budget.amount:
@@ -156,18 +157,15 @@ class Forecaster:
             self._basis(),
         )
 
-    def _feature(self, number: int, feature: FeatureId) -> Cost:
+    def _feature(self, number: int, feature: FeatureId, plan: Plan) -> Cost:
         config = self._config
-        shown = collect(self._db, feature, "train", config.shown)
-        q999 = find_feature(self._db, feature).q999
-        active = [e for e in shown if e.kind == "active"]
-        if not active or q999 is None:
+        first = plan.shared.get(feature, feature)
+        request = self._request(first, plan.hints.get(first))
+        if request is None:
             return Cost()  # it fails without a call
-        silent = [e for e in shown if e.kind != "active"]
-        request = explaining.make_request(
-            self._explaining.endpoint, active, silent, config.explain, q999=q999
-        )
         text, cost = self._explanation(request)
+        if first != feature:
+            cost = Cost()  # paid for with the feature that it is nearly the same as
         held_out = collect(self._db, feature, "test", config.held_out)
         requests = list(_simulations(self._simulating.endpoint, text, held_out, config.scoring))
         simulation = sum((self._call(r, self._simulating, STAGE) for r in requests), Cost())
@@ -175,6 +173,17 @@ class Forecaster:
         every = config.chance_every
         twice = every > 0 and number > 0 and number % every == 0
         return cost + simulation + simulation if twice else cost + simulation
+
+    def _request(self, feature: FeatureId, hint: str | None) -> LLMRequest | None:
+        """What would be asked about a feature; None where it never fires in a window that may be shown."""
+        shown = collect(self._db, feature, "train", self._config.shown)
+        q999 = find_feature(self._db, feature).q999
+        active = [e for e in shown if e.kind == "active"]
+        if not active or q999 is None:
+            return None
+        silent = [e for e in shown if e.kind != "active"]
+        endpoint = self._explaining.endpoint
+        return explaining.make_request(endpoint, active, silent, self._config.explain, q999=q999, hint=hint)
 
     def _explanation(self, request: LLMRequest) -> tuple[str, Cost]:
         """The explanation as the cache has it, or a text of usual length in its place; and what it would cost."""

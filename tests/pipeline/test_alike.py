@@ -10,6 +10,7 @@ from safesail.llm.budget import parse_budget
 from safesail.pipeline.alike import AlikeConfig, near_identical
 from safesail.pipeline.budgeted import BudgetedConfig, BudgetedRun, Plan
 from safesail.pipeline.chat import ChatSettings
+from safesail.pipeline.forecast import Forecaster
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import read_explanation
 from safesail.store.selection import write_near
@@ -77,3 +78,18 @@ def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Pat
         # Scored on windows of its own, and not against itself as chance.
         assert value(db, "SELECT count(*) FROM scores WHERE feature = ?", [b]) == 1
         assert value(db, "SELECT chance FROM scores WHERE feature = ?", [b]) is None
+
+
+def test_a_dry_run_expects_one_explanation_for_two(made: Made, store: Path) -> None:
+    sae_id = made.summary.sae_id
+    with open_writer(store) as db:
+        a, b, _ = twins(db, sae_id)
+        for table in ("llm_calls", "explanations", "scores"):
+            db.execute(f"DELETE FROM {table}")
+        first, second = FeatureId(sae_id, a), FeatureId(sae_id, b)
+        chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
+        forecaster = Forecaster(db, chat.models(), BudgetedConfig(chance_every=0), {})
+        alone = forecaster.forecast(sae_id, Plan([first, second]), chat.budget)
+        shared = forecaster.forecast(sae_id, Plan([first, second], {second: first}), chat.budget)
+        assert alone.cost.calls - shared.cost.calls == 1
+        assert shared.cost.tokens < alone.cost.tokens
