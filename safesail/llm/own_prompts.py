@@ -9,7 +9,10 @@ from typing import Literal, cast
 from safesail.errors import RefusedAnswerError
 from safesail.llm.types import LLMAnswer, LLMRequest
 
-ENDPOINT = "builtin"
+ENDPOINT = "builtin-1"
+"""Where built-in models' answers come from. The number is their rules': raised with every change of an answer, since
+answers are cached by it, as by everything else that they depend on."""
+
 Block = Literal["active", "segments", "tokens", "texts", "marked"]
 
 _TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")

@@ -85,7 +85,7 @@ class ChatClient(Protocol):
 
     @property
     def endpoint(self) -> str:
-        """Where answers come from: a base URL without credentials, or `builtin`."""
+        """Where answers come from: a base URL without credentials, or `builtin-<rules>`."""
         ...
 
     async def complete(self, request: LLMRequest) -> LLMAnswer:

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from safesail.cli.main import cli
 from safesail.llm.lexical import LexicalModel
+from safesail.llm.own_prompts import ENDPOINT
 from safesail.llm.types import LLMRequest
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows
@@ -34,7 +35,7 @@ class Endpoint:
             return self._bill(f'{{"broken": "{self.asked}"')
         system, user = (message["content"] for message in body["messages"])
         room = body.get("max_tokens") or body["max_completion_tokens"]
-        request = LLMRequest("m", "builtin", system, user, 0.0, room)
+        request = LLMRequest("m", ENDPOINT, system, user, 0.0, room)
         return self._bill(_answer(request))
 
     def _bill(self, text: str) -> Reply:

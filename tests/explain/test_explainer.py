@@ -10,6 +10,7 @@ from safesail.explain.config import ExplainConfig
 from safesail.explain.explainer import Explainer, read_taxonomy_tags, taxonomy_tags
 from safesail.llm.budget import parse_budget
 from safesail.llm.lexical import LexicalModel
+from safesail.llm.own_prompts import ENDPOINT
 from safesail.store.connection import Db
 from safesail.store.explanations import ConfidentExplanation
 from safesail.store.sql import value
@@ -159,7 +160,7 @@ def test_the_built_in_model_explains_through_the_same_way(db: Db) -> None:
     found = asyncio.run(explainer.explain(FEATURE, ACTIVE, CONTROLS, q999=10.0))
     assert isinstance(found, Explanation)
     assert "“bomb”" in found.text
-    assert found.explainer == "lexical @ builtin"
+    assert found.explainer == f"lexical @ {ENDPOINT}"
 
 
 def test_taxonomy_tags_are_unique_and_hold_the_papers() -> None:

@@ -11,6 +11,7 @@ import pytest
 from safesail.errors import ConfigError, RefusedAnswerError
 from safesail.llm.embedding import EmbeddingModel, phrases_of
 from safesail.llm.factory import make_client
+from safesail.llm.own_prompts import ENDPOINT
 from safesail.llm.types import ChatClient, LLMRequest
 from safesail.prompting.parse import parse_active, parse_graded, parse_ratings
 from safesail.prompting.templates import load_template
@@ -101,14 +102,14 @@ def test_the_same_prompt_has_the_same_answer_whatever_was_asked_before(model: Em
 
 def test_it_is_a_chat_client_that_bills_as_the_lexical_model_does(model: EmbeddingModel) -> None:
     request = LLMRequest(
-        "embedding", "builtin", "Be brief.", prompt("token_v1", EXPLANATION, tokens='["a"]'), 0.0, 300
+        "embedding", ENDPOINT, "Be brief.", prompt("token_v1", EXPLANATION, tokens='["a"]'), 0.0, 300
     )
     client: ChatClient = model
     other = asyncio.run(make_client("lexical").complete(request))
     answer = asyncio.run(client.complete(request))
     assert answer.input_tokens == other.input_tokens
     assert answer.tokens <= client.worst_case(request)
-    assert client.endpoint == "builtin"
+    assert client.endpoint == ENDPOINT
 
 
 def test_it_declines_to_explain_and_what_is_no_prompt_of_ours(model: EmbeddingModel) -> None:

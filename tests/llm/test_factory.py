@@ -6,6 +6,7 @@ from safesail.errors import ConfigError
 from safesail.llm.factory import make_client
 from safesail.llm.lexical import LexicalModel
 from safesail.llm.openai_client import OpenAIClient
+from safesail.llm.own_prompts import ENDPOINT
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +18,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_built_in_model_needs_no_key() -> None:
     client = make_client("lexical")
     assert isinstance(client, LexicalModel)
-    assert client.endpoint == "builtin"
+    assert client.endpoint == ENDPOINT
 
 
 def test_openai_is_the_default_and_needs_a_key() -> None:

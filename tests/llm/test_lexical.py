@@ -11,7 +11,7 @@ from safesail.llm.lexical_explain import explain
 from safesail.llm.lexical_rule import STRONG, WEAK, read_rule, write_rule
 from safesail.llm.lexical_words import SHAPES, Sign, kinds_of, read_marked, signs, split_words, stem
 from safesail.llm.lexicon import GRAMMAR, KINDS
-from safesail.llm.own_prompts import count_tokens
+from safesail.llm.own_prompts import ENDPOINT, count_tokens
 from safesail.llm.types import ChatClient, LLMRequest
 from safesail.prompting.parse import (
     parse_active,
@@ -24,7 +24,7 @@ from safesail.prompting.templates import load_template
 
 
 def asked(prompt: str, max_tokens: int = 300) -> LLMRequest:
-    return LLMRequest("lexical", "builtin", "Be brief.", prompt, 0.0, max_tokens)
+    return LLMRequest("lexical", ENDPOINT, "Be brief.", prompt, 0.0, max_tokens)
 
 
 def simulated(name: str, explanation: str, **values: object) -> str:
@@ -53,7 +53,7 @@ def test_it_is_a_chat_client_that_bills_what_it_counts() -> None:
     assert given_answer.text == '[["a", 0]]'
     assert given_answer.output_tokens == count_tokens(given_answer.text)
     assert given_answer.input_tokens == count_tokens("Be brief.") + count_tokens(request.prompt)
-    assert (given_answer.finish, given_answer.usage_source, client.endpoint) == ("stop", "billed", "builtin")
+    assert (given_answer.finish, given_answer.usage_source, client.endpoint) == ("stop", "billed", ENDPOINT)
     assert given_answer.tokens <= client.worst_case(request)
 
 

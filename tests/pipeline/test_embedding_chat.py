@@ -6,6 +6,7 @@ import pytest
 
 from safesail.errors import ConfigError
 from safesail.llm.budget import parse_budget
+from safesail.llm.own_prompts import ENDPOINT
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.pipeline.chat import ChatSettings
 from safesail.prompting.templates import load_template
@@ -33,7 +34,7 @@ def test_a_missing_extra_is_said_before_anything_is_opened(monkeypatch: pytest.M
 @needs_embedding
 def test_both_clients_spend_from_one_purse(db: Db) -> None:
     pair = ChatSettings("lexical", "embedding", parse_budget("10k")).open(db, "run")
-    request = LLMRequest("embedding", "builtin", "", PROMPT, 0.0, 100)
+    request = LLMRequest("embedding", ENDPOINT, "", PROMPT, 0.0, 100)
     answered = asyncio.run(pair.simulator.ask(request, CallContext("simulate", "p")))
     # By words alone, nothing here is about killing.
     assert answered.answer.text == '{"active": ["B"]}'
