@@ -33,7 +33,7 @@ from safesail.store.harvest import (
 from safesail.subject.model import SubjectModel
 from safesail.text.documents import read_documents
 
-STORE_MEGABYTES = 256
+STORE_MEGABYTES = 128
 """Memory that the store takes during a harvest; larger sorts go through the disk."""
 
 _NOT_ROWS = {"batch_tokens", "memory_gb"}
@@ -198,6 +198,7 @@ def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, 
                 writer.put(result)
                 new_tokens += result.shard.n_tokens
                 bar.update(result.shard.n_tokens)
+                del result  # not held while the next shard runs
     return new_tokens
 
 

@@ -12,7 +12,10 @@ from safesail.store.harvest import HarvestRecord, ShardRow, ShardTables, write_s
 
 
 class Writer:
-    """Stores shards in the order in which they come; at most one waits, so memory stays flat."""
+    """Stores shards in the order in which they come, one at a time.
+
+    No shard waits: beside the one that is stored there is only the one that runs, so memory stays flat.
+    """
 
     def __init__(self, db: Db, record: HarvestRecord, n_ctx: int) -> None:
         self._db = db
@@ -33,7 +36,8 @@ class Writer:
         self._raise_fault()
 
     def put(self, result: ShardResult) -> None:
-        """Hand over a shard; raises what went wrong with an earlier one."""
+        """Hand over a shard once the one before it is stored; raises what went wrong with that one."""
+        self._queue.join()
         self._raise_fault()
         self._queue.put(result)
 
@@ -44,13 +48,15 @@ class Writer:
     def _work(self) -> None:
         failed = False
         while (result := self._queue.get()) is not None:
-            if failed:
-                continue  # drain: the main thread is about to raise the fault
             try:
-                self._write(result)
+                if not failed:  # else drained: the main thread is about to raise the fault
+                    self._write(result)
             except BaseException as fault:  # noqa: BLE001  handed to the main thread, which raises it
                 failed = True
                 self._fault.append(fault)
+            finally:
+                del result  # not held while the next one is waited for
+                self._queue.task_done()
 
     def _write(self, result: ShardResult) -> None:
         first, key, sae_keys = self._first_window, self._record.key, self._record.sae_keys

@@ -15,10 +15,11 @@ from safesail.store.connection import Db
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import one, rows, value
 from safesail.store.statistics import Middle, merge_bins, write_features
+from safesail.store.top_tokens import token_codes
 
 Precision = Literal["f32", "u8"]
 
-SHARDS_A_MERGE = 32
+SHARDS_A_MERGE = 16
 """After so many shards their histograms are added up, so that they do not grow with the text."""
 
 _SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
@@ -29,7 +30,7 @@ _WRITE_FAULTS = (
     duckdb.FatalException,
     duckdb.TransactionException,  # a commit for which the disk has no room
 )
-_ROWS_A_SORT = 2_000_000
+_ROWS_A_SORT = 1_000_000
 _SORTS_AT_MOST = 64
 
 
@@ -187,9 +188,11 @@ def finish_harvest(
         db.begin()
         try:
             merge_bins(db, list(paths))
-            for sae_id, key in record.sae_keys.items():
-                _store_sorted(db, key, paths[key], precision, stride)
-                write_features(db, record.key, (sae_id, key, d_sae[sae_id]), record.n_tokens, middle)
+            with token_codes(db, record.key, folder) as strings:
+                for sae_id, key in record.sae_keys.items():
+                    _store_sorted(db, key, paths[key], precision, stride)
+                    sae = (sae_id, key, d_sae[sae_id])
+                    write_features(db, record.key, sae, record.n_tokens, middle, strings)
             db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
             db.commit()
         except BaseException:

@@ -8,12 +8,11 @@ from numpy.typing import NDArray
 
 from safesail.store.bulk import Column, insert
 from safesail.store.connection import Db
-from safesail.store.sql import rows
+from safesail.store.top_tokens import TokenCodes, top_tokens
 
 Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 """From bins to the values in their middle."""
 
-N_TOP_TOKENS = 10
 _QUANTILES = {"q90": 0.9, "q99": 0.99, "q999": 0.999}
 _FEATURES_AT_ONCE = 4096
 
@@ -38,7 +37,12 @@ def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
 
 
 def write_features(
-    db: Db, harvest_key: int, sae: tuple[str, int, int], n_tokens: int, middle: Middle
+    db: Db,
+    harvest_key: int,
+    sae: tuple[str, int, int],
+    n_tokens: int,
+    middle: Middle,
+    strings: TokenCodes,
 ) -> None:
     """Write one row a feature, those that never fired included.
 
@@ -48,12 +52,13 @@ def write_features(
         sae: Its id, short key, and number of features.
         n_tokens: Tokens that the harvest ran over.
         middle: Value in the middle of each bin.
+        strings: Of the harvest's tokens.
     """
     sae_id, sae_key, d_sae = sae
     for first in range(0, d_sae, _FEATURES_AT_ONCE):
         stop = min(first + _FEATURES_AT_ONCE, d_sae)
-        columns = _statistics(db, sae_key, (first, stop), n_tokens, middle)
-        tokens = _top_tokens(db, harvest_key, sae_key, (first, stop))
+        columns, n_active = _statistics(db, sae_key, (first, stop), n_tokens, middle)
+        tokens = top_tokens(db, sae_key, first, n_active, strings)
         columns |= {
             "sae_id": [sae_id] * (stop - first),
             "feature": np.arange(first, stop, dtype=np.int32),
@@ -89,7 +94,8 @@ def quantiles_from_bins(
 
 def _statistics(
     db: Db, sae_key: int, features: tuple[int, int], n_tokens: int, middle: Middle
-) -> dict[str, Column]:
+) -> tuple[dict[str, Column], NDArray[np.int64]]:
+    """Columns of `features`, and the nonzeros of each."""
     first, stop = features
     bins = db.execute(
         "SELECT feature, bin, n, total, maximum FROM activation_bins"
@@ -106,7 +112,7 @@ def _statistics(
     middles = np.minimum(middle(np.asarray(bins["bin"], dtype=np.int32)).astype(float), maximum[place])
     found = {name: quantiles_from_bins(feature, middles, n, q) for name, q in _QUANTILES.items()}
     dead = active == 0
-    return {
+    columns: dict[str, Column] = {
         "n_tokens": np.full(size, n_tokens, dtype=np.int64),
         "n_active": active,
         "density": active / n_tokens,
@@ -114,25 +120,4 @@ def _statistics(
         "maximum": pa.array(maximum, mask=dead),
         **{name: [of.get(j) for j in range(first, stop)] for name, of in found.items()},
     }
-
-
-def _top_tokens(db: Db, harvest_key: int, sae_key: int, features: tuple[int, int]) -> dict[int, list[str]]:
-    """Per feature, the token strings with the largest summed activation among the kept nonzeros."""
-    found = rows(
-        db,
-        """
-        WITH summed AS (
-            SELECT a.feature, w.tokens[CAST(a.token % h.n_ctx AS INTEGER) + 1] AS string,
-                   CAST(sum(a.value) AS FLOAT) AS mass  -- rounded, so that the order of the sum leaves no trace
-            FROM activations a
-            JOIN harvests h ON h.harvest_key = ?
-            JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
-            WHERE a.sae_key = ? AND a.feature >= ? AND a.feature < ?
-            GROUP BY 1, 2
-            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY mass DESC, string) <= ?
-        )
-        SELECT feature, list(string ORDER BY mass DESC, string) FROM summed GROUP BY feature
-        """,
-        [harvest_key, sae_key, *features, N_TOP_TOKENS],
-    )
-    return {int(r[0]): list(r[1]) for r in found}
+    return columns, active

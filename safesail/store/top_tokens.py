@@ -1,0 +1,147 @@
+"""Token strings on which a feature fires most, over a whole harvest: streamed, so that memory does not grow with it."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from safesail.store.arrow import ArrowBatch
+from safesail.store.connection import Db
+from safesail.store.sql import one
+
+N_TOP_TOKENS = 10
+_ROWS_AT_ONCE = 1 << 17
+_ROWS_A_RUN = 1 << 21
+"""Nonzeros of features that are counted together: their distinct strings are held at once."""
+
+
+@dataclass(frozen=True)
+class TokenCodes:
+    """The string at each place of a harvest, as a number."""
+
+    strings: tuple[str, ...]
+    order: Int[np.ndarray, " n_strings"]
+    """Place of each string in the order of their characters."""
+
+    codes: Int[np.ndarray, " n_places"]
+    """Into `strings`, by window_id * n_ctx + position; a mapped file."""
+
+
+@contextmanager
+def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes, None, None]:
+    """The strings of a harvest, in a file that is gone when the block ends: 4 bytes a place.
+
+    Args:
+        db: The open store.
+        harvest_key: Whose windows.
+        folder: Where the file goes; made where it is missing.
+    """
+    found = one(
+        db,
+        "SELECT h.n_ctx, coalesce(max(w.window_id) + 1, 0) FROM harvests h LEFT JOIN windows w USING (harvest_key)"
+        " WHERE h.harvest_key = ? GROUP BY 1",
+        [harvest_key],
+    )
+    assert found is not None, harvest_key
+    n_ctx, n_windows = int(found[0]), int(found[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "codes.partial"
+    codes = np.memmap(path, np.int32, "w+", shape=(max(1, n_ctx * n_windows),))
+    known: dict[str, int] = {}
+    try:
+        sql = f"SELECT window_id, tokens FROM windows WHERE harvest_key = {int(harvest_key)}"
+        for batch in db.sql(sql).to_arrow_reader(2_048):
+            _code(batch, n_ctx, known, codes)
+        strings = tuple(known)
+        order = np.empty(len(strings), np.int64)
+        order[sorted(range(len(strings)), key=strings.__getitem__)] = np.arange(len(strings))
+        yield TokenCodes(strings, order, codes)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def top_tokens(
+    db: Db, sae_key: int, first: int, n_active: NDArray[np.int64], known: TokenCodes
+) -> dict[int, list[str]]:
+    """Per feature, the strings with the largest summed activation among the kept nonzeros; ties in their order.
+
+    Args:
+        db: Store, in which the SAE's activations are sorted.
+        sae_key: Of the SAE.
+        first: First of the features asked about.
+        n_active: Nonzeros of each of them.
+        known: The strings of the SAE's harvest.
+    """
+    found: dict[int, list[str]] = {}
+    for start, stop in _runs(n_active):
+        features, masses = _masses(db, sae_key, (first + start, first + stop), known)
+        found |= _best(features, masses, known)
+    return found
+
+
+def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[np.int32]) -> None:
+    tokens = batch.column("tokens")
+    lengths = np.diff(tokens.offsets.to_numpy())
+    encoded = tokens.flatten().dictionary_encode()
+    numbers = np.array(
+        [known.setdefault(text, len(known)) for text in encoded.dictionary.to_pylist()], np.int32
+    )
+    if not len(numbers):
+        return
+    starts = np.repeat(batch.column("window_id").to_numpy() * n_ctx - (np.cumsum(lengths) - lengths), lengths)
+    codes[starts + np.arange(len(starts))] = numbers[encoded.indices.to_numpy()]
+
+
+def _runs(n_active: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Features [start, stop) that together have few enough nonzeros, or that are one."""
+    runs: list[tuple[int, int]] = []
+    start = held = 0
+    for place, n in enumerate(n_active.tolist()):
+        if held and held + n > _ROWS_A_RUN:
+            runs.append((start, place))
+            start, held = place, 0
+        held += n
+    return [*runs, (start, len(n_active))]
+
+
+def _masses(
+    db: Db, sae_key: int, features: tuple[int, int], known: TokenCodes
+) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Keys `feature * n_strings + string` that occur, and the summed activation of each."""
+    keys, masses = np.zeros(0, np.int64), np.zeros(0)
+    sql = (
+        f"SELECT feature, token, value FROM activations WHERE sae_key = {int(sae_key)}"
+        f" AND feature >= {int(features[0])} AND feature < {int(features[1])}"
+    )
+    for batch in db.sql(sql).to_arrow_reader(_ROWS_AT_ONCE):
+        feature, token, value = (batch.column(name).to_numpy() for name in ("feature", "token", "value"))
+        new = feature.astype(np.int64) * len(known.strings) + known.codes[token]
+        keys, masses = _added(np.concatenate([keys, new]), np.concatenate([masses, value]))
+    return keys, masses
+
+
+def _added(
+    keys: Int[np.ndarray, " n"], masses: Float[np.ndarray, " n"]
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    distinct, place = np.unique(keys, return_inverse=True)
+    return distinct, np.bincount(place, weights=masses, minlength=len(distinct))
+
+
+def _best(
+    keys: Int[np.ndarray, " n"], masses: Float[np.ndarray, " n"], known: TokenCodes
+) -> dict[int, list[str]]:
+    feature, code = np.divmod(keys, max(1, len(known.strings)))
+    # Rounded, so that the order in which the sum was made leaves no trace.
+    rank = np.lexsort((known.order[code], -masses.astype(np.float32), feature))
+    feature, code = feature[rank], code[rank]
+    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]]) if len(feature) else np.zeros(0, int)
+    return {
+        int(feature[start]): [
+            known.strings[c] for c in code[start : min(start + N_TOP_TOKENS, stop)].tolist()
+        ]
+        for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True)
+    }
