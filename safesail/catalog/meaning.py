@@ -27,7 +27,7 @@ MIN_LIKENESS = 0.2
 EXACT = 50_000
 """Up to so many vectors are all compared; of more, those whose signs agree best with the query's."""
 
-CANDIDATES = 4_000
+CANDIDATES = 3_000
 """Vectors that are compared exactly where their signs chose them, at least."""
 
 _BLOCK = 1 << 15
@@ -165,7 +165,7 @@ class VectorIndex:
             (str(sae_ids[row]), int(features[row]), float(value))
             for row, value in zip(rows.tolist(), likeness.tolist(), strict=True)
         ]
-        return Matches(found, len(found), ())
+        return Matches(found, len(found) + (len(found) == limit), ())
 
     def _nearest(
         self, query: NDArray[np.float32], limit: int
@@ -192,9 +192,8 @@ class VectorIndex:
         middle = len(differing) // 2
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(_count_differing, self._signs[:, :middle], bits, differing[:middle])
-            _count_differing(self._signs[:, middle:], bits, differing[middle:])
-            first.result()
-        cumulative = np.cumsum(np.bincount(differing))
+            second = _count_differing(self._signs[:, middle:], bits, differing[middle:])
+            cumulative = np.cumsum(first.result() + second)
         return np.flatnonzero(differing <= np.searchsorted(cumulative, min(n, len(differing))))
 
 
@@ -202,8 +201,9 @@ def _count_differing(
     signs: UInt64[np.ndarray, "words n"],
     bits: UInt64[np.ndarray, " words"],
     differing: UInt16[np.ndarray, " n"],
-) -> None:
-    """Add to `differing` how many signs of each row are not the query's."""
+) -> NDArray[np.int64]:
+    """Add to `differing` how many signs of each row are not the query's; how many rows differ by each number."""
+    rows = np.zeros(64 * len(bits) + 1, dtype=np.int64)
     words = np.empty(_BLOCK, dtype=np.uint64)
     counts = np.empty(_BLOCK, dtype=np.uint8)
     for start in range(0, len(differing), _BLOCK):
@@ -212,6 +212,8 @@ def _count_differing(
             np.bitwise_xor(column[start : start + len(part)], word, out=words[: len(part)])
             np.bitwise_count(words[: len(part)], out=counts[: len(part)])
             part += counts[: len(part)]
+        rows += np.bincount(part, minlength=len(rows))
+    return rows
 
 
 def _embedded(

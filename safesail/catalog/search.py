@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -167,12 +168,15 @@ def search(
         raise ConfigError(f"a limit is at least 1, not {limit}")
     tags = taxonomy().tags_of(domain) if domain is not None else ()
     chosen = SearchFilter(tags, min_score)
-    # A filter may throw out most of the matches, so more of them are looked at.
-    looked_at = limit if not tags and min_score is None else max(1000, 20 * limit)
-    matches = index.matches(text, looked_at)
+    # A filter may throw out most of the matches, so more of them are looked at, step by step.
+    filtered = bool(tags) or min_score is not None
+    steps = [max(600, 20 * limit), max(4_000, 100 * limit), MAX_RANKED] if filtered else [limit, MAX_RANKED]
+    matches = index.matches(text, steps[0])
     hits = _hits(db, matches, chosen, limit)
-    if len(hits) < limit and matches.n > looked_at:
-        matches = index.matches(text, MAX_RANKED)
+    for before, looked_at in pairwise(steps):
+        if len(hits) == limit or matches.n <= before:
+            break
+        matches = index.matches(text, looked_at)
         hits = _hits(db, matches, chosen, limit)
     common = f"; too common to count: {', '.join(matches.left_out)}" if matches.left_out else ""
     return SearchResult(hits, f"{index.method}{common}", matches.n <= MAX_RANKED)

@@ -74,6 +74,32 @@ def test_filters_look_past_the_nearest(store: Path, embedder: Counted) -> None:
     assert found(store, embedder, "insults in quarrels or smuggling", limit=1, domain="illegal_goods") == [0]
 
 
+class Lengths:
+    """Vectors that say how long a text is: all of one length are nearest to each other."""
+
+    name, d_vector = "lengths", 2
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        angles = np.array([len(text) for text in texts]) / 100
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [1_000, 6_000])
+def test_a_filter_looks_past_many_nearer_ones(store: Path, n: int) -> None:
+    with open_writer(store) as db:
+        sae_id = db.execute("SELECT sae_id FROM features WHERE feature = 1").fetchall()[0][0]
+        db.execute("INSERT INTO features (sae_id, feature) SELECT ?, 100 + i FROM range(?) t(i)", [sae_id, n])
+        db.execute(
+            "INSERT INTO explanations (explanation_id, sae_id, feature, text, explainer, origin)"
+            " SELECT 'x' || i, ?, 100 + i, 'near', 'w', 'run' FROM range(?) t(i)",
+            [sae_id, n],
+        )
+    with open_reader(store) as db:
+        index = VectorIndex.of(db, Lengths())
+        hits = search(db, index, "text", domain="violence", min_score=None, limit=10).hits
+    assert [hit.index for hit in hits] == [1]
+
+
 @needs_embedding
 def test_vectors_are_kept_and_made_anew_when_a_text_changes(store: Path, embedder: Counted) -> None:
     found(store, embedder, "dessert")

@@ -94,13 +94,14 @@ def test_common_words_are_left_out_where_a_rarer_one_is_asked_for(store: Path) -
     assert len(search_catalog(store, "people", limit=50).hits) == 50
 
 
-def test_a_filter_looks_past_the_best_matches(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1_000, 6_000])
+def test_a_filter_looks_past_the_best_matches(store: Path, n: int) -> None:
     with open_writer(store) as db:
-        db.execute("INSERT INTO features (sae_id, feature) SELECT ?, i FROM range(100, 3100) t(i)", [SAE])
+        db.execute("INSERT INTO features (sae_id, feature) SELECT ?, 100 + i FROM range(?) t(i)", [SAE, n])
         db.execute(
             "INSERT INTO explanations (explanation_id, sae_id, feature, text, explainer, origin)"
-            " SELECT 'x' || i, ?, i, 'insults', 'w', 'run' FROM range(100, 3100) t(i)",
-            [SAE],
+            " SELECT 'x' || i, ?, 100 + i, 'insults', 'w', 'run' FROM range(?) t(i)",
+            [SAE, n],
         )
     assert found(store, "insults", domain="violence") == [1], "the longest text is ranked last"
 
