@@ -9,7 +9,7 @@ machine that slows down slows both. `--share 1` takes all concepts; parts are le
 counted. `cpu_ratio` is the same in the process's CPU time, which other processes move less.
 
 `--memory` scores 1/4, 1/2 and all of the concepts (of `--share`), each in a process of its own, and reports its
-peak RSS.
+memory.
 
 One JSON object on standard output. A share of 1/8: about 2 minutes on one core.
 """
@@ -17,7 +17,6 @@ One JSON object on standard output. A share of 1/8: about 2 minutes on one core.
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -67,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--share", type=float, default=1 / 8, help="of the concepts")
     parser.add_argument("--seconds", type=float, default=500, help="no new part is begun after this")
-    parser.add_argument("--memory", action="store_true", help="peak RSS instead of time")
+    parser.add_argument("--memory", action="store_true", help="memory instead of time")
     parser.add_argument("--saes", default="smollm2-*", help="pattern of folders in data/saes")
     asked = parser.parse_args()
     fetch("smollm2", cache=cache_dir(), quiet=True)
@@ -153,13 +152,18 @@ def padded(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def memory(share: float, pattern: str) -> dict[str, Any]:
-    """Peak RSS of scoring 1/4, 1/2 and all of the concepts, and of loading alone."""
+    """Memory of scoring 1/4, 1/2 and all of the concepts, and of loading alone."""
     found = [in_child(part * share, pattern) for part in (0, 1 / 4, 1 / 2, 1)]
-    return {"peak_rss_mb": found, "all_over_quarter": round(found[-1]["mb"] / found[1]["mb"], 3)}
+    grown = {key: round(found[-1][key] / found[1][key], 3) for key in ("peak_mb", "own_mb", "mapped_mb")}
+    return {"memory": found, "all_over_quarter": grown}
 
 
 def in_child(share: float, pattern: str) -> dict[str, Any]:
-    """Peak RSS, in MB, of a process that scores this share of the concepts; 0: that only loads."""
+    """Memory, in MB, of a process that scores this share of the concepts; 0: that only loads.
+
+    `peak_mb`: most resident memory. Of what is resident in the end, `own_mb` is the process's own and `mapped_mb` are
+    pages of files: libraries, and the rows of the model's weights that the texts' tokens have touched.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_child, (share, pattern))
 
@@ -169,8 +173,10 @@ def _child(share: float, pattern: str) -> dict[str, Any]:
     concepts = concept_set(share) if share else []
     if concepts:
         score(subject, saes, concepts)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"share": share, "pairs": sum(len(c.pairs) for c in concepts), "mb": round(peak, 1)}
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    fields = {"peak_mb": "VmHWM:", "own_mb": "RssAnon:", "mapped_mb": "RssFile:"}
+    megabytes = {name: round(int(status.split(field)[1].split()[0]) / 1024) for name, field in fields.items()}
+    return {"share": share, "pairs": sum(len(c.pairs) for c in concepts), **megabytes}
 
 
 if __name__ == "__main__":
