@@ -48,6 +48,14 @@ def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
     return a, b, c
 
 
+def unexplained_twins(db: Db, sae_id: str) -> tuple[FeatureId, FeatureId]:
+    """Two features that fire at the same places, in a store that has asked nothing yet."""
+    a, b, _ = twins(db, sae_id)
+    for table in ("llm_calls", "explanations", "scores"):
+        db.execute(f"DELETE FROM {table}")
+    return FeatureId(sae_id, a), FeatureId(sae_id, b)
+
+
 def test_directions_alone_or_activity_alone_are_not_enough(made: Made, store: Path) -> None:
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
@@ -62,10 +70,7 @@ def test_directions_alone_or_activity_alone_are_not_enough(made: Made, store: Pa
 def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Path) -> None:
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
-        a, b, _ = twins(db, sae_id)
-        for table in ("llm_calls", "explanations", "scores"):
-            db.execute(f"DELETE FROM {table}")
-        first, second = FeatureId(sae_id, a), FeatureId(sae_id, b)
+        first, second = unexplained_twins(db, sae_id)
         clients = ChatSettings("lexical", "lexical", parse_budget("unlimited")).open(db, "run")
         run = BudgetedRun(db, clients.explainer, clients.simulator, BudgetedConfig(chance_every=1))
         bought = asyncio.run(run.run(Plan([first, second], {second: first}), quiet=True))
@@ -73,20 +78,17 @@ def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Pat
         assert bought.shared == [second]
         mine, theirs = read_explanation(db, first), read_explanation(db, second)
         assert theirs.text == mine.text
-        assert theirs.explainer == f"{mine.explainer}, shared from {a}"
+        assert theirs.explainer == f"{mine.explainer}, shared from {first.index}"
         assert value(db, "SELECT count(*) FROM llm_calls WHERE stage = 'explain'") == 1
         # Scored on windows of its own, and not against itself as chance.
-        assert value(db, "SELECT count(*) FROM scores WHERE feature = ?", [b]) == 1
-        assert value(db, "SELECT chance FROM scores WHERE feature = ?", [b]) is None
+        assert value(db, "SELECT count(*) FROM scores WHERE feature = ?", [second.index]) == 1
+        assert value(db, "SELECT chance FROM scores WHERE feature = ?", [second.index]) is None
 
 
 def test_a_dry_run_expects_one_explanation_for_two(made: Made, store: Path) -> None:
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
-        a, b, _ = twins(db, sae_id)
-        for table in ("llm_calls", "explanations", "scores"):
-            db.execute(f"DELETE FROM {table}")
-        first, second = FeatureId(sae_id, a), FeatureId(sae_id, b)
+        first, second = unexplained_twins(db, sae_id)
         chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
         forecaster = Forecaster(db, chat.models(), BudgetedConfig(chance_every=0), {})
         alone = forecaster.forecast(sae_id, Plan([first, second]), chat.budget)
