@@ -82,7 +82,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 @click.option("--weight", "weights", multiple=True, metavar="DOMAIN=NUMBER",
               help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable.")  # fmt: skip
 @click.option("--answer", type=click.Choice(["json", "text"]), default="json", show_default=True,
-              help="Form of its answer; text: one plain sentence, for models too small for JSON.")  # fmt: skip
+              help="How it is answered; text: one plain sentence, for explainers too small for JSON.")  # fmt: skip
 @click.option("--tell-concept", is_flag=True, help="Tell the explainer the concept that nominated a feature.")
 @click.option("--dry-run", is_flag=True, help="Say what it would cost and bring, and ask nobody.")
 @store_option()

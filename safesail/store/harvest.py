@@ -15,7 +15,7 @@ from safesail.store.connection import Db
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import one, rows, value
 from safesail.store.statistics import Middle, merge_bins, write_features
-from safesail.store.top_tokens import token_codes
+from safesail.store.top_tokens import runs, token_codes
 
 Precision = Literal["f32", "u8"]
 
@@ -251,15 +251,10 @@ def _ranges(db: Db, sae_key: int) -> list[tuple[int, int]]:
         "SELECT feature, sum(n) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
         [sae_key],
     )
-    limit = max(_ROWS_A_SORT, sum(int(r[1]) for r in counts) // _SORTS_AT_MOST)
-    ranges: list[tuple[int, int]] = []
-    first = held = 0
-    for feature, n in counts:
-        if held and held + int(n) > limit:
-            ranges.append((first, int(feature)))
-            first, held = int(feature), 0
-        held += int(n)
-    return [*ranges, (first, int(counts[-1][0]) + 1)] if counts else ranges
+    features, held = [int(r[0]) for r in counts], [int(r[1]) for r in counts]
+    edges = [*features, *(feature + 1 for feature in features[-1:])]
+    limit = max(_ROWS_A_SORT, sum(held) // _SORTS_AT_MOST)
+    return [(edges[start], edges[stop]) for start, stop in runs(held, limit)]
 
 
 def _roll_back(db: Db) -> None:

@@ -1,6 +1,6 @@
 """Token strings on which a feature fires most, over a whole harvest: streamed, so that memory does not grow with it."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ def top_tokens(
         known: The strings of the SAE's harvest.
     """
     found: dict[int, list[str]] = {}
-    for start, stop in _runs(n_active):
+    for start, stop in runs(n_active.tolist(), _ROWS_A_RUN):
         features, masses = _masses(db, sae_key, (first + start, first + stop), known)
         found |= _best(features, masses, known)
     return found
@@ -96,16 +96,16 @@ def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[n
     codes[starts + np.arange(len(starts))] = numbers[encoded.indices.to_numpy()]
 
 
-def _runs(n_active: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Features [start, stop) that together have few enough nonzeros, or that are one."""
-    runs: list[tuple[int, int]] = []
+def runs(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
+    """Places [start, stop) whose counts add up to `limit` at most, or that are one; in order, all of them."""
+    found: list[tuple[int, int]] = []
     start = held = 0
-    for place, n in enumerate(n_active.tolist()):
-        if held and held + n > _ROWS_A_RUN:
-            runs.append((start, place))
+    for place, n in enumerate(counts):
+        if held and held + n > limit:
+            found.append((start, place))
             start, held = place, 0
         held += n
-    return [*runs, (start, len(n_active))]
+    return [*found, (start, len(counts))] if len(counts) else found
 
 
 def _masses(
