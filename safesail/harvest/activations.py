@@ -1,6 +1,7 @@
 """One shard through the subject model and its SAEs: tokens in, columns of nonzeros out. Touches no store."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_win
 from safesail.harvest.template import opening
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
+from safesail.subject.streams import Streams
 
 MANTISSA_BITS_DROPPED = 17
 """A bin is a float32 without its last 17 bits: 64 bins an octave."""
@@ -66,39 +68,57 @@ class ShardResult:
     """Histograms over all nonzeros, kept or not, by sae_id."""
 
 
-def run_shard(
+@dataclass(frozen=True)
+class StartedShard:
+    """A shard whose batches run."""
+
+    shard: Shard
+    windows: list[WindowCut]
+    batches: list[list[int]]
+    """Numbers of the windows of every batch."""
+
+    found: list[Future[dict[str, Nonzeros]]]
+    """Nonzeros of every batch by sae_id, their tokens numbered through its windows."""
+
+
+def start_shard(
+    subject: SubjectModel, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, streams: Streams
+) -> StartedShard:
+    """Have the subject model run once over a shard, and every SAE encode what stands at its hook."""
+    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
+    windows = cut_windows(shard, config.n_ctx)
+    before = opening_of(subject, config)
+    lengths = [len(before) + len(w.token_ids) for w in windows]
+    batches = batches_by_length(lengths, config.batch_tokens // streams.n)
+    found = [
+        streams.submit(_encode_batch, subject, saes, [windows[i] for i in batch], before) for batch in batches
+    ]
+    return StartedShard(shard, windows, batches, found)
+
+
+def finish_shard(
     subject: SubjectModel,
-    saes: Sequence[SAE],
-    shard: Shard,
+    started: StartedShard,
     config: HarvestConfig,
     keep: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> ShardResult:
-    """Run the subject model once over a shard and encode every hook with every SAE on it.
+    """Wait for a shard's batches, and bring what they found into one order.
 
     Args:
         subject: The subject model.
-        saes: SAEs of that model, at any of its hooks.
-        shard: Documents.
+        started: A shard that `start_shard` started; it is used up.
         config: Settings of the harvest.
         keep: By sae_id, which features' nonzeros are kept, length d_sae; None keeps all.
 
     Raises:
         SubjectError: the subject model gives numbers that are not finite.
     """
-    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
-    windows = cut_windows(shard, config.n_ctx)
+    shard, windows = started.shard, started.windows
     number = {d.document.document_id: i for i, d in enumerate(shard.documents)}
-    before = opening_of(subject, config)
-    parts: dict[str, list[Nonzeros]] = {sae.info.sae_id: [] for sae in saes}
-    lengths = [len(before) + len(w.token_ids) for w in windows]
-    for batch in batches_by_length(lengths, config.batch_tokens):
-        found = _encode_batch(subject, saes, [windows[i] for i in batch], before)
-        for sae_id, nonzeros in found.items():
-            parts[sae_id].append(_place(nonzeros, np.array(batch), config.n_ctx))
     whole = [in_sample(d.document.document_id, config.whole_documents, config.seed) for d in shard.documents]
     documents = [number[w.document.document.document_id] for w in windows]
     kept_windows = np.array([whole[d] for d in documents], dtype=bool)
-    joined = {sae_id: _join(batches) for sae_id, batches in parts.items()}
+    joined = {sae_id: _join(parts) for sae_id, parts in _parts(started, config.n_ctx).items()}
     return ShardResult(
         shard=shard,
         window_document=documents,
@@ -112,6 +132,15 @@ def run_shard(
         },
         bins={sae_id: histogram(n) for sae_id, n in joined.items()},
     )
+
+
+def _parts(started: StartedShard, n_ctx: int) -> dict[str, list[Nonzeros]]:
+    """Nonzeros of every batch by sae_id, their tokens numbered through the shard; the batches' own are dropped."""
+    parts: dict[str, list[Nonzeros]] = {}
+    for batch in started.batches:
+        for sae_id, nonzeros in started.found.pop(0).result().items():
+            parts.setdefault(sae_id, []).append(_place(nonzeros, np.array(batch), n_ctx))
+    return parts
 
 
 def opening_of(subject: SubjectModel, config: HarvestConfig) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import torch
 
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
+from safesail.subject.streams import open_streams
 
 SMALLEST = 512
 LARGEST = 1 << 18
@@ -34,11 +35,17 @@ def find_batch_tokens(
     limit = _SHARE * _memory_there() if memory_gb is None else memory_gb * 1e9
     hooks = sorted({sae.info.hook for sae in saes})
 
-    def run(batch_tokens: int) -> None:
+    def run_one(batch_tokens: int) -> None:
         rows = torch.zeros((max(1, batch_tokens // row_tokens), row_tokens), dtype=torch.int64)
         acts = subject.capture(rows, hooks)
         for sae in saes:
             sae.encode(acts[sae.info.hook].flatten(0, 1))
+
+    def run(batch_tokens: int) -> None:
+        with open_streams(subject.device, batch_tokens) as streams:
+            running = [streams.submit(run_one, batch_tokens // streams.n) for _ in range(streams.n)]
+            for one in running:
+                one.result()
 
     run(row_tokens)  # first calls set up what later ones reuse
     return search(run, _memory_used, limit=limit, most=min(most, LARGEST))

@@ -20,7 +20,8 @@ class HarvestConfig(Config):
     """Tokens a shard holds at least; a killed harvest loses the work of one shard at most."""
 
     batch_tokens: PositiveInt | Literal["auto"] = 2_048
-    """Tokens that go through the subject model at once, padding included; `auto`: the fastest that fits."""
+    """Tokens that go through the subject model at once, padding included, in all streams together; `auto`: the fastest
+    that fits."""
 
     memory_gb: PositiveFloat | None = None
     """Memory that `auto` stays under, in 10^9 bytes; None: four fifths of what the machine or GPU has."""

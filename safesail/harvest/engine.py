@@ -4,25 +4,27 @@ import logging
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from safesail.errors import ConfigError, FingerprintError, SafeSailError, SubjectError
-from safesail.harvest.activations import ShardResult, run_shard
+from safesail.harvest.activations import ShardResult, finish_shard, start_shard
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.shards import Shard
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
+from safesail.subject.streams import Streams, open_streams
 
 Keep = Mapping[str, NDArray[np.bool_]] | None
 Loaded = tuple[SubjectModel, Sequence[SAE]]
+Started = TypeVar("Started")
 
 SHARDS_A_WORKER = 2
 """Shards that are under way or waiting for each worker: none idles, and few results wait in memory."""
@@ -42,15 +44,52 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Shards run here, in turn."""
+    """Shards run here, in turn: while one is brought into order, the batches of the next one run."""
 
     def run(
         self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
     ) -> Generator[ShardResult, None, None]:
         """Results, in the order of `shards`."""
         subject, saes = loaded
-        for shard in shards:
-            yield run_shard(subject, saes, shard, config, keep)
+        with _streams(subject, config) as streams:
+            yield from _in_order(
+                shards,
+                lambda shard: start_shard(subject, saes, shard, config, streams),
+                lambda started: finish_shard(subject, started, config, keep),
+                at_once=2,
+            )
+
+
+def _streams(subject: SubjectModel, config: HarvestConfig) -> AbstractContextManager[Streams]:
+    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
+    return open_streams(subject.device, config.batch_tokens)
+
+
+def _in_order(
+    shards: Iterable[Shard],
+    start: Callable[[Shard], Started],
+    finish: Callable[[Started], ShardResult],
+    *,
+    at_once: int,
+) -> Iterator[ShardResult]:
+    """Keep so many shards under way, and give their results in order; where reading fails, those come first."""
+    waiting: deque[Started] = deque()
+    reading, fault = iter(shards), None
+    while fault is None:
+        try:
+            shard = next(reading)
+        except StopIteration:
+            break
+        except SafeSailError as error:
+            fault = error
+        else:
+            waiting.append(start(shard))
+            if len(waiting) == at_once:
+                yield finish(waiting.popleft())
+    while waiting:
+        yield finish(waiting.popleft())
+    if fault is not None:
+        raise fault
 
 
 @dataclass(frozen=True)
@@ -108,7 +147,8 @@ class RayEngine:
             task = _Task(self.load, _identity(loaded), config, threads)
             workers = [remote.remote(task, kept) for _ in range(self.cluster.n_workers)]
             try:
-                yield from _in_order(ray, workers, shards)
+                pool = _Workers(ray, workers)
+                yield from _in_order(shards, pool.start, pool.finish, at_once=SHARDS_A_WORKER * len(workers))
             finally:
                 for worker in workers:
                     ray.kill(worker)
@@ -134,7 +174,9 @@ class _Worker:
 
     def run(self, shard: Shard) -> ShardResult:
         subject, saes = self._load() if self._loaded is None else self._loaded
-        return run_shard(subject, saes, shard, self._task.config, self._keep)
+        with _streams(subject, self._task.config) as streams:
+            started = start_shard(subject, saes, shard, self._task.config, streams)
+            return finish_shard(subject, started, self._task.config, self._keep)
 
     def _load(self) -> Loaded:
         torch.set_num_threads(self._task.threads)
@@ -157,41 +199,46 @@ def _identity(loaded: Loaded) -> dict[str, str]:
     }
 
 
-def _in_order(ray: Any, workers: Sequence[Any], shards: Iterable[Shard]) -> Iterator[ShardResult]:
-    """Each shard goes to the worker with the least to do; results wait until their turn comes."""
-    waiting: deque[tuple[Shard, Any, int]] = deque()
-    for shard in shards:
-        number = _freest(ray, waiting, len(workers))
-        waiting.append((shard, workers[number].run.remote(shard), number))
-        if len(waiting) >= SHARDS_A_WORKER * len(workers):
-            yield _result(ray, *waiting.popleft()[:2])
-    while waiting:
-        yield _result(ray, *waiting.popleft()[:2])
+class _Workers:
+    """The workers of a run, and what each has to do."""
 
+    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
+        self._ray = ray
+        self._workers = workers
+        self._worker_of: dict[Any, int] = {}
 
-def _freest(ray: Any, waiting: Iterable[tuple[Shard, Any, int]], n_workers: int) -> int:
-    """Number of the worker with the fewest shards that are not done."""
-    worker_of = {ref: number for _, ref, number in waiting}
-    if not worker_of:
-        return 0
-    _, running = ray.wait(list(worker_of), num_returns=len(worker_of), timeout=0, fetch_local=False)
-    busy = Counter(worker_of[ref] for ref in running)
-    return min(range(n_workers), key=lambda number: busy[number])
+    def start(self, shard: Shard) -> tuple[Shard, Any]:
+        """Give the shard to the worker with the least to do."""
+        number = self._freest()
+        ref = self._workers[number].run.remote(shard)
+        self._worker_of[ref] = number
+        return shard, ref
 
+    def _freest(self) -> int:
+        """Number of the worker with the fewest shards that are not done."""
+        if not self._worker_of:
+            return 0
+        refs = list(self._worker_of)
+        _, running = self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        busy = Counter(self._worker_of[ref] for ref in running)
+        return min(range(len(self._workers)), key=lambda number: busy[number])
 
-def _result(ray: Any, shard: Shard, ref: Any) -> ShardResult:
-    try:
-        return ray.get(ref)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SafeSailError):
-            raise error.cause from error
-        raise
-    except ray.exceptions.RayError as error:
-        raise SubjectError(
-            f"a Ray worker died on shard {shard.number}, and again when it was started anew "
-            f"({type(error).__name__}); what is stored is kept: run again, with fewer workers or smaller batches "
-            "if memory ran out"
-        ) from error
+    def finish(self, started: tuple[Shard, Any]) -> ShardResult:
+        """Wait for the shard's result."""
+        shard, ref = started
+        del self._worker_of[ref]
+        try:
+            return self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SafeSailError):
+                raise error.cause from error
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise SubjectError(
+                f"a Ray worker died on shard {shard.number}, and again when it was started anew "
+                f"({type(error).__name__}); what is stored is kept: run again, with fewer workers or smaller batches "
+                "if memory ran out"
+            ) from error
 
 
 @contextmanager

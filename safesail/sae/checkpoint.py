@@ -61,21 +61,20 @@ class EncoderOnly:
     def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseActs:
         """Feature activations greater than zero."""
         rows = x.to(self._weights[_BIAS].device, torch.float32).split(ROWS)
-        return SparseActs.gather((self._dense(part) for part in rows if len(part)), self.info.d_sae)
+        return SparseActs.join((self._encode(part) for part in rows if len(part)), self.info.d_sae)
 
     def decode(self, acts: SparseActs) -> Float[Tensor, "n_tokens d_in"]:
         """Always an `SaeError`: the checkpoint has no decoder."""
         raise SaeError(f"{self.info.sae_id} has an encoder only; it cannot reconstruct activations")
 
-    def _dense(self, x: Float[Tensor, "rows d_in"]) -> Float[Tensor, "rows d_sae"]:
+    def _encode(self, x: Float[Tensor, "rows d_in"]) -> SparseActs:
         w = self._weights
         pre = torch.addmm(w[_ENC_BIAS], x - w[_BIAS], w[_WEIGHT])
         if self._config.architecture == "jumprelu":
-            return pre * (pre > w[_THETA])
+            return SparseActs.above_zero(pre * (pre > w[_THETA]))
         if self._config.k is not None and self._config.architecture == "topk":
-            value, index = pre.topk(min(self._config.k, pre.shape[1]), dim=1, sorted=False)
-            pre = torch.zeros_like(pre).scatter_(1, index, value)
-        return pre.relu()
+            return SparseActs.largest(pre, self._config.k)
+        return SparseActs.above_zero(pre)
 
 
 def open_checkpoint(

@@ -27,14 +27,28 @@ class SparseActs:
     d_sae: int
 
     @classmethod
-    def gather(cls, parts: Iterable[Float[Tensor, "_ d_sae"]], d_sae: int) -> "SparseActs":
-        """From dense activations, part by part, each given up before the next; values <= 0 are left out."""
+    def above_zero(cls, dense: Float[Tensor, "n_tokens d_sae"]) -> "SparseActs":
+        """From dense activations, of which values <= 0 are left out."""
+        token, feature = torch.nonzero(dense > 0, as_tuple=True)
+        return cls(token, feature, dense[token, feature].float(), *dense.shape)
+
+    @classmethod
+    def largest(cls, pre: Float[Tensor, "n_tokens d_sae"], k: int) -> "SparseActs":
+        """ReLU(TopK(pre)) without a dense row of it: the `k` largest of every token that are above zero."""
+        value, feature = pre.topk(min(k, pre.shape[1]), dim=1, sorted=False)
+        feature, order = feature.sort(dim=1)
+        value = value.gather(1, order)
+        token, nth = torch.nonzero(value > 0, as_tuple=True)
+        return cls(token, feature[token, nth], value[token, nth].float(), *pre.shape)
+
+    @classmethod
+    def join(cls, parts: Iterable["SparseActs"], d_sae: int) -> "SparseActs":
+        """Runs of tokens one after the other, each given up before the next is asked for."""
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         n_tokens = 0
-        for dense in parts:
-            token, feature = torch.nonzero(dense > 0, as_tuple=True)
-            found.append((token + n_tokens, feature, dense[token, feature].float()))
-            n_tokens += len(dense)
+        for part in parts:
+            found.append((part.token + n_tokens, part.feature, part.value))
+            n_tokens += part.n_tokens
         if not found:
             none = torch.zeros(0, dtype=torch.long)
             return cls(none, none, torch.zeros(0), 0, d_sae)

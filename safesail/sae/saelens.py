@@ -22,6 +22,9 @@ class SaeLensWrapped:
 
     def __init__(self, inner: SaeLensSae[Any], info: SaeInfo) -> None:
         self._inner = inner.eval().requires_grad_(False)
+        self._k = inner.cfg.k if isinstance(inner, TopKSAE) else None
+        if isinstance(inner, TopKSAE):  # its last step is taken in `_encode`, which makes no dense row
+            inner.activation_fn = torch.nn.Identity()
         self.info = info
 
     @property
@@ -33,8 +36,13 @@ class SaeLensWrapped:
     def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseActs:
         """Feature activations greater than zero."""
         rows = x.to(self._inner.device, self._inner.dtype).split(ROWS)
-        parts = (self._inner.encode(part) for part in rows if len(part))
-        return SparseActs.gather((p.to_dense() if p.is_sparse else p for p in parts), self.info.d_sae)
+        return SparseActs.join((self._encode(part) for part in rows if len(part)), self.info.d_sae)
+
+    def _encode(self, x: Float[Tensor, "rows d_in"]) -> SparseActs:
+        encoded = self._inner.encode(x)
+        if self._k is not None:
+            return SparseActs.largest(encoded, self._k)
+        return SparseActs.above_zero(encoded.to_dense() if encoded.is_sparse else encoded)
 
     @torch.no_grad()
     def decode(self, acts: SparseActs) -> Float[Tensor, "n_tokens d_in"]:

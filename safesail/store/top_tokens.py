@@ -15,7 +15,7 @@ from safesail.store.sql import one
 
 N_TOP_TOKENS = 10
 _ROWS_AT_ONCE = 1 << 17
-_ROWS_A_RUN = 1 << 21
+_ROWS_A_RUN = 1 << 18
 """Nonzeros of features that are counted together: their distinct strings are held at once."""
 
 

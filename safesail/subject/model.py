@@ -1,6 +1,7 @@
 """A subject model with hooks: text to tokens, tokens to activations. Knows nothing of SAEs."""
 
 import difflib
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -10,7 +11,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from safesail.domain.records import SubjectInfo
@@ -18,10 +19,19 @@ from safesail.errors import ConfigError, SubjectError
 from safesail.resources import cache_dir
 from safesail.subject.fetch import local_dir
 from safesail.subject.fingerprint import fingerprint
+from safesail.subject.plain import PlainModel, edges, twin
 from safesail.subject.tokens import TokenSpeller
 
 Replacement = Callable[[Tensor], Tensor]
 """Takes the activations at a hook, `[batch, pos, d_model]` without the BOS, and gives what stands in for them."""
+
+
+PROBE_TOKENS = 16
+"""Tokens on which a hook of the plain model is compared with the bridge's before it is used."""
+
+PROBE_TOLERANCE = {True: 1e-3, False: 0.1}
+"""Largest difference that is rounding, as a share of the norm, by whether the model is float32; another place in the
+model differs by about 1."""
 
 
 class _Captured(Exception):
@@ -32,7 +42,11 @@ class SubjectModel:
     """A language model whose features are studied. Never trained: every run is without gradients."""
 
     def __init__(
-        self, bridge: TransformerBridge, tokenizer: PreTrainedTokenizerBase, info: SubjectInfo
+        self,
+        bridge: TransformerBridge,
+        plain: PlainModel,
+        tokenizer: PreTrainedTokenizerBase,
+        info: SubjectInfo,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
@@ -41,6 +55,11 @@ class SubjectModel:
         self.n_ctx_max: int = int(bridge.cfg.n_ctx) - 1
         """Longest row that `capture` takes, in tokens, the BOS not counted."""
         self._bridge = bridge
+        self._plain = plain
+        self._agrees: dict[str, bool] = {}
+        """Whether the plain model gives what the bridge gives, by hook, where that was asked."""
+        self._one_at_a_time = threading.Lock()
+        """Held while the bridge runs: its hooks are the same for all threads."""
         self._hooks = frozenset(bridge.hook_dict)
         self._speller = TokenSpeller.of(tokenizer)
 
@@ -67,14 +86,29 @@ class SubjectModel:
         transformers_logging.disable_progress_bar()
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            whole = AutoModelForCausalLM.from_pretrained(
+                path, dtype=getattr(torch, dtype), local_files_only=True
+            )
+            torch.nn.Module.to(whole, torch.device(device))
+            taken_apart, modules = twin(whole)
+            taken_apart.set_attn_implementation("eager")  # the bridge's hooks inside attention need its steps
             bridge = TransformerBridge.boot_transformers(
-                str(path), device=device, dtype=getattr(torch, dtype), tokenizer=tokenizer
+                str(path),
+                device=device,
+                dtype=getattr(torch, dtype),
+                tokenizer=tokenizer,
+                hf_model=taken_apart,
             )
         except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SubjectError(f"cannot load model {model!r} from {path}: {reason}") from error
         info = SubjectInfo(model, fingerprint(path), int(bridge.cfg.d_model), int(bridge.cfg.n_layers))
-        return cls(bridge, tokenizer, info)
+        return cls(bridge, PlainModel(whole, edges(bridge, modules)), tokenizer, info)
+
+    @property
+    def device(self) -> str:
+        """Where the model runs, as torch names it."""
+        return str(self._bridge.cfg.device)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text`, no special token added."""
@@ -99,9 +133,33 @@ class SubjectModel:
             ConfigError: a hook that this model does not have.
             ValueError: padding on the left, or rows longer than `n_ctx_max`.
         """
-        seen: dict[str, Tensor] = {}
         wanted = tuple(dict.fromkeys(hooks))
         self._check(token_ids, wanted, attention_mask)
+        rows = self._rows(token_ids)
+        if all(self._plain_gives(hook) for hook in wanted):
+            seen = self._plain.activations(rows, wanted)
+        else:
+            seen = self._bridge_activations(rows, wanted)
+        if attention_mask is not None:
+            for activations in seen.values():
+                activations.mul_(attention_mask.unsqueeze(-1))
+        return {name: seen[name] for name in wanted}
+
+    def _plain_gives(self, hook: str) -> bool:
+        """Whether the plain model gives at `hook` what the bridge gives; found out once, on a few tokens."""
+        if hook not in self._agrees:
+            self._agrees[hook] = hook in self._plain.edges and self._agree(hook)
+        return self._agrees[hook]
+
+    def _agree(self, hook: str) -> bool:
+        rows = self._rows(torch.arange(PROBE_TOKENS)[None, : self.n_ctx_max] % int(self._bridge.cfg.d_vocab))
+        plain = self._plain.activations(rows, [hook])[hook]
+        bridge = self._bridge_activations(rows, [hook])[hook]
+        tolerance = PROBE_TOLERANCE[self._bridge.cfg.dtype == torch.float32]
+        return plain.shape == bridge.shape and bool((plain - bridge).norm() <= tolerance * bridge.norm())
+
+    def _bridge_activations(self, rows: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[[Tensor, Any], None]:
             def hook(activations: Tensor, hook: Any) -> None:
@@ -113,11 +171,8 @@ class SubjectModel:
             return hook
 
         with suppress(_Captured):
-            self._run(token_ids, [(name, keep(name)) for name in wanted])
-        if attention_mask is not None:
-            for activations in seen.values():
-                activations.mul_(attention_mask.unsqueeze(-1))
-        return {name: seen[name] for name in wanted}
+            self._run(rows, [(name, keep(name)) for name in wanted])
+        return seen
 
     def logits_loss(
         self,
@@ -142,7 +197,7 @@ class SubjectModel:
                 return torch.cat([activations[:, :1], function(activations[:, 1:])], dim=1)
 
             hooks.append((name, splice))
-        logits = self._run(token_ids, hooks, logits=True)[:, :-1]
+        logits = self._run(self._rows(token_ids), hooks, logits=True)[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), token_ids.flatten(), reduction="none")
         if attention_mask is None:
             return loss.mean().item()
@@ -168,13 +223,18 @@ class SubjectModel:
         if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ValueError("padding must be on the right of each row")
 
-    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
-    def _run(self, token_ids: Tensor, hooks: list[tuple[Any, Any]], *, logits: bool = False) -> Tensor:
-        device = self._bridge.cfg.device
+    def _rows(self, token_ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos_and_bos"]:
+        """The rows with the BOS before them, where the model is."""
         bos = torch.full((token_ids.shape[0], 1), self.bos_id, dtype=torch.long)
-        rows = torch.cat([bos, token_ids.to("cpu", torch.long)], dim=1).to(device)
-        # The bridge removes these hooks on the way out, whatever happened.
-        return self._bridge.run_with_hooks(rows, return_type="logits" if logits else None, fwd_hooks=hooks)
+        return torch.cat([bos, token_ids.to("cpu", torch.long)], dim=1).to(self._bridge.cfg.device)
+
+    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
+    def _run(self, rows: Tensor, hooks: list[tuple[Any, Any]], *, logits: bool = False) -> Tensor:
+        with self._one_at_a_time:
+            # The bridge removes these hooks on the way out, whatever happened.
+            return self._bridge.run_with_hooks(
+                rows, return_type="logits" if logits else None, fwd_hooks=hooks
+            )
 
 
 def _sink_id(tokenizer: PreTrainedTokenizerBase) -> int:

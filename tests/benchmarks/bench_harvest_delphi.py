@@ -1,6 +1,6 @@
 """Our harvest against delphi's `LatentCache`: same model, SAEs and windows, one run, each in its own process.
 
-    python tests/benchmarks/bench_harvest_delphi.py [--delphi-python ENV/bin/python] [--part speed|memory] ...
+    python tests/benchmarks/bench_harvest_delphi.py [--delphi-python ENV/bin/python] [--part speed|overhead|memory] ...
 
 delphi's environment is made once from `tests/benchmarks/delphi_env/requirements.txt`, which says how; name its
 python here or in DELPHI_PYTHON. Without it the result is `{"skipped": ...}`. About 8 minutes on two cores.
@@ -8,6 +8,10 @@ python here or in DELPHI_PYTHON. Without it the result is `{"skipped": ...}`. Ab
 Speed: whole runs without the loading of model and SAEs, ours and delphi's in turns, by layer. Ours reads and
 tokenises the text, which delphi is given as ids; both write what can be read back. delphi has the model's rows
 with the BOS in front, as ours runs them, and its own defaults: 32 rows a batch, 5 splits, the whole model.
+
+Overhead: the same at a size where the model costs little and an SAE is wide, so that all that goes on around
+the model is seen: four layers of 128 numbers and 4,096 features, with weights drawn at random (their values cost
+nothing), at the last layer.
 
 Memory, disk, reading: on the model's first layer alone, so that many tokens fit into the time; an SAE gives
 its 32 nonzeros a token there as well.
@@ -34,6 +38,10 @@ DOCUMENT_CHARACTERS = 16_000
 
 TEXTS = ("wikitext2", "us_presidential_speeches", "masc", "gutenberg_sherlock", "muc4_terror_news")
 LAYERS = (6, 14, 22)
+
+SMALL = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 4, "head_dim": 32}  # fmt: skip
+WIDE, WIDE_K = 4_096, 32
 
 Result = dict[str, Any]
 
@@ -104,8 +112,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--texts", type=Path, default=ROOT.parent / "shared" / "data", help="Folder of corpora."
     )
-    parser.add_argument("--part", choices=["all", "speed", "memory"], default="all")
+    parser.add_argument("--part", choices=["all", "speed", "overhead", "memory"], default="all")
     parser.add_argument("--tokens", type=int, default=16_000, help="Of each run of speed.")
+    parser.add_argument("--overhead-tokens", type=int, default=196_608)
     parser.add_argument("--turns", type=int, default=2, help="Runs of each side and layer.")
     parser.add_argument("--memory-tokens", type=int, nargs="+", default=[50_000, 200_000])
     parser.add_argument(
@@ -135,15 +144,17 @@ def measure(options: argparse.Namespace) -> Result:
     model = fetch("smollm2", cache=cache_dir(), quiet=True)
     with tempfile.TemporaryDirectory(prefix="bench-delphi-") as name:
         scratch = Path(name)
-        sizes = [options.tokens]
-        if options.part != "speed":
-            sizes += [*options.memory_tokens, *options.ours_alone]
-        text, rows = write_texts(options.texts, model, scratch, max(sizes))
+        parts = ["speed", "overhead", "memory"] if options.part == "all" else [options.part]
+        sizes = {"speed": [options.tokens], "overhead": [options.overhead_tokens],
+                 "memory": [*options.memory_tokens, *options.ours_alone]}  # fmt: skip
+        text, rows = write_texts(options.texts, model, scratch, max(n for part in parts for n in sizes[part]))
         bench = Bench(options.delphi_python, scratch, text, rows, options.threads)
         result: Result = {"threads": options.threads, "n_ctx": N_CTX}
-        if options.part != "memory":
+        if "speed" in parts:
             result["speed"] = speed(bench, model, options.tokens, options.turns)
-        if options.part != "speed":
+        if "overhead" in parts:
+            result["overhead"] = overhead(bench, model, options.overhead_tokens, options.turns)
+        if "memory" in parts:
             result |= memory(bench, model, options.memory_tokens, options.ours_alone)
     return result
 
@@ -152,15 +163,25 @@ def speed(bench: Bench, model: Path, n_tokens: int, turns: int) -> Result:
     """Tokens a second by layer, and with the SAEs of all three layers at once."""
     saes = {layer: ROOT / "data" / "saes" / f"smollm2-l{layer}-mlp-k32" for layer in LAYERS}
     cases = {f"layer {layer}": {layer: path} for layer, path in saes.items()} | {"all three layers": saes}
-    found: Result = {}
-    for case, chosen in cases.items():
-        pairs: list[tuple[Result, Result]] = []
-        for turn in range(turns):
-            theirs = bench.delphi(f"d-{case}-{turn}", model, chosen, n_tokens, [])
-            ours = bench.ours(f"o-{case}-{turn}", model, chosen, n_tokens, n_rows=theirs["n_rows"])
-            pairs.append((ours, theirs))
-        found[case] = compare(pairs)
-    return found
+    return {case: by_turns(bench, case, model, chosen, n_tokens, turns) for case, chosen in cases.items()}
+
+
+def overhead(bench: Bench, model: Path, n_tokens: int, turns: int) -> Result:
+    """Tokens a second where the model is small and the SAE wide."""
+    small = small_model(model, bench.scratch / "small")
+    sae = wide_sae(bench.scratch / "wide")
+    return by_turns(bench, "overhead", small, {SMALL["num_hidden_layers"] - 1: sae}, n_tokens, turns)
+
+
+def by_turns(
+    bench: Bench, case: str, model: Path, saes: dict[int, Path], n_tokens: int, turns: int
+) -> Result:
+    """Delphi, then ours, and again."""
+    pairs: list[tuple[Result, Result]] = []
+    for turn in range(turns):
+        theirs = bench.delphi(f"d-{case}-{turn}", model, saes, n_tokens, [])
+        pairs.append((bench.ours(f"o-{case}-{turn}", model, saes, n_tokens, n_rows=theirs["n_rows"]), theirs))
+    return compare(pairs)
 
 
 def compare(pairs: list[tuple[Result, Result]]) -> Result:
@@ -312,6 +333,41 @@ def first_layer(model: Path, out: Path) -> Path:
     weights = load_file(next(model.glob("*.safetensors")))
     kept = {n: w for n, w in weights.items() if ".layers." not in n or ".layers.0." in n}
     save_file(kept, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
+def small_model(model: Path, out: Path) -> Path:
+    """A model of `SMALL` size with the tokenizer of `model` and weights drawn at random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(model, **SMALL)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(out)
+    AutoTokenizer.from_pretrained(model).save_pretrained(out)
+    return out
+
+
+def wide_sae(out: Path) -> Path:
+    """A TopK SAE of `WIDE` features at the last layer of the small model, its weights drawn at random."""
+    import importlib.metadata
+
+    import torch
+
+    from safesail.sae.save import save_sae, topk_config
+
+    d_in = SMALL["hidden_size"]
+    w_dec = torch.nn.functional.normalize(
+        torch.randn(WIDE, d_in, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    weights = {"W_enc": w_dec.T.contiguous(), "W_dec": w_dec, "b_enc": torch.zeros(WIDE),
+               "b_dec": torch.zeros(d_in)}  # fmt: skip
+    metadata = {
+        "hook_name": f"blocks.{SMALL['num_hidden_layers'] - 1}.hook_mlp_out",
+        "model_name": "small",
+        "sae_lens_version": importlib.metadata.version("sae_lens"),
+    }
+    save_sae(out, weights, topk_config(d_in, WIDE, WIDE_K, metadata))
     return out
 
 

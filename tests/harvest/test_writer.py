@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safesail.errors import DataError
-from safesail.harvest.activations import ShardResult, run_shard
+from safesail.harvest.activations import ShardResult
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import LocalEngine
 from safesail.harvest.shards import Shard, cut_shards
@@ -42,13 +42,13 @@ def test_the_local_engine_gives_every_shard_in_order(
 ) -> None:
     assert [r.shard for r in results] == shards
     assert len(shards) > 2
-    alone = run_shard(subject, saes, shards[1], CONFIG)
+    (alone,) = LocalEngine().run((subject, saes), shards[1:2], CONFIG, None)
     for name, nonzeros in alone.nonzeros.items():
         assert nonzeros.token.tolist() == results[1].nonzeros[name].token.tolist()
         assert nonzeros.value.tolist() == results[1].nonzeros[name].value.tolist()
 
 
-def test_the_local_engine_runs_no_shard_before_it_is_asked_for(
+def test_the_local_engine_runs_one_shard_ahead(
     subject: SubjectModel, saes: list[SAE], shards: list[Shard]
 ) -> None:
     taken: list[int] = []
@@ -60,7 +60,21 @@ def test_the_local_engine_runs_no_shard_before_it_is_asked_for(
 
     run = LocalEngine().run((subject, saes), watched(), CONFIG, None)
     next(run)
-    assert taken == [0]
+    assert taken == [0, 1]
+    run.close()
+
+
+def test_shards_under_way_are_given_where_the_text_cannot_be_read_further(
+    subject: SubjectModel, saes: list[SAE], shards: list[Shard]
+) -> None:
+    def broken() -> Iterator[Shard]:
+        yield from shards[:2]
+        raise DataError("the tokenizer cannot take document 3")
+
+    run = LocalEngine().run((subject, saes), broken(), CONFIG, None)
+    assert [next(run).shard.number, next(run).shard.number] == [0, 1]
+    with pytest.raises(DataError, match="document 3"):
+        next(run)
 
 
 def test_all_is_stored_when_the_block_ends(db: Db, record: HarvestRecord, results: list[ShardResult]) -> None:

@@ -74,7 +74,7 @@ def test_few_active_features_decode_as_many_do(
     scale = 3 * weights["W_dec"].norm(dim=1) if changes else torch.ones(D_SAE)
     by_hand = (acts.dense(0, 300) / scale) @ (3 * weights["W_dec"]) + weights["b_dec"]
     torch.testing.assert_close(sae.decode(acts), by_hand)
-    nothing = SparseActs.gather([torch.zeros(4, D_SAE)], D_SAE)
+    nothing = SparseActs.above_zero(torch.zeros(4, D_SAE))
     torch.testing.assert_close(sae.decode(nothing), weights["b_dec"].expand(4, -1))
 
 

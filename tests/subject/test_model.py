@@ -65,18 +65,47 @@ def test_padding_on_the_right_changes_nothing_and_gives_zeros(tiny: SubjectModel
     assert (both[1] != 0).any(dim=1).all()
 
 
-def test_the_run_ends_at_the_deepest_hook(tiny: SubjectModel) -> None:
-    ran: list[str] = []
-    bridge = tiny._bridge  # pyright: ignore[reportPrivateUsage]
-    names = [f"blocks.{layer}.hook_resid_post" for layer in range(N_LAYERS)]
+def test_the_run_ends_at_the_deepest_hook(tiny_dir: Path) -> None:
+    tiny = SubjectModel.load(str(tiny_dir))
+    hooks = ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"]
+    tiny.capture(IDS, hooks)  # the first time they are compared with the bridge's
+    ended: list[int] = []
+    layers = tiny._plain._model.get_submodule("model.layers")  # pyright: ignore[reportPrivateUsage]
+    for number, layer in enumerate(layers.children()):
 
-    def note(activations: Tensor, hook: object) -> None:
-        ran.append(str(getattr(hook, "name", "")))
+        def note(layer: object, inputs: object, output: object, number: int = number) -> None:
+            ended.append(number)
 
-    with bridge.hooks(fwd_hooks=[(name, note) for name in names]):
-        tiny.capture(IDS, ["blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out"])
+        layer.register_forward_hook(note)
+    tiny.capture(IDS, hooks)
     # Block 0 was finished, block 1 left before its end, block 2 never entered.
-    assert len(ran) == 1
+    assert ended == [0]
+
+
+@pytest.mark.parametrize("side", ["resid_pre", "resid_mid", "attn_out", "mlp_out", "resid_post"])
+def test_a_hook_at_the_edge_of_a_module_is_that_of_the_bridge(tiny: SubjectModel, side: str) -> None:
+    hook = f"blocks.1.hook_{side}"
+    (found,) = tiny.capture(IDS, [hook]).values()
+    expected = bridge_activations(tiny, hook)
+    assert hook in tiny._plain.edges  # pyright: ignore[reportPrivateUsage]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.ln1.hook_scale", "blocks.1.ln2.hook_normalized"])
+def test_a_hook_inside_a_module_comes_from_the_bridge(tiny: SubjectModel, hook: str) -> None:
+    found = tiny.capture(IDS, [hook, MLP])
+    assert list(found) == [hook, MLP]
+    torch.testing.assert_close(found[hook], bridge_activations(tiny, hook), atol=0, rtol=0)
+    torch.testing.assert_close(found[MLP], tiny.capture(IDS, [MLP])[MLP], atol=1e-5, rtol=1e-5)
+
+
+def bridge_activations(model: SubjectModel, hook: str) -> Tensor:
+    seen: list[Tensor] = []
+    bridge = model._bridge  # pyright: ignore[reportPrivateUsage]
+    rows = torch.cat([torch.full((len(IDS), 1), model.bos_id), IDS], dim=1)
+    with torch.no_grad():
+        bridge.run_with_hooks(rows, fwd_hooks=[(hook, lambda acts, hook: seen.append(acts[:, 1:].clone()))])  # pyright: ignore[reportUnknownLambdaType]
+    return seen[0]
 
 
 def test_hooks_are_gone_afterwards(tiny: SubjectModel) -> None:

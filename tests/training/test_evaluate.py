@@ -22,7 +22,7 @@ class Axes:
     def encode(self, x: Tensor) -> SparseActs:
         both = torch.cat([x, -x], dim=1).relu()
         lost = torch.arange(x.shape[1]) >= self._kept
-        return SparseActs.gather([both * ~torch.cat([lost, lost])], 2 * x.shape[1])
+        return SparseActs.above_zero(both * ~torch.cat([lost, lost]))
 
     def decode(self, acts: SparseActs) -> Tensor:
         return acts.dense(0, acts.n_tokens) @ self.decoder
