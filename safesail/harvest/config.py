@@ -16,7 +16,7 @@ class HarvestConfig(Config):
     n_tokens: PositiveInt | None = None
     """Stop after the document that reaches this many tokens; None: all of the text."""
 
-    shard_tokens: PositiveInt = 16_384
+    shard_tokens: PositiveInt = 8_192
     """Tokens a shard holds at least; a killed harvest loses the work of one shard at most."""
 
     batch_tokens: PositiveInt | Literal["auto"] = 2_048

@@ -33,7 +33,7 @@ from safesail.store.harvest import (
 from safesail.subject.model import SubjectModel
 from safesail.text.documents import read_documents
 
-STORE_MEGABYTES = 128
+STORE_MEGABYTES = 64
 """Memory that the store takes during a harvest; larger sorts go through the disk."""
 
 _NOT_ROWS = {"batch_tokens", "memory_gb"}

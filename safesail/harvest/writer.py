@@ -8,7 +8,7 @@ import numpy as np
 from safesail.harvest.activations import Bins, Nonzeros, ShardResult
 from safesail.store.bulk import Column
 from safesail.store.connection import Db
-from safesail.store.harvest import HarvestRecord, ShardRow, ShardTables, write_shard
+from safesail.store.harvest import BinMerger, HarvestRecord, ShardRow, ShardTables, write_shard
 
 
 class Writer:
@@ -22,6 +22,7 @@ class Writer:
         self._record = record
         self._n_ctx = n_ctx
         self._first_window = record.n_windows
+        self._bins = BinMerger(db, list(record.sae_keys.values()))
         self._queue: Queue[ShardResult | None] = Queue(maxsize=1)
         self._fault: list[BaseException] = []
         self._thread = Thread(target=self._work, name="store-writer")
@@ -78,6 +79,7 @@ class Writer:
         )
         write_shard(self._db, key, row, tables)
         self._first_window = first + row.n_windows
+        self._bins.after_shard()
 
 
 def _document_columns(key: int, result: ShardResult) -> dict[str, Column]:

@@ -12,15 +12,16 @@ from safesail.errors import ConfigError, DataError
 from safesail.store import staging
 from safesail.store.bulk import Column, insert
 from safesail.store.connection import Db
+from safesail.store.ranges import feature_ranges
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import one, rows, value
 from safesail.store.statistics import Middle, merge_bins, write_features
-from safesail.store.top_tokens import runs, token_codes
+from safesail.store.top_tokens import token_codes
 
 Precision = Literal["f32", "u8"]
 
-SHARDS_A_MERGE = 16
-"""After so many shards their histograms are added up, so that they do not grow with the text."""
+BINS_A_MERGE = 250_000
+"""Rows of histograms that shards bring at least before they are added up."""
 
 _SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
 _WRITE_FAULTS = (
@@ -153,6 +154,42 @@ def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
         raise _cannot_write(error) from error
 
 
+class BinMerger:
+    """Adds up the histograms of shards whenever as many rows came as were left the last time.
+
+    So they grow with the features, not with the text, and no row is added up more than about twice.
+    """
+
+    def __init__(self, db: Db, sae_keys: Sequence[int], *, least: int = BINS_A_MERGE) -> None:
+        self._db = db
+        self._sae_keys = list(sae_keys)
+        self._least = least
+        self._left = self._count()
+
+    def after_shard(self) -> None:
+        """Add up what came since, where that is due.
+
+        Raises:
+            DataError: the disk is full, or the store cannot be written; sums are the same before and after.
+        """
+        if self._count() - self._left < max(self._least, self._left):
+            return
+        _merge_bins(self._db, self._sae_keys)
+        self._left = self._count()
+
+    def _count(self) -> int:
+        sql = "SELECT count(*) FROM activation_bins WHERE list_contains(?, sae_key)"
+        return int(value(self._db, sql, [self._sae_keys]))
+
+
+def _merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
+    try:
+        merge_bins(db, sae_keys)
+    except _WRITE_FAULTS as error:
+        _roll_back(db)
+        raise _cannot_write(error) from error
+
+
 def _insert_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
     insert(db, "documents", tables.documents)
     insert(db, "windows", tables.windows)
@@ -162,8 +199,6 @@ def _insert_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
         "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
         [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
     )
-    if row.number % SHARDS_A_MERGE == SHARDS_A_MERGE - 1:
-        merge_bins(db, list(tables.bins))
 
 
 def finish_harvest(
@@ -184,10 +219,10 @@ def finish_harvest(
     folder = staging.staging_dir(db, record.key)
     paths = {key: staging.parts(folder, record.shards, key) for key in record.sae_keys.values()}
     stride = record.n_windows * int(record.settings["n_ctx"])
+    _merge_bins(db, list(paths))
     try:
         db.begin()
         try:
-            merge_bins(db, list(paths))
             with token_codes(db, record.key, folder) as strings:
                 for sae_id, key in record.sae_keys.items():
                     _store_sorted(db, key, paths[key], precision, stride)
@@ -251,10 +286,8 @@ def _ranges(db: Db, sae_key: int) -> list[tuple[int, int]]:
         "SELECT feature, sum(n) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
         [sae_key],
     )
-    features, held = [int(r[0]) for r in counts], [int(r[1]) for r in counts]
-    edges = [*features, *(feature + 1 for feature in features[-1:])]
-    limit = max(_ROWS_A_SORT, sum(held) // _SORTS_AT_MOST)
-    return [(edges[start], edges[stop]) for start, stop in runs(held, limit)]
+    limit = max(_ROWS_A_SORT, sum(int(n) for _, n in counts) // _SORTS_AT_MOST)
+    return feature_ranges([(int(feature), int(n)) for feature, n in counts], limit)
 
 
 def _roll_back(db: Db) -> None:

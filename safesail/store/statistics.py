@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from safesail.store.bulk import Column, insert
 from safesail.store.connection import Db
+from safesail.store.ranges import feature_ranges
+from safesail.store.sql import rows
 from safesail.store.top_tokens import TokenCodes, top_tokens
 
 Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
@@ -15,6 +17,8 @@ Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
 
 _QUANTILES = {"q90": 0.9, "q99": 0.99, "q999": 0.999}
 _FEATURES_AT_ONCE = 4096
+_BINS_AT_ONCE = 100_000
+"""Rows of the histograms that are added up at once."""
 
 
 def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
@@ -22,17 +26,30 @@ def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
 
     Values of one bin share their exponent: 2^29 float32 of them add up in a double without rounding.
     """
-    keys = list(sae_keys)
+    for sae_key in sae_keys:
+        counts = rows(
+            db,
+            "SELECT feature, count(*) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
+            [sae_key],
+        )
+        for first, stop in feature_ranges([(int(f), int(n)) for f, n in counts], _BINS_AT_ONCE):
+            _merge(db, {"key": sae_key, "first": first, "stop": stop})
+
+
+def _merge(db: Db, which: dict[str, int]) -> None:
+    of_these = "FROM activation_bins WHERE sae_key = $key AND feature >= $first AND feature < $stop"
     db.execute(
-        """
+        f"""
         CREATE OR REPLACE TEMP TABLE merged_bins AS
         SELECT sae_key, feature, bin, CAST(sum(n) AS BIGINT) AS n, sum(total) AS total, max(maximum) AS maximum
-        FROM activation_bins WHERE list_contains(?, sae_key) GROUP BY ALL
+        {of_these} GROUP BY ALL
         """,
-        [keys],
+        which,
     )
-    db.execute("DELETE FROM activation_bins WHERE list_contains(?, sae_key)", [keys])
-    db.execute("INSERT INTO activation_bins BY NAME SELECT * FROM merged_bins ORDER BY sae_key, feature, bin")
+    db.begin()
+    db.execute(f"DELETE {of_these}", which)
+    db.execute("INSERT INTO activation_bins BY NAME SELECT * FROM merged_bins ORDER BY feature, bin")
+    db.commit()
     db.execute("DROP TABLE merged_bins")
 
 

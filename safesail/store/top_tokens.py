@@ -1,6 +1,6 @@
 """Token strings on which a feature fires most, over a whole harvest: streamed, so that memory does not grow with it."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from safesail.store.arrow import ArrowBatch
 from safesail.store.connection import Db
+from safesail.store.ranges import runs
 from safesail.store.sql import one
 
 N_TOP_TOKENS = 10
@@ -94,18 +95,6 @@ def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[n
         return
     starts = np.repeat(batch.column("window_id").to_numpy() * n_ctx - (np.cumsum(lengths) - lengths), lengths)
     codes[starts + np.arange(len(starts))] = numbers[encoded.indices.to_numpy()]
-
-
-def runs(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
-    """Places [start, stop) whose counts add up to `limit` at most, or that are one; in order, all of them."""
-    found: list[tuple[int, int]] = []
-    start = held = 0
-    for place, n in enumerate(counts):
-        if held and held + n > limit:
-            found.append((start, place))
-            start, held = place, 0
-        held += n
-    return [*found, (start, len(counts))] if len(counts) else found
 
 
 def _masses(
