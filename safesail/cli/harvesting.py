@@ -66,7 +66,7 @@ from safesail.cli.output import plain, print_json, print_table
 @click.option(
     "--shard-tokens",
     type=Count(),
-    default=16_384,
+    default=8_192,
     show_default=True,
     help="Tokens that are stored at once; a killed harvest loses the work of one shard at most.",
 )
