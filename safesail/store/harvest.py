@@ -157,7 +157,7 @@ def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
 class BinMerger:
     """Adds up the histograms of shards whenever as many rows came as were left the last time.
 
-    So they grow with the features, not with the text, and no row is added up more than about twice.
+    So they grow with the features, not with the text, and two rows at most are added up for each that came.
     """
 
     def __init__(self, db: Db, sae_keys: Sequence[int], *, least: int = BINS_A_MERGE) -> None:
