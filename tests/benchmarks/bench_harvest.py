@@ -29,7 +29,7 @@ import torch
 from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, harvest
-from safesail.harvest.shards import Shard, batches_by_length, cut_shards, cut_windows
+from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_shards, cut_windows
 from safesail.resources import cache_dir
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
@@ -39,6 +39,7 @@ from safesail.store.shown import exemplar_rows
 from safesail.store.sql import Row, rows, value
 from safesail.subject.fetch import fetch
 from safesail.subject.model import SubjectModel
+from safesail.subject.streams import open_streams
 from safesail.text.documents import read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,37 +124,56 @@ def speed(n_tokens: int) -> dict[str, Any]:
             shards = list(
                 cut_shards(documents, loaded[0].tokenize, shard_tokens=config.shard_tokens, n_tokens=n_tokens)
             )
-            bare(loaded, shards[:1])
-            measured = [(bare(loaded, shards), ours(loaded, text, config)) for _ in range(pairs)]
+            bare(loaded, shards[:1], in_streams=True)
+            measured = [
+                (
+                    bare(loaded, shards, in_streams=False),
+                    bare(loaded, shards, in_streams=True),
+                    ours(loaded, text, config),
+                )
+                for _ in range(pairs)
+            ]
             found[f"{len(layers)} SAE at layers {layers}"] = {
-                "bare_tokens_per_second": [round(b, 1) for b, _ in measured],
-                "harvest_tokens_per_second": [round(o, 1) for _, o in measured],
-                "shares": [round(o / b, 3) for b, o in measured],
-                "median_share": round(median(o / b for b, o in measured), 3),
+                "bare_tokens_per_second": [round(b, 1) for b, _, _ in measured],
+                "bare_in_streams_tokens_per_second": [round(s, 1) for _, s, _ in measured],
+                "harvest_tokens_per_second": [round(o, 1) for _, _, o in measured],
+                "median_share": round(median(o / b for b, _, o in measured), 3),
+                "median_share_of_streams": round(median(o / s for _, s, o in measured), 3),
             }
     return found
 
 
-def bare(loaded: Loaded, shards: Sequence[Shard]) -> float:
-    """Tokens a second of the model up to the deepest hook and one multiplication by W_enc for every SAE."""
+def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
+    """Tokens a second of the model up to the deepest hook and one multiplication by W_enc for every SAE.
+
+    Args:
+        loaded: Model and SAEs.
+        shards: What to run.
+        in_streams: Batches run at once, as a harvest runs them; otherwise one by one on all threads.
+    """
     subject, saes = loaded
     encoders = {sae.info.sae_id: torch.randn(sae.info.d_in, sae.info.d_sae) for sae in saes}
     hooks = sorted({sae.info.hook for sae in saes})
-    start = time.perf_counter()
-    n_tokens = 0
-    for shard in shards:
-        windows = cut_windows(shard, N_CTX)
-        for batch in batches_by_length([len(w.token_ids) for w in windows], BATCH_TOKENS):
-            rows_of_ids = [torch.tensor(windows[i].token_ids) for i in batch]
-            padded = torch.nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True)
-            real_ones = torch.nn.utils.rnn.pad_sequence(
-                [torch.ones_like(r) for r in rows_of_ids], batch_first=True
-            )
-            acts = subject.capture(padded, hooks)
-            for sae in saes:
-                torch.mm(acts[sae.info.hook][real_ones.bool()], encoders[sae.info.sae_id])
-            n_tokens += int(real_ones.sum())
-    return n_tokens / (time.perf_counter() - start)
+
+    def run(windows: Sequence[WindowCut]) -> int:
+        rows_of_ids = [torch.tensor(w.token_ids) for w in windows]
+        padded = torch.nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True)
+        real_ones = torch.nn.utils.rnn.pad_sequence(
+            [torch.ones_like(r) for r in rows_of_ids], batch_first=True
+        )
+        acts = subject.capture(padded, hooks)
+        for sae in saes:
+            torch.mm(acts[sae.info.hook][real_ones.bool()], encoders[sae.info.sae_id])
+        return int(real_ones.sum())
+
+    with open_streams(subject.device, BATCH_TOKENS if in_streams else 1) as streams:
+        start = time.perf_counter()
+        running = [
+            streams.submit(run, [windows[i] for i in batch])
+            for windows in (cut_windows(shard, N_CTX) for shard in shards)
+            for batch in batches_by_length([len(w.token_ids) for w in windows], BATCH_TOKENS // streams.n)
+        ]
+        return sum(r.result() for r in running) / (time.perf_counter() - start)
 
 
 def ours(loaded: Loaded, text: str, config: HarvestConfig) -> float:
