@@ -19,12 +19,11 @@ from safesail.errors import ConfigError, SubjectError
 from safesail.resources import cache_dir
 from safesail.subject.fetch import local_dir
 from safesail.subject.fingerprint import fingerprint
-from safesail.subject.plain import PlainModel, edges, twin
+from safesail.subject.plain import AllSeen, PlainModel, edges, twin
 from safesail.subject.tokens import TokenSpeller
 
 Replacement = Callable[[Tensor], Tensor]
 """Takes the activations at a hook, `[batch, pos, d_model]` without the BOS, and gives what stands in for them."""
-
 
 PROBE_TOKENS = 16
 """Tokens on which a hook of the plain model is compared with the bridge's before it is used."""
@@ -32,10 +31,6 @@ PROBE_TOKENS = 16
 PROBE_TOLERANCE = {True: 1e-3, False: 0.1}
 """Largest difference that is rounding, as a share of the norm, by whether the model is float32; another place in the
 model differs by about 1."""
-
-
-class _Captured(Exception):
-    """Every wanted hook has been seen: the rest of the forward pass is not needed."""
 
 
 class SubjectModel:
@@ -153,10 +148,12 @@ class SubjectModel:
 
     def _agree(self, hook: str) -> bool:
         rows = self._rows(torch.arange(PROBE_TOKENS)[None, : self.n_ctx_max] % int(self._bridge.cfg.d_vocab))
-        plain = self._plain.activations(rows, [hook])[hook]
-        bridge = self._bridge_activations(rows, [hook])[hook]
+        plain = self._plain.activations(rows, [hook]).get(hook)
+        bridge = self._bridge_activations(rows, [hook]).get(hook)
+        if plain is None or bridge is None or plain.shape != bridge.shape:
+            return False
         tolerance = PROBE_TOLERANCE[self._bridge.cfg.dtype == torch.float32]
-        return plain.shape == bridge.shape and bool((plain - bridge).norm() <= tolerance * bridge.norm())
+        return bool((plain - bridge).norm() <= tolerance * bridge.norm())
 
     def _bridge_activations(self, rows: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}
@@ -166,11 +163,11 @@ class SubjectModel:
                 # Copied: later layers may write into the tensor.
                 seen[name] = activations[:, 1:].float().clone()
                 if len(seen) == len(wanted):
-                    raise _Captured
+                    raise AllSeen
 
             return hook
 
-        with suppress(_Captured):
+        with suppress(AllSeen):
             self._run(rows, [(name, keep(name)) for name in wanted])
         return seen
 

@@ -20,7 +20,7 @@ from transformer_lens.model_bridge.generalized_components.base import Generalize
 from transformers import PreTrainedModel
 
 
-class _AllSeen(Exception):
+class AllSeen(Exception):
     """Every wanted activation has been seen: the rest of the forward pass is not needed."""
 
 
@@ -74,12 +74,15 @@ class PlainModel:
     def activations(
         self, rows: Int[Tensor, "batch pos"], hooks: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch later_pos d"]]:
-        """What stands at `hooks` at every position but the first, which is the BOS; float32."""
+        """What stands at `hooks` at every position but the first, which is the BOS; float32.
+
+        A hook whose module this model never calls, or that takes or gives no tensor, is left out.
+        """
         self._watch(hooks)
         seen: dict[str, Tensor] = {}
         self._run.seen, self._run.wanted = seen, frozenset(hooks)
         try:
-            with suppress(_AllSeen):
+            with suppress(AllSeen):
                 self._model(rows, use_cache=False)
         finally:
             del self._run.seen, self._run.wanted
@@ -103,10 +106,10 @@ class PlainModel:
                     edge.module.register_forward_hook(see_output)
                 self._watched.add(hook)
 
-    def _see(self, hook: str, activations: Tensor) -> None:
-        if hook not in self._run.wanted:
+    def _see(self, hook: str, activations: Any) -> None:
+        if hook not in self._run.wanted or not isinstance(activations, Tensor):
             return
         # Copied: later layers may write into the tensor.
         self._run.seen[hook] = activations[:, 1:].float().clone()
         if len(self._run.seen) == len(self._run.wanted):
-            raise _AllSeen
+            raise AllSeen

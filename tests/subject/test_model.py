@@ -99,6 +99,12 @@ def test_a_hook_inside_a_module_comes_from_the_bridge(tiny: SubjectModel, hook: 
     torch.testing.assert_close(found[MLP], tiny.capture(IDS, [MLP])[MLP], atol=1e-5, rtol=1e-5)
 
 
+def test_weights_are_held_once(tiny: SubjectModel) -> None:
+    whole, bridge = tiny._plain._model, tiny._bridge.original_model  # pyright: ignore[reportPrivateUsage]
+    # The bridge adds a bias of zeros to the output matrix.
+    assert {w.data_ptr() for w in whole.parameters()} <= {w.data_ptr() for w in bridge.parameters()}
+
+
 def bridge_activations(model: SubjectModel, hook: str) -> Tensor:
     seen: list[Tensor] = []
     bridge = model._bridge  # pyright: ignore[reportPrivateUsage]
