@@ -9,19 +9,19 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from safesail.autointerp.score_feature import score_feature
+from safesail.autointerp.scoring_config import ScoringConfig
 from safesail.domain.records import Exemplar, Explanation
 from safesail.domain.undefined import Undefined
 from safesail.llm.budget import parse_budget
+from safesail.llm.budget_tracker import Spent
+from safesail.llm.builtin_prompts import billed, prompt_tokens, read_prompt, write_ratings, write_segments
 from safesail.llm.embedding import Embed, EmbeddingModel
 from safesail.llm.metered import CallRecord, MeteredClient
-from safesail.llm.own_prompts import billed, prompt_tokens, read_prompt, write_ratings, write_segments
-from safesail.llm.purse import Spent
 from safesail.llm.types import CallContext, ChatClient, LLMAnswer, LLMRequest
 from safesail.metrics.correlation import bootstrap_interval, pearson, spearman
 from safesail.prompting.marking import plain, safe_text
 from safesail.prompting.segments import cut_segments
-from safesail.scoring.config import ScoringConfig
-from safesail.scoring.run import score_feature
 from safesail.store.explanations import DetailedScore
 
 Claim = tuple[Explanation, Sequence[Exemplar]]

@@ -90,7 +90,7 @@ def open_catalog(
     Args:
         path: A store, or a release's folder or zip.
         memory: Most memory of the database's own.
-        embedder: Searches go by meaning too, such as with `safesail.pipeline.searching.MiniLMEmbedder()`.
+        embedder: Searches go by meaning too, such as with `safesail.catalog.embedder.MiniLMEmbedder()`.
 
     Raises:
         NotFoundError: nothing there.

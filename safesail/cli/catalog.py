@@ -10,7 +10,7 @@ from safesail.cli.options import json_option, quiet_option, store_option
 from safesail.cli.output import plain, print_json, print_table
 
 if TYPE_CHECKING:
-    from safesail.pipeline.searching import By
+    from safesail.catalog.embedder import By
 
 
 @click.group()
@@ -82,9 +82,9 @@ def search(
     Example:
         safesail catalog search "people smuggling" --domain violence --min-score 0.3
     """
+    from safesail.catalog.embedder import open_index
     from safesail.catalog.search import search as search_catalog
     from safesail.catalog.source import open_source
-    from safesail.pipeline.searching import open_index
 
     with open_source(store) as db:
         index, note = open_index(db, by, quiet=quiet)

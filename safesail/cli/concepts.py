@@ -24,9 +24,9 @@ def check(sources: tuple[str, ...], as_json: bool) -> None:
     Example:
         safesail concepts check data/concepts
     """
+    from safesail.concepts.check import check_concepts, count_pairs
+    from safesail.concepts.read import read_concepts
     from safesail.resources import expand
-    from safesail.selection.check import check_concepts, count_pairs
-    from safesail.selection.concepts import read_concepts
 
     found = read_concepts([expand(source) for source in sources])
     faults = check_concepts(found)
@@ -72,13 +72,13 @@ def generate(
         safesail concepts generate fraud.romance_scam --definition "A false lover asks for money."
             --budget 5k --model qwen3:8b --base-url http://localhost:11434/v1 --out romance.yaml
     """
-    from safesail.pipeline.generating import Wanted, generate_concept, write_concept_file
-    from safesail.selection.config import GenerateConfig
+    from safesail.concepts.config import GenerateConfig
+    from safesail.concepts.generate import GenerateOptions, generate_concept, write_concept_file
 
     if out is not None and out.exists():
         raise click.UsageError(f"{out} is there already; name another --out")
     settings = GenerateConfig.from_yaml(config) if config else GenerateConfig()
-    found = generate_concept(store, Wanted(**wanted), settings, quiet=quiet)
+    found = generate_concept(store, GenerateOptions(**wanted), settings, quiet=quiet)
     if out is not None:
         write_concept_file(out, found.as_yaml())
     if as_json:

@@ -99,13 +99,13 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
         safesail explain --budget 10k --dry-run
         safesail explain --budget 10k --weight violence=2
     """
-    from safesail.pipeline.asking import Asked, explain_store, forecast_store
+    from safesail.autointerp.run import ExplainOptions, explain_store, forecast_store
 
     if dry_run:
-        forecast = forecast_store(store, Asked(**asked))
+        forecast = forecast_store(store, ExplainOptions(**asked))
         print_json(forecast.as_json()) if as_json else click.echo(forecast.as_text())
         return
-    report = explain_store(store, Asked(**asked), quiet=quiet)
+    report = explain_store(store, ExplainOptions(**asked), quiet=quiet)
     print_json(report.as_json()) if as_json else click.echo(report.as_text())
     if report.failed:
         raise click.exceptions.Exit(3)
@@ -123,9 +123,9 @@ def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
     Example:
         safesail score --scoring token --budget 200k
     """
-    from safesail.pipeline.asking import Asked, score_store
+    from safesail.autointerp.run import ExplainOptions, score_store
 
-    report = score_store(store, Asked(explainer=None, **asked), quiet=quiet)
+    report = score_store(store, ExplainOptions(explainer=None, **asked), quiet=quiet)
     print_json(report.as_json()) if as_json else click.echo(report.as_text())
     if report.failed:
         raise click.exceptions.Exit(3)

@@ -113,7 +113,8 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     """
     from safesail.harvest.config import HarvestConfig
     from safesail.harvest.engine import Cluster
-    from safesail.pipeline.tools import HarvestInput, Machine, run_harvest
+    from safesail.harvest.loading import HarvestInput, run_harvest
+    from safesail.subject.loading import ModelConfig
 
     listed = _listed(options["features"])
     settings = {
@@ -125,11 +126,10 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     if options["engine"] == "ray":
         cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
     where = {name: options[name] for name in ("model", "device", "dtype", "threads")}
-    machine = Machine(**where, cluster=cluster)
     report = run_harvest(
         store,
-        machine,
-        HarvestInput(options["saes"], options["text"], listed),
+        ModelConfig(**where),
+        HarvestInput(options["saes"], options["text"], listed, cluster),
         HarvestConfig.read(settings, "command line"),
         replace=options["replace"],
         quiet=quiet,

@@ -13,7 +13,7 @@ def doctor(store: object, as_json: bool) -> None:
     """Say what works here: torch, device, model files, endpoint, disk."""
     from pathlib import Path
 
-    from safesail.pipeline.doctor import examine
+    from safesail.cli.examine import examine
 
     rows = [{"what": c.what, "ok": c.ok, "found": c.found} for c in examine(Path(str(store)))]
     print_json(rows) if as_json else print_table(rows)

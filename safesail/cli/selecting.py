@@ -53,19 +53,20 @@ def select_sae(
         safesail select-sae --model llama --plan
     """
     if plan:
-        from safesail.pipeline.selecting import plan_rows
+        from safesail.selection.loading import plan_rows
 
         rows = plan_rows(model, saes)
         print_json(rows) if as_json else print_table(rows)
         return
-    from safesail.pipeline.selecting import load_concepts, run_selection
-    from safesail.pipeline.tools import Machine
+    from safesail.concepts.read import load_concepts
     from safesail.selection.config import SelectionConfig
+    from safesail.selection.loading import run_selection
+    from safesail.subject.loading import ModelConfig
 
     settings = SelectionConfig.from_yaml(config) if config else SelectionConfig()
-    machine = Machine(model=model, device=device, dtype=dtype, threads=threads)
+    where = ModelConfig(model=model, device=device, dtype=dtype, threads=threads)
     chosen = load_concepts(concepts, domains)
-    result = run_selection(store, machine, saes, chosen, settings, quiet=quiet)
+    result = run_selection(store, where, saes, chosen, settings, quiet=quiet)
     if plot is not None:
         from safesail.selection.plot import plot as draw
 

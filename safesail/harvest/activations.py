@@ -16,7 +16,7 @@ from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_win
 from safesail.harvest.template import opening
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
-from safesail.subject.streams import Streams
+from safesail.subject.workers import BatchWorkers
 
 MANTISSA_BITS_DROPPED = 17
 """A bin is a float32 without its last 17 bits: 64 bins an octave."""
@@ -82,7 +82,7 @@ class StartedShard:
 
 
 def start_shard(
-    subject: SubjectModel, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, streams: Streams
+    subject: SubjectModel, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, streams: BatchWorkers
 ) -> StartedShard:
     """Have the subject model run once over a shard, and every SAE encode what stands at its hook."""
     assert config.batch_tokens != "auto", "the harvest has put a number in its place"

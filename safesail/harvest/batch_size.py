@@ -10,7 +10,7 @@ import torch
 
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
-from safesail.subject.streams import open_streams
+from safesail.subject.workers import open_workers
 
 SMALLEST = 512
 LARGEST = 1 << 18
@@ -42,7 +42,7 @@ def find_batch_tokens(
             sae.encode(acts[sae.info.hook].flatten(0, 1))
 
     def run(batch_tokens: int) -> None:
-        with open_streams(subject.device, batch_tokens) as streams:
+        with open_workers(subject.device, batch_tokens) as streams:
             running = [streams.submit(run_one, batch_tokens // streams.n) for _ in range(streams.n)]
             for one in running:
                 one.result()

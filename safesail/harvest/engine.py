@@ -20,13 +20,13 @@ from safesail.harvest.config import HarvestConfig
 from safesail.harvest.shards import Shard
 from safesail.sae.protocol import SAE
 from safesail.subject.model import SubjectModel
-from safesail.subject.streams import Streams, open_streams
+from safesail.subject.workers import BatchWorkers, open_workers
 
 Keep = Mapping[str, NDArray[np.bool_]] | None
 Loaded = tuple[SubjectModel, Sequence[SAE]]
 Started = TypeVar("Started")
 
-SHARDS_A_WORKER = 2
+SHARDS_PER_WORKER = 2
 """Shards that are under way or waiting for each worker: none idles, and few results wait in memory."""
 
 RESTARTS = 2
@@ -60,9 +60,9 @@ class LocalEngine:
             )
 
 
-def _streams(subject: SubjectModel, config: HarvestConfig) -> AbstractContextManager[Streams]:
+def _streams(subject: SubjectModel, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
     assert config.batch_tokens != "auto", "the harvest has put a number in its place"
-    return open_streams(subject.device, config.batch_tokens)
+    return open_workers(subject.device, config.batch_tokens)
 
 
 def _in_order(
@@ -148,7 +148,9 @@ class RayEngine:
             workers = [remote.remote(task, kept) for _ in range(self.cluster.n_workers)]
             try:
                 pool = _Workers(ray, workers)
-                yield from _in_order(shards, pool.start, pool.finish, at_once=SHARDS_A_WORKER * len(workers))
+                yield from _in_order(
+                    shards, pool.start, pool.finish, at_once=SHARDS_PER_WORKER * len(workers)
+                )
             finally:
                 for worker in workers:
                     ray.kill(worker)

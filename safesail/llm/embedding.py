@@ -12,10 +12,9 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from safesail.errors import RefusedAnswerError
-from safesail.llm.lexical_words import read_marked, split_words
-from safesail.llm.own_prompts import (
+from safesail.llm.builtin_prompts import (
     ENDPOINT,
-    OwnPrompt,
+    BuiltinPrompt,
     billed,
     letters,
     prompt_tokens,
@@ -24,6 +23,7 @@ from safesail.llm.own_prompts import (
     write_ratings,
     write_segments,
 )
+from safesail.llm.lexical_words import read_marked, split_words
 from safesail.llm.types import LLMAnswer, LLMRequest
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -101,7 +101,7 @@ class EmbeddingModel:
             case "active":
                 raise RefusedAnswerError("the model 'embedding' cannot explain; name another explainer")
 
-    def _rate_tokens(self, asked: OwnPrompt) -> str:
+    def _rate_tokens(self, asked: BuiltinPrompt) -> str:
         """Every token has the rating of the best word that it is part of."""
         tokens = asked.tokens
         words = split_words("".join(tokens))
@@ -115,7 +115,7 @@ class EmbeddingModel:
             start = stop
         return write_ratings(tokens, ratings)
 
-    def _choose_segments(self, asked: OwnPrompt) -> str:
+    def _choose_segments(self, asked: BuiltinPrompt) -> str:
         texts = asked.segments
         contents = [segment for segments in texts.values() for segment in segments]
         words = [[word.text for word in split_words(content)] for content in contents]
@@ -125,12 +125,12 @@ class EmbeddingModel:
         chosen = _chosen(scores.tolist(), ACTIVE, must=len(texts) > 1)
         return write_segments(asked, {i: max(1, _rating(float(scores[i]))) for i in chosen})
 
-    def _choose_texts(self, asked: OwnPrompt) -> str:
+    def _choose_texts(self, asked: BuiltinPrompt) -> str:
         texts = [[word.text for word in split_words(text)] for text in asked.texts]
         scores = [max(of, default=0.0) for of in self._word_scores(asked.explanation, texts)]
         return write_names(letters(len(texts)), _chosen(scores, _ACTIVE_TEXT, must=len(texts) > 1))
 
-    def _judge_marks(self, asked: OwnPrompt) -> str:
+    def _judge_marks(self, asked: BuiltinPrompt) -> str:
         """Marks are right where the words that carry them are alike on average."""
         texts = [read_marked(line) for line in asked.texts]
         scored = self._word_scores(asked.explanation, [text.words for text in texts])

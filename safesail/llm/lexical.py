@@ -8,12 +8,9 @@ import json
 import re
 from collections.abc import Sequence
 
-from safesail.llm.lexical_explain import explain
-from safesail.llm.lexical_rule import ACTIVE, Rule, read_rule
-from safesail.llm.lexical_words import read_marked, split_words
-from safesail.llm.own_prompts import (
+from safesail.llm.builtin_prompts import (
     ENDPOINT,
-    OwnPrompt,
+    BuiltinPrompt,
     billed,
     letters,
     prompt_tokens,
@@ -22,6 +19,9 @@ from safesail.llm.own_prompts import (
     write_ratings,
     write_segments,
 )
+from safesail.llm.lexical_explain import explain
+from safesail.llm.lexical_rule import ACTIVE, Rule, read_rule
+from safesail.llm.lexical_words import read_marked, split_words
 from safesail.llm.types import LLMAnswer, LLMRequest
 
 _RATING = 5.0
@@ -73,7 +73,7 @@ def answer(prompt: str) -> str:
             return _judge_marks(rule, asked.texts)
 
 
-def _explain(asked: OwnPrompt) -> str:
+def _explain(asked: BuiltinPrompt) -> str:
     max_words = re.search(r"at most (\d+) words", asked.text)
     tags = re.search(r"^Tags, [^:\n]*: (.*)\.$", asked.text, re.MULTILINE)
     answer = explain(
@@ -89,7 +89,7 @@ def _explain(asked: OwnPrompt) -> str:
     )
 
 
-def _choose_segments(rule: Rule, asked: OwnPrompt) -> str:
+def _choose_segments(rule: Rule, asked: BuiltinPrompt) -> str:
     texts = asked.segments
     contents = [segment for segments in texts.values() for segment in segments]
     scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]

@@ -20,7 +20,7 @@ from safesail.errors import (
     UnparsableAnswerError,
 )
 from safesail.llm.budget import Budget, Prices, price_of
-from safesail.llm.purse import Purse, Spent
+from safesail.llm.budget_tracker import BudgetTracker, Spent
 from safesail.llm.types import Answered, CallContext, ChatClient, LLMAnswer, LLMRequest
 
 MAX_ATTEMPTS = 6
@@ -92,7 +92,7 @@ class MeteredClient:
     ) -> None:
         self.inner = inner
         self._ledger = ledger
-        self._purse = Purse(budget, prices or {}, ledger.spent())
+        self._purse = BudgetTracker(budget, prices or {}, ledger.spent())
         self._replay = replay
         self._gate = asyncio.Semaphore(concurrency)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()

@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from safesail.autointerp.budgeted import BudgetedConfig
 from safesail.catalog.config import ReleaseOptions
 from safesail.domain.config import Config
 from safesail.harvest.config import HarvestConfig
-from safesail.pipeline.budgeted import BudgetedConfig
 from safesail.selection.config import SelectionConfig
 
 

@@ -7,27 +7,28 @@ from time import perf_counter
 
 import numpy as np
 
+from safesail.autointerp.clients import ChatSettings
+from safesail.autointerp.explaining import Outcome, explain_candidates, rank_candidates
 from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
+from safesail.concepts.read import load_concepts
 from safesail.errors import NotFoundError
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.llm.budget import parse_budget
 from safesail.metrics.correlation import bootstrap_interval
-from safesail.pipeline.alike import record_near
-from safesail.pipeline.chat import ChatSettings
 from safesail.pipeline.config import PipelineConfig
-from safesail.pipeline.explaining import Outcome, explain_candidates, worthwhile
-from safesail.pipeline.selecting import load_concepts
 from safesail.pipeline.summary import Interval, Summary
-from safesail.pipeline.tools import Machine, open_saes
 from safesail.resources import expand, resource_dir
+from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
+from safesail.selection.near import record_near
 from safesail.selection.result import SelectionResult
 from safesail.selection.run import select
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import ScoredRow, read_scores
 from safesail.store.selection import CandidateFeature
+from safesail.subject.loading import ModelConfig
 from safesail.subject.model import SubjectModel
 
 
@@ -60,7 +61,7 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     config = PipelineConfig.from_yaml(path)
     folder = Path("runs") / config.name if out is None else out
     store = folder / "safesail.duckdb"
-    subject = Machine(config.model).load(quiet=quiet)
+    subject = ModelConfig(config.model).load(quiet=quiet)
     saes = open_saes(config.saes, subject)
     with open_writer(store) as db:
         chosen, candidates = _choose(db, subject, saes, config, quiet=quiet)
@@ -102,7 +103,7 @@ def _choose(
     harvest(db, job, quiet=quiet)
     record_near(db, best)
     order = config.scoring.order
-    return chosen, worthwhile(
+    return chosen, rank_candidates(
         db, chosen.best, n=config.max_features, min_windows=config.min_windows, order=order
     )
 

@@ -8,9 +8,12 @@ from typing import Any
 
 from safesail.domain.ids import layer_of
 from safesail.domain.records import SaeInfo, SubjectInfo
-from safesail.errors import SaeError
+from safesail.errors import ConfigError, SaeError
+from safesail.resources import expand
 from safesail.sae.protocol import SAE
 from safesail.sae.save import CONFIG, WEIGHTS
+from safesail.subject.device import choose_device
+from safesail.subject.model import SubjectModel
 
 
 def find_saes(specs: Sequence[str]) -> list[str]:
@@ -171,3 +174,20 @@ def _silent_hub() -> Generator[None, None, None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def open_saes(specs: Sequence[str], subject: SubjectModel, *, device: str = "auto") -> list[SAE]:
+    """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
+
+    Raises:
+        ConfigError: nothing matches, or two SAEs have one name.
+        SaeError: one of them is damaged or does not fit the subject model.
+    """
+    found = find_saes([expand(spec) for spec in specs])
+    if not found:
+        raise ConfigError(f"no SAE matches {', '.join(specs)}; name a folder with cfg.json, or release/id")
+    saes = [open_sae(str(spec), model=subject.info, device=choose_device(device)) for spec in found]
+    names = [sae.info.sae_id for sae in saes]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two SAEs are called {twice[0]!r}; rename one folder")
+    return saes

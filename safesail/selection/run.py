@@ -8,10 +8,10 @@ from itertools import chain
 from operator import add
 from typing import Any
 
+from safesail.concepts.read import concept_set_hash
 from safesail.domain.records import Concept, SubjectInfo
 from safesail.errors import ConfigError
 from safesail.sae.protocol import SAE
-from safesail.selection.concepts import concept_set_hash
 from safesail.selection.config import SelectionConfig
 from safesail.selection.figures import group_rows
 from safesail.selection.result import SelectionResult, read_result

@@ -10,8 +10,8 @@ from pydantic import NonNegativeInt, ValidationError
 
 from safesail.domain.config import Config
 from safesail.errors import DataError
+from safesail.llm.budget_tracker import Spent
 from safesail.llm.metered import CallRecord
-from safesail.llm.purse import Spent
 from safesail.llm.types import CallContext, LLMAnswer, LLMRequest
 from safesail.store.bulk import insert
 from safesail.store.connection import Db
@@ -127,7 +127,7 @@ class Usage:
     """What answers of one model in one stage have cost so far."""
 
     answers: int
-    tokens_a_byte: float
+    tokens_per_byte: float
     """Prompt tokens for each byte of the prompt."""
 
     output_tokens: float

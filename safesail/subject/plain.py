@@ -25,7 +25,7 @@ class AllSeen(Exception):
 
 
 @dataclass(frozen=True)
-class Edge:
+class ModuleBoundary:
     """Where in the model a hook lies."""
 
     module: nn.Module
@@ -42,28 +42,28 @@ def twin(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[nn.Module, nn.Mo
     return other, dict(zip(other.modules(), model.modules(), strict=True))
 
 
-def edges(bridge: TransformerBridge, modules: Mapping[nn.Module, nn.Module]) -> dict[str, Edge]:
+def edges(bridge: TransformerBridge, modules: Mapping[nn.Module, nn.Module]) -> dict[str, ModuleBoundary]:
     """Edges by the bridge's names of hooks, aliases among them; what lies inside a module has none.
 
     Args:
         bridge: The bridge.
         modules: Of every module that the bridge was made of, the one whose edge is wanted.
     """
-    found: dict[int, Edge] = {}
+    found: dict[int, ModuleBoundary] = {}
     for part in bridge.modules():
         if not isinstance(part, GeneralizedComponent) or part.original_component is None:
             continue
         module = modules.get(part.original_component)
         if module is not None:
-            found[id(part.hook_in)] = Edge(module, "in")
-            found[id(part.hook_out)] = Edge(module, "out")
+            found[id(part.hook_in)] = ModuleBoundary(module, "in")
+            found[id(part.hook_out)] = ModuleBoundary(module, "out")
     return {name: found[id(point)] for name, point in bridge.hook_dict.items() if id(point) in found}
 
 
 class PlainModel:
     """Forward passes that end at the deepest activation wanted. Threads may run them at once."""
 
-    def __init__(self, model: PreTrainedModel, edges: Mapping[str, Edge]) -> None:
+    def __init__(self, model: PreTrainedModel, edges: Mapping[str, ModuleBoundary]) -> None:
         self.edges = edges
         self._model = model.eval()
         self._watched: set[str] = set()

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from safesail.catalog.embedder import MiniLMEmbedder
 from safesail.catalog.format import TABLES
 from safesail.catalog.meaning import BothIndex, VectorFile, VectorIndex
 from safesail.catalog.search import SearchIndex, search
 from safesail.domain.ids import FeatureId
-from safesail.pipeline.searching import MiniLMEmbedder
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (

@@ -39,7 +39,7 @@ from safesail.store.shown import exemplar_rows
 from safesail.store.sql import Row, rows, value
 from safesail.subject.fetch import fetch
 from safesail.subject.model import SubjectModel
-from safesail.subject.streams import open_streams
+from safesail.subject.workers import open_workers
 from safesail.text.documents import read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
             torch.mm(acts[sae.info.hook][real_ones.bool()], encoders[sae.info.sae_id])
         return int(real_ones.sum())
 
-    with open_streams(subject.device, BATCH_TOKENS if in_streams else 1) as streams:
+    with open_workers(subject.device, BATCH_TOKENS if in_streams else 1) as streams:
         start = time.perf_counter()
         running = [
             streams.submit(run, [windows[i] for i in batch])

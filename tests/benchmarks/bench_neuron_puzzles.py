@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from safesail.autointerp.scoring_config import ScoringConfig
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Window
 from safesail.llm.lexical import LexicalModel
 from safesail.llm.types import ChatClient
 from safesail.metrics.correlation import bootstrap_interval
-from safesail.scoring.config import ScoringConfig
 from tests.study import Claim, embedding, score_all
 
 PUZZLES = Path(__file__).parents[3] / "shared/data/neuron_puzzles/puzzles.json"

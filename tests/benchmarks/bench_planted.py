@@ -17,6 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from safesail.autointerp.score import agreement
+from safesail.autointerp.score_feature import chance_partner
+from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.simulator import batches_of, context_of, simulate
+from safesail.autointerp.units import Simulated
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation
 from safesail.domain.undefined import Undefined
@@ -25,11 +30,6 @@ from safesail.llm.lexical import LexicalModel
 from safesail.llm.metered import MeteredClient
 from safesail.llm.types import ChatClient
 from safesail.metrics.correlation import auc, bootstrap_interval
-from safesail.scoring.config import ScoringConfig
-from safesail.scoring.run import chance_partner
-from safesail.scoring.score import agreement
-from safesail.scoring.simulate import batches_of, context_of, simulate
-from safesail.scoring.units import Simulated
 from tests.planted import PLANTED, noise, planted, windows
 from tests.study import MemoryLedger, embedding
 

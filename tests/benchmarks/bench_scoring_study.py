@@ -19,14 +19,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from safesail.autointerp.exemplars import ExemplarConfig, collect
+from safesail.autointerp.scoring_config import ScoringConfig
 from safesail.domain.ids import FeatureId
-from safesail.harvest.exemplars import ExemplarConfig, collect
+from safesail.llm.builtin_prompts import count_tokens, prompt_tokens
 from safesail.llm.lexical import LexicalModel
-from safesail.llm.own_prompts import count_tokens, prompt_tokens
 from safesail.llm.types import ChatClient
 from safesail.pipeline.run import run_pipeline
 from safesail.resources import resource_dir
-from safesail.scoring.config import ScoringConfig
 from safesail.store.connection import open_reader
 from safesail.store.explanations import explained_features, read_explanation
 from safesail.store.selection import best_sae

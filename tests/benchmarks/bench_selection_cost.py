@@ -29,12 +29,12 @@ from typing import Any
 
 import torch
 
+from safesail.concepts.read import SourcedConcept, read_concepts
 from safesail.domain.ids import layer_of
 from safesail.resources import cache_dir, expand
 from safesail.sae.load import find_saes, open_sae
 from safesail.sae.protocol import SAE
 from safesail.selection.batches import Batch, cut_chunks, tokenize_pairs
-from safesail.selection.concepts import SourcedConcept, read_concepts
 from safesail.selection.config import SelectionConfig
 from safesail.selection.run import select
 from safesail.store.connection import open_writer

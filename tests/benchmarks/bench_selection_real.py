@@ -32,11 +32,11 @@ import torch
 from jaxtyping import Bool, Float
 from scipy.stats import rankdata
 
+from safesail.concepts.read import read_concepts
 from safesail.domain.records import Concept
 from safesail.resources import cache_dir, expand
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
-from safesail.selection.concepts import read_concepts
 from safesail.selection.config import SelectionConfig
 from safesail.selection.run import select
 from safesail.store.connection import open_writer

@@ -14,16 +14,16 @@ import numpy as np
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
+from safesail.autointerp.clients import ChatSettings
+from safesail.autointerp.explaining import explain_candidates
+from safesail.concepts.read import load_concepts
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.llm.budget import parse_budget
-from safesail.pipeline.chat import ChatSettings
 from safesail.pipeline.config import PipelineConfig
-from safesail.pipeline.explaining import explain_candidates
-from safesail.pipeline.selecting import load_concepts
-from safesail.pipeline.tools import Machine, open_saes
 from safesail.resources import expand
+from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.selection.activity import text_maxima
 from safesail.selection.batches import Chunk, cut_chunks, tokenize_pairs
@@ -35,6 +35,7 @@ from safesail.store.explanations import read_scores, read_tags
 from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
 from safesail.store.selection import read_scores as read_figures
 from safesail.store.sql import rows, value
+from safesail.subject.loading import ModelConfig
 from safesail.subject.model import SubjectModel
 from tests.benchmarks.baselines import alternate, contrast_baselines
 from tests.benchmarks.suite_stats import Option, Tried
@@ -74,7 +75,7 @@ class SaeFigures:
 
 def measure(db: Db, config: PipelineConfig, baselines: Path, *, quiet: bool) -> list[SaeFigures]:
     """Selection and harvest of every SAE, and the baselines, which are kept in a file beside the store."""
-    subject = Machine(config.model).load(quiet=quiet)
+    subject = ModelConfig(config.model).load(quiet=quiet)
     saes = open_saes(config.saes, subject)
     concepts = load_concepts(config.concepts)
     chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from safesail.catalog import meaning
 from safesail.catalog.api import open_catalog
+from safesail.catalog.embedder import MiniLMEmbedder, open_index
 from safesail.catalog.matches import Matches, fuse
 from safesail.catalog.meaning import BothIndex, VectorFile, VectorIndex
 from safesail.catalog.search import SearchIndex, search
 from safesail.errors import ConfigError
-from safesail.pipeline.searching import MiniLMEmbedder, open_index
 from safesail.resources import cache_dir
 from safesail.store.connection import open_reader, open_writer
 from tests.meaning import needs_embedding
@@ -234,7 +234,7 @@ def test_without_the_extra_words_are_searched_and_it_is_said(
 def test_a_large_catalog_without_vectors_is_searched_by_words_unless_asked(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("safesail.pipeline.searching.MADE_UNASKED", 3)
+    monkeypatch.setattr("safesail.catalog.embedder.MADE_UNASKED", 3)
     with open_reader(store) as db:
         index, note = open_index(db, None, quiet=True)
         assert index.method == "by words"

@@ -7,12 +7,12 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from tests.concepts.test_generate import Writer
 
 from safesail.cli.main import cli
 from safesail.errors import ConfigError, NotFoundError
 from tests.loopback import serving
 from tests.pipeline.conftest import Made
-from tests.pipeline.test_generating import Writer
 
 
 def run(*arguments: str | int | Path) -> Result:

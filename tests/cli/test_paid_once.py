@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from safesail.cli.main import cli
+from safesail.llm.builtin_prompts import ENDPOINT
 from safesail.llm.lexical import LexicalModel
-from safesail.llm.own_prompts import ENDPOINT
 from safesail.llm.types import LLMRequest
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows

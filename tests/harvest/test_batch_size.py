@@ -14,7 +14,7 @@ from safesail.store.sql import rows
 from safesail.subject.model import SubjectModel
 
 
-class Machine:
+class ModelConfig:
     """Takes `fixed + per_token * tokens` seconds and bytes a batch; memory is what the largest batch took."""
 
     def __init__(
@@ -38,26 +38,26 @@ class Machine:
 
 
 def test_it_doubles_while_a_batch_costs_the_same_whatever_its_size() -> None:
-    machine = Machine(fixed=0.01)
+    machine = ModelConfig(fixed=0.01)
     assert machine.search(limit=1e9, most=8 * SMALLEST) == 8 * SMALLEST
     assert machine.ran == [SMALLEST, 2 * SMALLEST, 4 * SMALLEST, 8 * SMALLEST]
 
 
 def test_it_stops_where_doubling_does_not_pay() -> None:
-    machine = Machine(per_token=0.02 / SMALLEST)
+    machine = ModelConfig(per_token=0.02 / SMALLEST)
     assert machine.search(limit=1e9, most=64 * SMALLEST) == SMALLEST
     assert machine.ran == [SMALLEST, 2 * SMALLEST]
 
 
 def test_no_batch_runs_that_would_pass_the_limit() -> None:
-    machine = Machine(fixed=0.01, bytes_a_token=1000)
+    machine = ModelConfig(fixed=0.01, bytes_a_token=1000)
     limit = 1000.0 * 5 * SMALLEST
     assert machine.search(limit=limit, most=64 * SMALLEST) == 4 * SMALLEST
     assert machine.peak <= limit
 
 
 def test_running_out_of_memory_gives_the_last_batch_that_fitted() -> None:
-    machine = Machine(fixed=0.01, bytes_a_token=1, there=3 * SMALLEST)
+    machine = ModelConfig(fixed=0.01, bytes_a_token=1, there=3 * SMALLEST)
     assert machine.search(limit=1e9, most=64 * SMALLEST) == 2 * SMALLEST
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from safesail.errors import ConfigError, RefusedAnswerError
+from safesail.llm.builtin_prompts import ENDPOINT
 from safesail.llm.embedding import EmbeddingModel, phrases_of
 from safesail.llm.factory import make_client
-from safesail.llm.own_prompts import ENDPOINT
 from safesail.llm.types import ChatClient, LLMRequest
 from safesail.prompting.parse import parse_active, parse_graded, parse_ratings
 from safesail.prompting.templates import load_template

@@ -3,10 +3,10 @@
 import pytest
 
 from safesail.errors import ConfigError
+from safesail.llm.builtin_prompts import ENDPOINT
 from safesail.llm.factory import make_client
 from safesail.llm.lexical import LexicalModel
 from safesail.llm.openai_client import OpenAIClient
-from safesail.llm.own_prompts import ENDPOINT
 
 
 @pytest.fixture(autouse=True)

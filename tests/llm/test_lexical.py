@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safesail.errors import RefusedAnswerError
+from safesail.llm.builtin_prompts import ENDPOINT, count_tokens
 from safesail.llm.lexical import LexicalModel, answer
 from safesail.llm.lexical_explain import explain
 from safesail.llm.lexical_rule import STRONG, WEAK, read_rule, write_rule
 from safesail.llm.lexical_words import SHAPES, Sign, kinds_of, read_marked, signs, split_words, stem
 from safesail.llm.lexicon import GRAMMAR, KINDS
-from safesail.llm.own_prompts import ENDPOINT, count_tokens
 from safesail.llm.types import ChatClient, LLMRequest
 from safesail.prompting.parse import (
     parse_active,

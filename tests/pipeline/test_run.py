@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from safesail.autointerp.budgeted import BudgetedConfig
+from safesail.autointerp.clients import ChatSettings
+from safesail.autointerp.explaining import explain_candidates, rank_candidates
 from safesail.catalog.verify import verify_release
 from safesail.errors import ConfigError, NotFoundError
 from safesail.llm.budget import parse_budget
-from safesail.pipeline.budgeted import BudgetedConfig
-from safesail.pipeline.chat import ChatSettings
-from safesail.pipeline.explaining import explain_candidates, worthwhile
 from safesail.pipeline.run import find_pipeline, run_pipeline
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows, value
@@ -59,7 +59,7 @@ def test_a_budget_is_never_exceeded_and_more_of_it_goes_on(made: Made) -> None:
     with open_writer(store) as db:
         for table in ("llm_calls", "explanations", "scores"):
             db.execute(f"DELETE FROM {table}")
-        candidates = worthwhile(db, made.summary.sae_id, n=4, min_windows=2)
+        candidates = rank_candidates(db, made.summary.sae_id, n=4, min_windows=2)
         config = BudgetedConfig(concurrency=2)
         half = made.summary.tokens_total // 2
         spent = []

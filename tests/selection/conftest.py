@@ -13,10 +13,10 @@ from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from safesail.concepts.read import pair_id
 from safesail.domain.records import Concept, ConceptPair
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
-from safesail.selection.concepts import pair_id
 from safesail.subject.model import SubjectModel
 
 WORDS = re.findall(

@@ -10,8 +10,8 @@ import pytest
 
 from safesail.domain.ids import FeatureId
 from safesail.errors import DataError
+from safesail.llm.budget_tracker import Spent
 from safesail.llm.metered import CallRecord
-from safesail.llm.purse import Spent
 from safesail.llm.types import CallContext, LLMAnswer, LLMRequest
 from safesail.store.calls import CallTable, export_calls, import_calls, ledger_rows, total_tokens
 from safesail.store.connection import Db, open_memory, open_reader, open_writer

@@ -1,0 +1,1 @@
+"""Explains features and scores the explanations under one budget."""

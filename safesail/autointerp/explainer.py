@@ -1,0 +1,174 @@
+"""Asking an explainer what one feature stands for."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from safesail.autointerp.explain_config import ExplainConfig
+from safesail.domain.config import load_yaml
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Exemplar, Explanation, Failed
+from safesail.errors import BadAnswerError, ConfigError
+from safesail.llm.metered import MeteredClient
+from safesail.llm.types import CallContext, LLMRequest
+from safesail.metrics.quantiles import levels
+from safesail.prompting.marking import crop, marked, plain
+from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation, parse_sentence
+from safesail.prompting.templates import load_template
+from safesail.resources import resource_dir
+from safesail.store.explanations import ConfidentExplanation, FailedExplanation
+
+N_LEVELS = 10
+STAGE = "explain"
+
+
+class Explainer:
+    """Writes explanations with one model and one prompt."""
+
+    def __init__(self, client: MeteredClient, config: ExplainConfig) -> None:
+        self._client = client
+        self._config = config
+        self._template = load_template(STAGE, config.template_name)
+
+    async def explain(
+        self,
+        feature: FeatureId,
+        active: Sequence[Exemplar],
+        controls: Sequence[Exemplar],
+        *,
+        q999: float,
+        hint: str | None = None,
+    ) -> Explanation | Failed:
+        """Ask once. A bad answer becomes `Failed`; whatever else goes wrong is raised.
+
+        Args:
+            feature: The feature.
+            active: Windows of the `train` split in which it fires, the most telling first.
+            controls: Windows of the `train` split in which it does not.
+            q999: Activation that counts as strength 10: the feature's Q(0.999).
+            hint: What the explainer is told beforehand, e.g. the concept that nominated the feature.
+                None, the default, lets it find out by itself.
+
+        Raises:
+            BudgetExceededError: nothing was sent.
+            LLMUnavailableError: the endpoint is dead.
+        """
+        assert all(e.window.split == "train" for e in (*active, *controls)), (
+            "explainer shown held-out windows"
+        )
+        assert all(e.feature == feature for e in (*active, *controls)), "windows of another feature"
+        if not active:
+            raise ValueError(
+                f"{feature}: an explanation needs at least one window in which the feature fires"
+            )
+        request = self.request(active, controls, q999=q999, hint=hint)
+        explainer = f"{request.model} @ {request.endpoint}"
+        context = CallContext(STAGE, self._template.prompt_hash, feature)
+        try:
+            answered = await self._client.ask(request, context, self._parse)
+            found = self._parse(answered.answer.text)
+        except BadAnswerError as error:
+            return FailedExplanation(
+                feature, STAGE, type(error).__name__, str(error), explainer, self._template.prompt_hash
+            )
+        return ConfidentExplanation(
+            feature=feature,
+            text=found.text,
+            tags=found.tags,
+            explainer=explainer,
+            prompt_hash=self._template.prompt_hash,
+            confidence=found.confidence,
+        )
+
+    def request(
+        self,
+        active: Sequence[Exemplar],
+        controls: Sequence[Exemplar],
+        *,
+        q999: float,
+        hint: str | None = None,
+    ) -> LLMRequest:
+        """What is sent for a feature; pure."""
+        return make_request(self._client.endpoint, active, controls, self._config, q999=q999, hint=hint)
+
+    def _parse(self, text: str) -> ParsedExplanation:
+        return read_answer(text, self._config)
+
+
+def make_request(
+    endpoint: str,
+    active: Sequence[Exemplar],
+    controls: Sequence[Exemplar],
+    config: ExplainConfig,
+    *,
+    q999: float,
+    hint: str | None = None,
+) -> LLMRequest:
+    """What is sent to `endpoint` for a feature, of whose windows `config` says how many are shown; pure."""
+    rendered = load_template(STAGE, config.template_name).render(
+        active=[_shown(e, q999, config) for e in active[: config.n_active]],
+        controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
+        hint=None if hint is None else plain([hint]),
+        tags=taxonomy_tags() if config.asks_tags else (),
+        max_words=config.max_words,
+    )
+    return LLMRequest(
+        model=config.model,
+        endpoint=endpoint,
+        system=rendered.system,
+        prompt=rendered.prompt,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens,
+        json_schema=EXPLANATION_SCHEMA if config.asks_tags else None,
+    )
+
+
+def read_answer(text: str, config: ExplainConfig) -> ParsedExplanation:
+    """Read what came back.
+
+    Raises:
+        BadAnswerError: it has not the form asked for.
+    """
+    if config.answer == "text":
+        return parse_sentence(text, max_words=2 * config.max_words)
+    allowed = taxonomy_tags() if config.asks_tags else ()
+    return parse_explanation(text, tags=allowed, max_words=2 * config.max_words)
+
+
+@cache
+def taxonomy_tags() -> tuple[str, ...]:
+    """Tags an explanation may carry: those of `data/taxonomy.yaml`."""
+    return read_taxonomy_tags(resource_dir("data") / "taxonomy.yaml")
+
+
+def read_taxonomy_tags(path: Path) -> tuple[str, ...]:
+    """Leaves of a taxonomy, those of its control domains left out.
+
+    Raises:
+        ConfigError: the file is missing or has another form.
+    """
+    content = load_yaml(path)
+    domains, controls = content.get("domains"), content.get("controls", [])
+    if not isinstance(domains, dict) or not all(isinstance(leaves, list) for leaves in domains.values()):
+        raise ConfigError(f"{path}: `domains` must map each domain to a list of leaves")
+    return tuple(str(leaf) for domain, leaves in domains.items() if domain not in controls for leaf in leaves)
+
+
+def _shown(exemplar: Exemplar, q999: float, config: ExplainConfig) -> str:
+    start, stop = crop(exemplar.activations, config.tokens_before, config.tokens_after)
+    strengths = levels(np.array(exemplar.activations[start:stop], float), N_LEVELS, q999)
+    return marked(exemplar.window.tokens[start:stop], strengths.tolist(), with_level=True)
+
+
+def _silent(exemplar: Exemplar, config: ExplainConfig) -> str:
+    n_shown = config.tokens_before + 1 + config.tokens_after
+    return plain(exemplar.window.tokens[:n_shown])
+
+
+def _spread(controls: Sequence[Exemplar]) -> list[Exemplar]:
+    """Controls with the kinds taking turns, so that a cut leaves some of each."""
+    queues = [[e for e in controls if e.kind == kind] for kind in dict.fromkeys(e.kind for e in controls)]
+    longest = max(map(len, queues), default=0)
+    return [queue[turn] for turn in range(longest) for queue in queues if turn < len(queue)]

@@ -1,0 +1,97 @@
+"""What is asked about each window: units of text, and what is true of them. Pure."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.domain.records import Exemplar
+from safesail.prompting.marking import marked, plain, safe_text
+from safesail.prompting.segments import cut_segments
+
+
+@dataclass(frozen=True)
+class Units:
+    """One window as a simulator sees it."""
+
+    texts: tuple[str, ...]
+    """One a unit: its segments, its tokens, or the whole window."""
+
+    true: tuple[float, ...]
+    """What a simulation is compared with, one a unit: 0 or 1, or an activation in SAE units."""
+
+    active: tuple[bool, ...]
+    """Whether the feature fires in the unit."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a simulator said of one window."""
+
+    units: Units
+    predicted: tuple[float, ...]
+    """One a unit: 0 or 1, or a rating from 0 to 10."""
+
+
+def units_of(windows: Sequence[Exemplar], config: ScoringConfig) -> list[Units]:
+    """The units of every window, by the method of `config`."""
+    match config.method:
+        case "segment":
+            return [_segments(e, config) for e in windows]
+        case "token":
+            return [_tokens(e, config) for e in windows]
+        case "detection":
+            return [_whole(plain(e.window.tokens), e, config) for e in windows]
+        case "fuzzing":
+            n_marks = _typical_marks(windows, config)
+            return [_whole(_marked(e, n_marks, config), e, config) for e in windows]
+
+
+def _segments(exemplar: Exemplar, config: ScoringConfig) -> Units:
+    tokens, activations = exemplar.window.tokens, exemplar.activations
+    cuts = cut_segments(tokens, config.segment_tokens)
+    maxima = [max(activations[start:stop]) for start, stop in cuts]
+    active = tuple(maximum > config.threshold for maximum in maxima)
+    return Units(
+        texts=tuple(plain(tokens[start:stop]) for start, stop in cuts),
+        true=tuple(maxima) if config.graded else tuple(map(float, active)),
+        active=active,
+    )
+
+
+def _tokens(exemplar: Exemplar, config: ScoringConfig) -> Units:
+    return Units(
+        texts=tuple(map(safe_text, exemplar.window.tokens)),
+        true=exemplar.activations,
+        active=tuple(a > config.threshold for a in exemplar.activations),
+    )
+
+
+def _whole(text: str, exemplar: Exemplar, config: ScoringConfig) -> Units:
+    active = max(exemplar.activations) > config.threshold
+    return Units((text,), (float(active),), (active,))
+
+
+def _typical_marks(windows: Sequence[Exemplar], config: ScoringConfig) -> int:
+    """Tokens marked in a control: as many as are active in an active window on average, rounded up."""
+    counts = [n for e in windows if (n := sum(a > config.threshold for a in e.activations))]
+    return int(np.ceil(np.mean(counts))) if counts else 1
+
+
+def _marked(exemplar: Exemplar, n_marks: int, config: ScoringConfig) -> str:
+    """The window with marks: on its active tokens, or in a control on as many drawn at random, as Delphi does."""
+    tokens, activations = exemplar.window.tokens, exemplar.activations
+    at = [i for i, a in enumerate(activations) if a > config.threshold]
+    if not at:
+        words = [i for i, token in enumerate(tokens) if token.strip()]
+        n_drawn = min(n_marks, len(words))
+        at = _rng(exemplar, config.seed).choice(words, n_drawn, replace=False).tolist() if words else []
+    return marked(tokens, [int(i in at) for i in range(len(tokens))], with_level=False)
+
+
+def _rng(exemplar: Exemplar, seed: int) -> np.random.Generator:
+    """Random numbers keyed by the window, not by the order of windows."""
+    key = f"{seed}/{exemplar.feature}/{exemplar.window.document_id}/{exemplar.window.start}"
+    return np.random.default_rng(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big"))

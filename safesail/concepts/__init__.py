@@ -1,0 +1,1 @@
+"""Concept sets: read, checked, generated."""

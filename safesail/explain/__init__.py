@@ -1,1 +1,0 @@
-"""Stage: windows of a feature in, one explanation out."""

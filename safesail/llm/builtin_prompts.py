@@ -1,0 +1,150 @@
+"""Reading Safe-SAIL's own prompts and writing answers to them, as the built-in models do."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from safesail.errors import RefusedAnswerError
+from safesail.llm.types import LLMAnswer, LLMRequest
+
+ENDPOINT = "builtin-1"
+"""Where built-in models' answers come from. The number is their rules': raised with every change of an answer, since
+answers are cached by it, as by everything else that they depend on."""
+
+Block = Literal["active", "segments", "tokens", "texts", "marked"]
+
+_TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")
+_BLOCK = re.compile(r"<(active|segments|tokens|texts|marked)>\n(.*?)\n</\1>", re.DOTALL)
+_LABELLED = re.compile(r"(?:\d+|[A-Z]) ?(.*)")
+_LETTER = re.compile(r"[A-Z]")
+
+
+@dataclass(frozen=True)
+class BuiltinPrompt:
+    """A prompt made from a template under `prompts/`."""
+
+    text: str
+    block: Block
+    """Name of its fenced part: what is asked."""
+
+    content: str
+    """The fenced part."""
+
+    question: str
+    """What stands behind it: which form of answer is asked for."""
+
+    @property
+    def explanation(self) -> str:
+        """What a simulator is told of the feature."""
+        return self.between("explanation")
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines of the fenced part, with their labels."""
+        return self.content.split("\n")
+
+    @property
+    def texts(self) -> list[str]:
+        """Lines of the fenced part, without their labels."""
+        return [_unlabelled(line) for line in self.lines]
+
+    @property
+    def tokens(self) -> list[str]:
+        """The tokens of a prompt that asks for every one."""
+        return json.loads(self.content)
+
+    @property
+    def segments(self) -> dict[str, list[str]]:
+        """Segments of each text, by the text's letter."""
+        texts: dict[str, list[str]] = {}
+        for line in self.lines:
+            if _LETTER.fullmatch(line):
+                texts[line] = []
+            else:
+                texts[list(texts)[-1]].append(_unlabelled(line))
+        return texts
+
+    def between(self, tag: str) -> str:
+        """What stands between `<tag>` and `</tag>`; nothing where there is no such tag."""
+        found = re.search(rf"<{tag}>\n?(.*?)\n?</{tag}>", self.text, re.DOTALL)
+        return found[1] if found else ""
+
+
+def read_prompt(prompt: str) -> BuiltinPrompt:
+    """Find out what a prompt asks.
+
+    Raises:
+        RefusedAnswerError: it is none of Safe-SAIL's.
+    """
+    found = _BLOCK.search(prompt)
+    if found is None:
+        raise RefusedAnswerError(
+            "the built-in model answers Safe-SAIL's own prompts only; name another model"
+        )
+    return BuiltinPrompt(prompt, cast("Block", found[1]), found[2], prompt[found.end() :])
+
+
+def write_names(labels: Sequence[str], chosen: Sequence[int]) -> str:
+    """The answer that names what is active."""
+    return json.dumps({"active": [labels[i] for i in chosen]})
+
+
+def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
+    """The answer about segments, given the active ones' ratings by place, in the form that `asked` shows.
+
+    Without spaces, as the prompt shows it.
+    """
+    graded = "rating" in asked.question
+    lists = {letter: [0] * len(segments) for letter, segments in asked.segments.items()}
+    places = [(letter, i) for letter, values in lists.items() for i in range(len(values))]
+    named = {places[at]: grade if graded else 1 for at, grade in grades.items()}
+    for (letter, i), value in named.items():
+        lists[letter][i] = value
+    labels = {f"{letter}{i + 1}": value for (letter, i), value in named.items()}
+    active = '{"active"' in asked.question
+    shown = {"active": labels if graded else list(labels)} if active else lists
+    return json.dumps(shown, separators=(",", ":"))
+
+
+def write_ratings(tokens: Sequence[str], ratings: Sequence[int]) -> str:
+    """The answer that rates every token."""
+    return json.dumps(list(zip(tokens, ratings, strict=True)), ensure_ascii=False)
+
+
+def letters(n: int) -> list[str]:
+    """Names of `n` texts."""
+    return [chr(ord("A") + i) for i in range(n)]
+
+
+def count_tokens(text: str) -> int:
+    """Tokens that a built-in model bills for `text`.
+
+    One for up to eight letters with the space before them, a digit, up to three other characters, or a run of
+    line ends.
+    """
+    return len(_TOKEN.findall(text))
+
+
+def prompt_tokens(request: LLMRequest) -> int:
+    """Tokens that a built-in model bills for what it is sent."""
+    return count_tokens(request.system) + count_tokens(request.prompt)
+
+
+def billed(text: str, request: LLMRequest) -> LLMAnswer:
+    """`text` as an answer with its bill, cut where it is longer than was asked for."""
+    n_tokens = count_tokens(text)
+    return LLMAnswer(
+        text=text,
+        finish="stop" if n_tokens <= request.max_tokens else "length",
+        input_tokens=prompt_tokens(request),
+        output_tokens=min(n_tokens, request.max_tokens),
+        usage_source="billed",
+    )
+
+
+def _unlabelled(line: str) -> str:
+    found = _LABELLED.fullmatch(line)
+    assert found is not None, line
+    return found[1]

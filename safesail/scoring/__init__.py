@@ -1,1 +1,0 @@
-"""Stage: an explanation and held-out windows in, a simulation score out."""
