@@ -7,10 +7,10 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from tests.concepts.test_generate import Writer
 
 from safesail.cli.main import cli
 from safesail.errors import ConfigError, NotFoundError
+from tests.concepts.test_generate import Writer
 from tests.loopback import serving
 from tests.pipeline.conftest import Made
 
