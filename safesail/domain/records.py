@@ -5,8 +5,9 @@ from typing import Literal
 
 from safesail.domain.ids import FeatureId
 
-Split = Literal["train", "calibration", "test"]
-"""`train` may be shown to an explainer; `calibration` fits thresholds; scores are computed on `test` only."""
+Split = Literal["train", "test"]
+"""`train` may be shown to an explainer; scores are computed on `test` only. Stores of earlier versions also hold rows
+of a split `calibration`, which no stage reads."""
 
 Kind = Literal["active", "random", "hard", "boundary"]
 """Why a window was taken: the feature fires in it, or it is a control in which it does not (any window, one with

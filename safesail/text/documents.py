@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -29,8 +30,11 @@ TEXT_COLUMNS = (
 """Names under which the text is looked for, in this order and in any case, when no column is named."""
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
-_ROWS_LOOKED_AT = 50
+_SAMPLE_ROWS = 50
 _PARQUET_BATCH_ROWS = 1000
+
+_MIN_CHARACTERS = 200
+"""Paragraphs of plain text are joined until a document has this many: about one window of tokens."""
 
 Row = dict[str, Any]
 
@@ -38,10 +42,11 @@ Row = dict[str, Any]
 def read_documents(sources: Sequence[str], *, column: str | None = None, seed: int = 0) -> Iterator[Document]:
     """Documents of all sources in order, each text once, empty texts left out.
 
-    A source is a .txt file (one document), .jsonl, .jsonl.gz, .csv or .parquet (one document a row), a
-    folder (all such files in order of name), `hf:NAME[:split]` (a data set, streamed), or `-` (standard
-    input, one document). The text is in `column`, or in the first of `TEXT_COLUMNS` that is there, or in
-    the column of strings that is longest on average.
+    A source is a .txt file, .jsonl, .jsonl.gz, .csv or .parquet (one document per row), a folder (all such
+    files in order of name), `hf:NAME[:split]` (a data set, streamed, with the user's own token where one is
+    set), or `-` (standard input). Plain text becomes one document per paragraph, short ones joined, so that
+    one file does not fall into one split. The text of a row is in `column`, or in the first of `TEXT_COLUMNS`
+    that is there, or in the column of strings that is longest on average.
 
     Args:
         sources: names as above.
@@ -64,15 +69,22 @@ def read_documents(sources: Sequence[str], *, column: str | None = None, seed: i
 
 def _texts(source: str, column: str | None) -> Iterator[tuple[str, str]]:
     if source == "-":
-        yield "stdin", _piped(sys.stdin)
-        return
-    if source.startswith("hf:"):
-        for text in _column_texts(_hub_rows(source), column, source):
-            yield source, text
-        return
-    for path, name in _files(source):
-        for text in _file_texts(path, column):
-            yield name, text
+        yield from (("stdin", text) for text in _paragraphs(_piped(sys.stdin)))
+    elif source.startswith("hf:"):
+        yield from ((source, text) for text in _column_texts(_hub_rows(source), column, source))
+    else:
+        for path, name in _files(source):
+            yield from ((name, text) for text in _file_texts(path, column))
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Cut at blank lines, short paragraphs joined; a text too short to cut stays as it is."""
+    start = 0
+    for gap in re.finditer(r"\n\s*\n", text):
+        if gap.start() - start >= _MIN_CHARACTERS:
+            yield text[start : gap.start()]
+            start = gap.end()
+    yield text[start:]
 
 
 @lru_cache(maxsize=1)
@@ -102,16 +114,16 @@ def _files(source: str) -> list[tuple[Path, str]]:
         return [(path, path.name)]
     if not path.is_dir():
         raise NotFoundError(f"no text at {source}: not a file, a folder, hf:NAME or -")
-    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
-    if not found:
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(_SUFFIXES))
+    if not files:
         raise NotFoundError(f"folder {source} holds no text file ({', '.join(_SUFFIXES)})")
     folder = path.resolve().name
-    return [(file, f"{folder}/{file.relative_to(path).as_posix()}") for file in found]
+    return [(file, f"{folder}/{file.relative_to(path).as_posix()}") for file in files]
 
 
 def _file_texts(path: Path, column: str | None) -> Iterator[str]:
     if path.name.endswith(".txt"):
-        return iter([_decoded(path)])
+        return _paragraphs(_decoded(path))
     rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix, _json_rows)
     return _column_texts(rows(path), column, str(path))
 
@@ -173,7 +185,7 @@ def _hub_rows(source: str) -> Iterator[Row]:
 
 
 def _column_texts(rows: Iterator[Row], column: str | None, where: str) -> Iterator[str]:
-    head = list(islice(rows, _ROWS_LOOKED_AT))
+    head = list(islice(rows, _SAMPLE_ROWS))
     if not head:
         return
     chosen = _text_column(head, column, where)

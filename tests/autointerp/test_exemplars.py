@@ -19,7 +19,7 @@ from safesail.subject.model import SubjectModel
 from tests.harvest.conftest import TEXTS, write_texts
 
 CONFIG = ExemplarConfig(n_active=3, n_random=2, n_hard=2)
-SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ def test_what_the_ledger_has_of_a_run_is_spent_already(budget: Budget, left: flo
     assert purse.tokens == 300
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     amount=st.integers(1, 500),
     calls=st.lists(st.tuples(st.integers(1, 200), st.floats(0, 1), st.integers(0, 5)), max_size=25),

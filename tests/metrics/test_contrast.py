@@ -93,7 +93,7 @@ def test_swapping_sides_swaps_frequencies_and_keeps_the_null(tables: Tables) -> 
     assert measure(a.above, "i_cdf") == pytest.approx(-measure(b.above, "i_cdf"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(TABLES)
 def test_the_exact_null_is_the_mean_over_all_ways_to_draw_sides(tables: Tables) -> None:
     pos, neg = (table[:6] for table in tables)

@@ -87,7 +87,7 @@ def harvested(made: Sequence[tuple[int, float]], precision: Precision) -> list[t
         return [tuple(r) for r in rows(db, "SELECT feature, token, value FROM activations ORDER BY 1, 2")]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(ROWS)
 def test_one_byte_is_within_its_stated_error_and_never_zero(made: list[tuple[int, float]]) -> None:
     exact, coded = harvested(made, "f32"), harvested(made, "u8")

@@ -17,7 +17,7 @@ def texts(*sources: str | Path, column: str | None = None) -> list[str]:
     return [d.text for d in read_documents([str(s) for s in sources], column=column)]
 
 
-def test_a_txt_file_is_one_document(tmp_path: Path) -> None:
+def test_a_short_txt_file_is_one_document(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\ntwo\n", encoding="utf-8")
     (document,) = read_documents([str(tmp_path / "a.txt")], seed=3)
     assert document.text == "one\n\ntwo\n"
@@ -73,7 +73,25 @@ def test_a_named_column_is_taken_and_rows_without_it_left_out(tmp_path: Path) ->
     assert texts(tmp_path / "a.jsonl", column="other") == ["o"]
 
 
-def test_standard_input_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_text_is_cut_at_blank_lines_into_both_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paragraphs = [f"Paragraph {i}. " + "It goes on for a while. " * 10 for i in range(40)]
+    (tmp_path / "a.txt").write_text("\n\n".join(paragraphs), encoding="utf-8")
+    documents = list(read_documents([str(tmp_path / "a.txt")]))
+    assert [d.text for d in documents] == paragraphs
+    assert {d.split for d in documents} == {"train", "test"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n \n".join(paragraphs)))
+    assert texts("-") == paragraphs
+
+
+def test_short_paragraphs_are_joined_and_no_word_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(f"number_{i:03}." for i in range(100)), encoding="utf-8")
+    assert [len(text) for text in texts(tmp_path / "a.txt")] == [206] * 6 + [50]
+    assert "\n".join(texts(tmp_path / "a.txt")).split() == [f"number_{i:03}." for i in range(100)]
+
+
+def test_short_standard_input_is_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("from a pipe"))
     (document,) = read_documents(["-"])
     assert (document.text, document.source) == ("from a pipe", "stdin")

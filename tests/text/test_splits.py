@@ -4,12 +4,11 @@ from safesail.domain.ids import content_id
 from safesail.text.splits import split_of
 
 
-def test_shares_are_half_fifteen_and_thirty_five_percent() -> None:
+def test_shares_are_sixty_and_forty_percent() -> None:
     counts = Counter(split_of(content_id(str(i)), 0) for i in range(20_000))
     # Standard deviation of a share of 20,000 draws is at most 0.0035.
-    assert abs(counts["train"] / 20_000 - 0.50) < 0.015
-    assert abs(counts["calibration"] / 20_000 - 0.15) < 0.015
-    assert abs(counts["test"] / 20_000 - 0.35) < 0.015
+    assert abs(counts["train"] / 20_000 - 0.60) < 0.015
+    assert counts["train"] + counts["test"] == 20_000
 
 
 def test_a_document_keeps_its_split_and_another_seed_deals_anew() -> None:
