@@ -10,8 +10,8 @@ The names are Safe-SAIL's (arXiv 2509.18127); the formulas are our reconstructio
 on ANY two texts, so every figure stands beside its null: its expectation when each pair's sides are drawn at
 random. Beside them stands a figure of ours:
 
-    isolation = the net frequency, mean_i (d_ij - [j fires on q- and not on q+]), of the feature j that is best
-                on the other pairs: chosen on 7/8 of the pairs and measured on the rest. Its null is 0.
+    pair_isolation = the net frequency, mean_i (d_ij - [j fires on q- and not on q+]), of the feature j that is
+                     best on the other pairs: chosen on 7/8 of the pairs, measured on the rest. Its null is 0.
 
 All that is needed are the features that fire on exactly one side of a pair, which is sparse.
 """
@@ -28,11 +28,11 @@ from safesail.domain.undefined import Undefined
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """The t of L_{0,t}."""
 
-MEASURES = ("i_cdf", *(f"l0_t{t}" for t in THRESHOLDS), "isolation")
+MEASURES = ("i_cdf", *(f"l0_t{t}" for t in THRESHOLDS), "pair_isolation")
 """Names of the figures, in the order of every array with an axis `n_measures`."""
 
 FOLDS, REPEATS = 8, 2
-"""Parts that pairs are cut into for `isolation`, and random cuts that are averaged."""
+"""Parts that pairs are cut into for `pair_isolation`, and random cuts that are averaged."""
 
 _CELLS = 2_000_000
 """Numbers held at once while resampling: keeps memory flat in pairs, features and draws."""
@@ -76,7 +76,7 @@ class Contrast:
     """`value - null` on the same resamples."""
 
     held_out: Float[np.ndarray, " n_pairs"]
-    """Each pair's share of `isolation`, in [-1, 1]: its net firing of the feature chosen on other pairs."""
+    """Each pair's share of `pair_isolation`, in [-1, 1]: its net firing of the feature chosen on other pairs."""
 
     @property
     def above(self) -> Float[np.ndarray, " n_measures"]:

@@ -127,7 +127,7 @@ def _why(chosen: SelectionResult) -> str:
     others = len(chosen.ranked) - 1
     interval = "" if best.low is None or best.high is None else f" [{best.low:.3f}, {best.high:.3f}]"
     value = "undefined" if best.value is None else f"{best.value:.3f}{interval}"
-    return f"isolation of concepts {value}, the highest; {others} other candidates scored"
+    return f"pair isolation {value}, the highest; {others} other candidates scored"
 
 
 def mean_interval(

@@ -39,7 +39,7 @@ class Sums:
     """Of squared deviations from a concept's mean gap, over pairs."""
 
     gap_net: float
-    """Of those deviations times the deviation of the pair's share of `isolation`."""
+    """Of those deviations times the deviation of the pair's share of `pair_isolation`."""
 
     reasons: tuple[str, ...]
     """Why the first concept without figures has none; empty where all have."""
@@ -126,9 +126,9 @@ def group_rows(domains: Mapping[str, Sums], controls: Sequence[str]) -> list[Sco
     for scope in scopes:
         rows += _scope_rows(scope)
         if scope.sums.n_concepts:
-            adjusted = equal_length_isolation(scope.sums)
+            adjusted = equal_length_pair_isolation(scope.sums)
             reason = "the lengths of the sides never differ"
-            rows.append(scope.row("isolation_equal_length", adjusted, reason=reason))
+            rows.append(scope.row("pair_isolation_equal_length", adjusted, reason=reason))
     return rows
 
 
@@ -154,7 +154,7 @@ def _measures(scope: _Scope) -> Iterator[ScoreRow]:
     for i, measure in enumerate(MEASURES):
         figure = float(value[i])
         yield scope.row(measure, figure, interval(value_draws[:, i], figure), null=float(null[i]))
-        if measure != "isolation":  # its null is 0
+        if measure != "pair_isolation":  # its null is 0
             above = float(value[i] - null[i])
             yield scope.row(f"{measure}_above_null", above, interval(above_draws[:, i], above))
 
@@ -169,12 +169,12 @@ def interval(drawn: Float[np.ndarray, " draws"], value: float) -> tuple[float | 
     return (None, None) if isinstance(found, Undefined) else found
 
 
-def equal_length_isolation(sums: Sums) -> float | None:
-    """Mean isolation where both sides had the same number of tokens; None where lengths never vary.
+def equal_length_pair_isolation(sums: Sums) -> float | None:
+    """Mean `pair_isolation` where both sides had the same number of tokens; None where lengths never vary.
 
     Least squares with one slope on the difference of lengths and one intercept a concept.
     """
     if sums.gap_squares == 0:
         return None
     slope = sums.gap_net / sums.gap_squares
-    return (float(sums.value[MEASURES.index("isolation")]) - slope * sums.gap) / sums.n_concepts
+    return (float(sums.value[MEASURES.index("pair_isolation")]) - slope * sums.gap) / sums.n_concepts

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from safesail import __version__
 from safesail.domain.records import Concept
+from safesail.metrics.contrast import MEASURES
 from safesail.selection.batches import Chunk
 from safesail.selection.core import ConceptResult
 from safesail.selection.encode import Spread, Tally
@@ -112,7 +113,7 @@ def part_name(chunk: Chunk, concepts: Sequence[Concept]) -> str:
     they change which concepts a part is about, and the last digits of sums.
     """
     body = [
-        __version__,
+        [__version__, *MEASURES],
         [concepts[number].concept_id for number in chunk.concepts],
         [[row.tolist() for row in batch.rows] for batch in chunk.batches],
     ]

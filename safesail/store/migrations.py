@@ -43,6 +43,12 @@ def m002_places(db: duckdb.DuckDBPyConnection) -> None:
             db.execute(statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
 
 
+@migration
+def m003_pair_isolation(db: duckdb.DuckDBPyConnection) -> None:
+    """The measure that SAEs are ranked by gets a name of its own: RAVEL and SAEBench call another score isolation."""
+    db.execute("UPDATE sae_scores SET measure = 'pair_' || measure WHERE starts_with(measure, 'isolation')")
+
+
 def migrate(db: duckdb.DuckDBPyConnection) -> None:
     """Bring `db` up to the newest schema; each step commits whole or not at all.
 

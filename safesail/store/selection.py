@@ -13,7 +13,7 @@ from safesail.store.sql import one, rows
 NEAR = 0.7
 """Pairs of candidates with decoder directions at least this close are kept for later stages, which have no weights."""
 
-RANKING = "isolation"
+RANKING = "pair_isolation"
 """The measure that SAEs are ranked by; see the selection stage's README."""
 
 

@@ -116,7 +116,7 @@ def sae_row(sae: SaeFigures, table: stats.Table, tried: Sequence[stats.Tried]) -
     return {
         "sae": sae.sae_id,
         **sae.overall,
-        "isolation_interval": [sae.low, sae.high],
+        "pair_isolation_interval": [sae.low, sae.high],
         "n_candidates": sae.n_candidates,
         "tried": len(tried),
         "tried_candidates": sum(t.candidate for t in tried),
@@ -141,10 +141,10 @@ def cells(table: stats.Table) -> list[Result]:
 def text(result: Result) -> str:
     """The result for people."""
     lines = [
-        f"{'SAE':24} {'isolation':>9} {'tried':>5} {'above':>5} {'score':>6} {'score above':>11} {'chance':>6}"
+        f"{'SAE':24} {'pair_isolation':>9} {'tried':>5} {'above':>5} {'score':>6} {'score above':>11} {'chance':>6}"
     ]
     lines += [
-        f"{r['sae']:24} {r['isolation']:9.3f} {r['tried']:5d} {r['above chance']:5.0f} {r['mean score']:6.3f}"
+        f"{r['sae']:24} {r['pair_isolation']:9.3f} {r['tried']:5d} {r['above chance']:5.0f} {r['mean score']:6.3f}"
         f" {r['mean score of those above chance']:11.3f} {r['tagged above chance']:6.0f} {r['chance_line']:6.3f}"
         for r in result["saes"]
     ]
@@ -193,8 +193,8 @@ def plot(result: Result, path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     names = [row["sae"] for row in result["saes"]]
-    x = np.array([row["isolation"] for row in result["saes"]])
-    x_ends = np.array([row["isolation_interval"] for row in result["saes"]], float).T
+    x = np.array([row["pair_isolation"] for row in result["saes"]])
+    x_ends = np.array([row["pair_isolation_interval"] for row in result["saes"]], float).T
     for ax, (outcome, label) in zip(
         axes, (("above chance", "features above the chance line"), ("mean score", "mean score")), strict=True
     ):
@@ -209,7 +209,7 @@ def plot(result: Result, path: Path) -> None:
             )
         ours = found["figures"][0]
         ax.set(
-            xlabel="isolation, before anything is explained",
+            xlabel="pair_isolation, before anything is explained",
             ylabel=label,
             title=f"Spearman {number(ours['spearman'])} [{interval(ours['interval'])}], {len(names)} SAEs",
         )
@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Selection figures against what explanation later finds.")
     parser.add_argument("--store", type=Path, help="folder that keeps the work; default: a temporary one")
     parser.add_argument("--per-domain", type=int, default=5, help="features tried in each domain of each SAE")
-    parser.add_argument("--plot", type=Path, help="write isolation against outcome here")
+    parser.add_argument("--plot", type=Path, help="write pair_isolation against outcome here")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args()
     started = time.perf_counter()

@@ -103,10 +103,10 @@ def our_figures(tables: Tables) -> dict[str, float]:
     known = [c for c in found if isinstance(c, Contrast)]
     value, null = (np.mean([getattr(c, side) for c in known], axis=0) for side in ("value", "null"))
     figures: dict[str, float] = {}
-    for name in ("isolation", "i_cdf", "l0_t0.5", "l0_t0.7"):
+    for name in ("pair_isolation", "i_cdf", "l0_t0.5", "l0_t0.7"):
         i = MEASURES.index(name)
         figures[name] = float(value[i])
-        if name != "isolation":
+        if name != "pair_isolation":
             figures[f"{name}_above_null"] = float(value[i] - null[i])
     figures["i_cdf_share_above_null"] = figures["i_cdf_above_null"] / figures["i_cdf"]
     return figures

@@ -44,8 +44,8 @@ Maxima = Float32[np.ndarray, "2 n_pairs d_sae"]
 """Largest activation of each feature on both sides of pairs."""
 
 OURS = {
-    "isolation": "isolation",
-    "isolation, equal length": "isolation_equal_length",
+    "pair_isolation": "pair_isolation",
+    "pair_isolation, equal length": "pair_isolation_equal_length",
     "L_0,0.5 above null": "l0_t0.5_above_null",
     "I_CDF above null": "i_cdf_above_null",
 }
@@ -61,7 +61,7 @@ class SaeFigures:
     k: int | None
     low: float | None
     high: float | None
-    """95 % interval of isolation over pairs."""
+    """95 % interval of pair_isolation over pairs."""
 
     n_candidates: int
     """Features that pass the demonstration's thresholds for a concept."""
@@ -112,7 +112,7 @@ def figures_of(
         return {name: float(found[scope, scope_id, m].value or 0.0) for name, m in OURS.items()}
 
     domains = sorted({of for scope, of, _ in found if scope == "domain"} - set(controls))
-    ranking = found["all", "all", "isolation"]
+    ranking = found["all", "all", "pair_isolation"]
     return SaeFigures(
         sae.sae_id, sae.layer, sae.k, ranking.low, ranking.high, n_candidates,
         overall={**ours("all", "all"), **plain, **contrast["all"]},

@@ -171,9 +171,9 @@ def test_isolation_is_one_for_a_perfect_feature_and_minus_one_for_its_mirror() -
     rng = np.random.default_rng(3)
     pos, neg = rng.random((16, 50)) < 0.2, rng.random((16, 50)) < 0.2
     pos[:, 7], neg[:, 7] = True, False
-    assert measure(known(distinguishing(pos, neg, draws=1, seed=0)).value, "isolation") == 1.0
+    assert measure(known(distinguishing(pos, neg, draws=1, seed=0)).value, "pair_isolation") == 1.0
     one = np.ones((4, 1), bool)
-    assert measure(known(distinguishing(~one, one, draws=1, seed=0)).value, "isolation") == -1.0
+    assert measure(known(distinguishing(~one, one, draws=1, seed=0)).value, "pair_isolation") == -1.0
 
 
 def test_isolation_shares_ties_by_hand() -> None:
@@ -188,7 +188,7 @@ def test_isolation_is_not_inflated_by_choosing_among_many_features() -> None:
     pos, neg = rng.random((40, 16, 3000)) < 0.2, rng.random((40, 16, 3000)) < 0.2
     found = [known(distinguishing(p, n, draws=1, seed=0)) for p, n in zip(pos, neg, strict=True)]
     in_sample = np.mean([(c.frequency - c.swapped).max() for c in found])
-    held_out = np.mean([measure(c.value, "isolation") for c in found])
+    held_out = np.mean([measure(c.value, "pair_isolation") for c in found])
     assert in_sample > 0.4  # the best of 3000 features that say nothing
     assert abs(held_out) < 0.05
 

@@ -10,7 +10,7 @@ from safesail.domain.undefined import Undefined
 from safesail.metrics.contrast import MEASURES, distinguishing
 from safesail.selection.config import SelectionConfig
 from safesail.selection.core import ConceptResult, FeatureColumns, Figures, features_of
-from safesail.selection.figures import Sums, concept_rows, equal_length_isolation, group_rows, interval
+from safesail.selection.figures import Sums, concept_rows, equal_length_pair_isolation, group_rows, interval
 from safesail.store.selection import ScoreRow
 
 DRAWS = 40
@@ -54,10 +54,10 @@ def test_domains_average_concepts_and_controls_stay_out_of_all() -> None:
          result("ordinary.o", figures(0.0))],
         controls=["ordinary"],
     )  # fmt: skip
-    assert row(rows, "a", "isolation").value == pytest.approx(0.4)
-    assert row(rows, "all", "isolation").value == pytest.approx(0.5)  # (0.2 + 0.6 + 0.7) / 3
-    assert row(rows, "ordinary", "isolation").value == 0.0
-    assert row(rows, "all", "isolation").n_pairs == 6
+    assert row(rows, "a", "pair_isolation").value == pytest.approx(0.4)
+    assert row(rows, "all", "pair_isolation").value == pytest.approx(0.5)  # (0.2 + 0.6 + 0.7) / 3
+    assert row(rows, "ordinary", "pair_isolation").value == 0.0
+    assert row(rows, "all", "pair_isolation").n_pairs == 6
     assert row(rows, "all", "i_cdf").above_null == pytest.approx(0.1)
     assert row(rows, "all", "i_cdf_above_null").value == pytest.approx(0.1)
     assert row(rows, "all", "i_cdf_share_above_null").value == pytest.approx(0.5)
@@ -69,7 +69,7 @@ def test_domains_average_concepts_and_controls_stay_out_of_all() -> None:
 
 def test_intervals_hold_the_figure_between_them() -> None:
     rows = score_rows([result("a.x", figures(0.2))], controls=[])
-    got = row(rows, "a.x", "isolation")
+    got = row(rows, "a.x", "pair_isolation")
     # 95 % of evenly spread draws between -0.1 and 0.1.
     assert (got.low, got.high) == pytest.approx((0.2 - 0.095, 0.2 + 0.095))
 
@@ -81,11 +81,11 @@ def test_the_bias_of_resampled_counts_is_shifted_away() -> None:
 
 def test_undefined_concepts_are_rows_with_a_reason_and_do_not_pull_the_mean() -> None:
     rows = score_rows([result("a.x", figures(0.4)), result("a.y", Undefined("1 pairs"), 1)], controls=[])
-    missing = row(rows, "a.y", "isolation")
+    missing = row(rows, "a.y", "pair_isolation")
     assert (missing.value, missing.reason, missing.n_pairs) == (None, "1 pairs", 1)
-    assert row(rows, "a", "isolation").value == pytest.approx(0.4)
+    assert row(rows, "a", "pair_isolation").value == pytest.approx(0.4)
     only = score_rows([result("ordinary.o", figures(0.4))], controls=["ordinary"])
-    assert row(only, "all", "isolation").reason == "every concept is a control"
+    assert row(only, "all", "pair_isolation").reason == "every concept is a control"
 
 
 def test_an_sae_that_tells_nothing_apart_has_no_share() -> None:
@@ -97,11 +97,11 @@ def test_an_sae_that_tells_nothing_apart_has_no_share() -> None:
 def test_isolation_that_is_nothing_but_length_vanishes_at_equal_length() -> None:
     gaps = np.array([0, 1, 2, 3])
     by_length = replace(figures(0.45), held_out=gaps * 0.3, gaps=gaps)
-    assert equal_length_isolation(summed([result("a.x", by_length)])) == pytest.approx(0.0)
+    assert equal_length_pair_isolation(summed([result("a.x", by_length)])) == pytest.approx(0.0)
     unrelated = figures(0.4)
-    assert equal_length_isolation(summed([result("a.x", unrelated)])) == pytest.approx(0.4)
+    assert equal_length_pair_isolation(summed([result("a.x", unrelated)])) == pytest.approx(0.4)
     same = replace(by_length, gaps=gaps * 0)
-    assert equal_length_isolation(summed([result("a.x", same)])) is None
+    assert equal_length_pair_isolation(summed([result("a.x", same)])) is None
 
 
 def test_length_is_regressed_out_with_one_slope_and_an_intercept_a_concept() -> None:
@@ -110,7 +110,7 @@ def test_length_is_regressed_out_with_one_slope_and_an_intercept_a_concept() -> 
     found = [replace(figures(float(s.mean())), held_out=s, gaps=g) for g, s in zip(gaps, shares, strict=True)]
     design = np.column_stack([gaps.ravel(), np.repeat(np.eye(5), 12, axis=0)])
     _, *intercepts = np.linalg.lstsq(design, shares.ravel(), rcond=None)[0]
-    got = equal_length_isolation(summed([result(f"a.{i}", f) for i, f in enumerate(found)]))
+    got = equal_length_pair_isolation(summed([result(f"a.{i}", f) for i, f in enumerate(found)]))
     assert got == pytest.approx(np.mean(intercepts))
 
 

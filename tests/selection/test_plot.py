@@ -12,9 +12,9 @@ def ranked(
     name: str, l0: float, value: float | None, *, fvu: float | None = 0.5, layer: int = 1
 ) -> RankedSae:
     hook = f"blocks.{layer}.hook_mlp_out"
-    row = ScoreRow("all", "all", "isolation", value, 0.1, 0.6, 0.0, value, 4, None)
+    row = ScoreRow("all", "all", "pair_isolation", value, 0.1, 0.6, 0.0, value, 4, None)
     sae = ScoredSae(name, name, hook, layer, 8, None, l0, fvu, value, 0.1, 0.6)
-    return RankedSae(sae, {"isolation": row}, {}, 0, new=True)
+    return RankedSae(sae, {"pair_isolation": row}, {}, 0, new=True)
 
 
 def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
@@ -39,5 +39,5 @@ def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
 def test_nothing_to_draw_and_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"written as \.png, \.svg"):
         plot(SelectionResult((ranked("a", 1, 0.2),), 1, {}), tmp_path / "figure.gif")
-    with pytest.raises(ConfigError, match="no SAE has the figure 'isolation'"):
+    with pytest.raises(ConfigError, match="no SAE has the figure 'pair_isolation'"):
         plot(SelectionResult((ranked("a", 1, None),), 1, {}), tmp_path / "figure.png")

@@ -54,9 +54,9 @@ def test_planted_saes_rank_as_they_were_planted(
     assert [r.sae.sae_id for r in result.ranked][:2] == ["both", "half"]
     assert result.best == "both" == best_sae(db)
     # By hand: both words are told apart in every pair; one of two; none.
-    assert figure(db, "both", "isolation") == 1.0
-    assert figure(db, "ordinary", "isolation") == 0.0
-    assert figure(db, "ordinary", "isolation", "domain", "ordinary") == 1.0
+    assert figure(db, "both", "pair_isolation") == 1.0
+    assert figure(db, "ordinary", "pair_isolation") == 0.0
+    assert figure(db, "ordinary", "pair_isolation", "domain", "ordinary") == 1.0
     assert figure(db, "both", "l0_t0.9", "concept", "terror.gun") == 1.0
     # d_sae is 2 + 4 + 4: one feature of ten in every pair of either concept, plus what noise adds.
     assert figure(db, "ordinary", "i_cdf") == 0.0
@@ -190,10 +190,10 @@ def test_a_quantile_tells_strong_from_weak_firing(
     # The feature fires on both sides of every pair, but on q- more weakly: half of its activations.
     sae = make_sae("both-sides", detects=("bomb+cake",))
     select(db, subject, [sae], concepts[:1], CONFIG, quiet=True)
-    assert figure(db, "both-sides", "isolation") == 0.0
+    assert figure(db, "both-sides", "pair_isolation") == 0.0
     l0 = ranked_saes(db)[0].l0
     select(db, subject, [sae], concepts[:1], CONFIG.model_copy(update={"activity_quantile": 0.5}), quiet=True)
-    assert figure(db, "both-sides", "isolation") == figure(db, "both-sides", "l0_t0.9") == 1.0
+    assert figure(db, "both-sides", "pair_isolation") == figure(db, "both-sides", "l0_t0.9") == 1.0
     assert ranked_saes(db)[0].l0 == l0  # L0 counts activity above zero all the same
 
 
@@ -273,8 +273,8 @@ def test_tables_for_people(
 ) -> None:
     result = select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (row,) = result.table()
-    assert {k: row[k] for k in ("sae", "layer", "isolation", "low", "high", "candidates", "new")} == {
-        "sae": "one", "layer": 0, "isolation": 0.5, "low": 0.5, "high": 0.5, "candidates": 1, "new": True,
+    assert {k: row[k] for k in ("sae", "layer", "pair_isolation", "low", "high", "candidates", "new")} == {
+        "sae": "one", "layer": 0, "pair_isolation": 0.5, "low": 0.5, "high": 0.5, "candidates": 1, "new": True,
     }  # fmt: skip
     assert result.domain_table() == [{"sae": "one", "ordinary": 0.0, "terror": 0.0, "violence": 1.0}]
     assert np.isfinite([result.seconds[k] for k in ("model", "encode", "contrast")]).all()

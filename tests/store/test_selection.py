@@ -5,6 +5,7 @@ from safesail.domain.records import Concept, ConceptPair, SaeInfo
 from safesail.errors import NotFoundError
 from safesail.store.concepts import read_concepts, write_concepts
 from safesail.store.connection import Db
+from safesail.store.migrations import migrate
 from safesail.store.registry import register_sae
 from safesail.store.selection import (
     ScoreRow,
@@ -37,8 +38,8 @@ def record(db: Db, selection_id: str, sae_id: str, figure: float | None, **featu
         k: [] for k in ("feature", "concept_id", "frequency", "swapped", "n_pairs", "candidate")
     }
     row = SelectionRow(selection_id, sae_id, "set", {"controls": ["ordinary"]}, 2.0, 0.5, 1.0)
-    rows = [score("all", "all", "isolation", figure, None if figure is not None else "no pairs")]
-    domain = [score("domain", "a", "isolation", figure, "x")]
+    rows = [score("all", "all", "pair_isolation", figure, None if figure is not None else "no pairs")]
+    domain = [score("domain", "a", "pair_isolation", figure, "x")]
     write_selection(db, row, [rows, domain], [none, {**none, **features}])
 
 
@@ -78,6 +79,16 @@ def test_scores_by_scope(db: Db) -> None:
         read_scores(db, "s2")
 
 
+def test_selections_of_earlier_stores_keep_their_ranking_under_its_new_name(db: Db) -> None:
+    record(db, "s1", "one", 0.9)
+    db.execute("UPDATE sae_scores SET measure = 'isolation'")
+    db.execute("DELETE FROM schema_version WHERE applied = 'm003_pair_isolation'")
+    assert ranked_saes(db)[0].value is None
+    migrate(db)
+    assert ranked_saes(db)[0].value == 0.9
+    assert {r.measure for r in read_scores(db, "s1")} == {"pair_isolation"}
+
+
 def test_candidates_are_the_union_over_concepts_best_first(db: Db) -> None:
     write_concepts(db, [concept("a.x"), concept("a.y"), concept("b.z"), concept("ordinary.o")])
     record(
@@ -101,7 +112,7 @@ def test_candidates_are_the_union_over_concepts_best_first(db: Db) -> None:
 
 def test_a_selection_is_written_whole_or_not_at_all(db: Db) -> None:
     register_sae(db, SaeInfo("one", "m", "blocks.3.hook_mlp_out", 4, 8, "topk", "sha-one", "here"))
-    twice = [score("all", "all", "isolation", 1.0)] * 2
+    twice = [score("all", "all", "pair_isolation", 1.0)] * 2
     none = {k: np.zeros(0) for k in ("feature", "concept_id", "frequency", "swapped", "n_pairs", "candidate")}
     with pytest.raises(Exception, match="duplicate key"):
         write_selection(db, SelectionRow("s1", "one", "set", {}, 1.0, None, 1.0), [twice], [none])
