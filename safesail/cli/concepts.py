@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from safesail.cli.options import json_option, quiet_option, store_option
-from safesail.cli.output import plain, print_json, print_table
+from safesail.cli.output import print_json, print_table
 
 
 @click.group()
@@ -28,16 +28,15 @@ def check(sources: tuple[str, ...], as_json: bool) -> None:
     from safesail.concepts.read import read_concepts
     from safesail.resources import expand
 
-    found = read_concepts([expand(source) for source in sources])
-    faults = check_concepts(found)
-    counts = count_pairs(found)
+    concept_set = read_concepts([expand(source) for source in sources])
+    faults, counts = check_concepts(concept_set), count_pairs(concept_set)
     if as_json:
         print_json({"faults": faults, "counts": counts})
     else:
-        print_table([plain(row) for row in counts])
+        print_table(counts)
         for fault in faults:
             click.echo(str(fault))
-        click.echo(f"{len(found)} concepts, {len(faults)} faults")
+        click.echo(f"{len(concept_set)} concepts, {len(faults)} faults")
     if any(fault.severity == "error" for fault in faults):
         raise click.exceptions.Exit(1)
 
@@ -61,7 +60,7 @@ def check(sources: tuple[str, ...], as_json: bool) -> None:
 @json_option()
 @quiet_option()
 def generate(
-    out: Path | None, config: Path | None, store: Path, as_json: bool, quiet: bool, **wanted: Any
+    out: Path | None, config: Path | None, store: Path, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Have a chat model write contrast pairs for the concept NAME (`domain.name`), each checked before it is kept.
 
@@ -73,20 +72,22 @@ def generate(
             --budget 5k --model qwen3:8b --base-url http://localhost:11434/v1 --out romance.yaml
     """
     from safesail.concepts.config import GenerateConfig
-    from safesail.concepts.generate import GenerateOptions, generate_concept, write_concept_file
+    from safesail.concepts.generate import GenerateOptions, generate_concept
+    from safesail.files import whole_file
 
     if out is not None and out.exists():
         raise click.UsageError(f"{out} is there already; name another --out")
     settings = GenerateConfig.from_yaml(config) if config else GenerateConfig()
-    found = generate_concept(store, GenerateOptions(**wanted), settings, quiet=quiet)
+    result = generate_concept(store, GenerateOptions(**options), settings, quiet=quiet)
     if out is not None:
-        write_concept_file(out, found.as_yaml())
+        with whole_file(out) as partial:
+            partial.write_text(result.as_yaml(), encoding="utf-8")
     if as_json:
-        print_json(found.as_json())
+        print_json(result.as_json())
     elif out is None:
-        click.echo(found.as_yaml(), nl=False)
-        click.echo(found.as_text(), err=True)
+        click.echo(result.as_yaml(), nl=False)
+        click.echo(result.as_text(), err=True)
     else:
-        click.echo(found.as_text())
-    if len(found.concept.pairs) < found.written.draft.n:
+        click.echo(result.as_text())
+    if not result.draft.complete:
         raise click.exceptions.Exit(3)

@@ -3,21 +3,16 @@
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from safesail.concepts.config import CheckConfig
-from safesail.concepts.read import SourcedConcept
+from safesail.concepts.read import FORMS, SourcedConcept
 from safesail.domain.records import ConceptPair
 
 Severity = Literal["error", "warning"]
 """An error spoils the contrast, a warning weakens it."""
-
-Length = Callable[[str], int]
-"""Length of a text in a subject model's tokens."""
-
-FORMS = ("statement", "question", "request", "news", "dialogue")
 
 _CHARACTER_LANGS = ("zh", "ja")
 """Written without spaces: a word is a character here."""
@@ -54,45 +49,21 @@ class Fault:
         return f"{self.severity}: {self.source}: {self.concept_id}{where}: {self.message}"
 
 
-@dataclass(frozen=True)
-class PairCount:
-    """How many pairs there are of one kind."""
-
-    domain: str
-    leaf: str | None
-    lang: str
-    form: str
-    concepts: int
-    pairs: int
-
-
-def check_concepts(
-    concepts: Sequence[SourcedConcept], config: CheckConfig | None = None, *, length: Length | None = None
-) -> list[Fault]:
-    """Every fault of a concept set: an error spoils the contrast, a warning weakens it.
-
-    Args:
-        concepts: As `read_concepts` gives them.
-        config: The rules' limits.
-        length: Counts a subject model's tokens; without it words are counted.
-    """
-    rules = CheckConfig() if config is None else config
+def check_concepts(concepts: Sequence[SourcedConcept], config: CheckConfig | None = None) -> list[Fault]:
+    """Every fault of a concept set: of each pair, of each concept, and texts that stand twice in any."""
+    limits = CheckConfig() if config is None else config
     faults: list[Fault] = []
     for concept in concepts:
         for number, pair in enumerate(concept.pairs, 1):
-            faults += [
-                Fault("error", concept.source, concept.concept_id, number, rule, message)
-                for rule, message in _pair_faults(pair, concept, rules, length)
-            ]
-        faults += [
-            Fault(severity, concept.source, concept.concept_id, None, rule, message)
-            for severity, rule, message in _concept_faults(concept, rules, length)
-        ]
-    return faults + _duplicates(concepts)
+            for rule, message in _pair_faults(pair, concept, limits):
+                faults.append(Fault("error", concept.source, concept.concept_id, number, rule, message))
+        for severity, rule, message in _concept_faults(concept, limits):
+            faults.append(Fault(severity, concept.source, concept.concept_id, None, rule, message))
+    return [*faults, *_duplicates(concepts)]
 
 
-def count_pairs(concepts: Sequence[SourcedConcept]) -> list[PairCount]:
-    """Pairs by domain, leaf, language and form, sorted."""
+def count_pairs(concepts: Sequence[SourcedConcept]) -> list[dict[str, Any]]:
+    """Concepts and pairs by domain, leaf, language and form: one record each, sorted."""
     pairs: Counter[tuple[str, str, str, str]] = Counter()
     having: Counter[tuple[str, str, str, str]] = Counter()
     for concept in concepts:
@@ -100,8 +71,9 @@ def count_pairs(concepts: Sequence[SourcedConcept]) -> list[PairCount]:
         pairs.update(own)
         having.update(own.keys())
     return [
-        PairCount(domain, leaf or None, lang, form, having[domain, leaf, lang, form], n)
-        for (domain, leaf, lang, form), n in sorted(pairs.items())
+        dict(zip(("domain", "leaf", "lang", "form"), kind, strict=True))
+        | {"leaf": kind[1] or None, "concepts": having[kind], "pairs": n}
+        for kind, n in sorted(pairs.items())
     ]
 
 
@@ -112,8 +84,8 @@ def words(text: str, lang: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.casefold())
 
 
-def holds_keyword(text: str, keyword: str, lang: str) -> bool:
-    """Whether a keyword stands in the text as a whole word; a trailing `*` takes any ending."""
+def has_keyword(text: str, keyword: str, lang: str) -> bool:
+    """Whether the text has the keyword as a whole word; a trailing `*` allows any ending."""
     text, keyword = text.casefold(), keyword.casefold()
     if lang in _CHARACTER_LANGS:
         return keyword.rstrip("*") in text
@@ -121,7 +93,7 @@ def holds_keyword(text: str, keyword: str, lang: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(keyword.rstrip('*'))}{ending}", text) is not None
 
 
-def marks_of(pair: ConceptPair) -> set[str]:
+def marker_words(pair: ConceptPair) -> set[str]:
     """Words of q+ that q- lacks and that could carry a concept; none where words are single characters."""
     # A Chinese character is too small a unit to carry a concept; its key words are checked instead.
     if pair.lang in _CHARACTER_LANGS:
@@ -131,71 +103,58 @@ def marks_of(pair: ConceptPair) -> set[str]:
 
 
 def _pair_faults(
-    pair: ConceptPair, concept: SourcedConcept, rules: CheckConfig, length: Length | None
+    pair: ConceptPair, concept: SourcedConcept, limits: CheckConfig
 ) -> Iterator[tuple[str, str]]:
     pos, neg = words(pair.pos, pair.lang), words(pair.neg, pair.lang)
     if pos == neg:
         yield "equal", f"both sides say the same: {pair.pos}"
         return
-    n_pos, n_neg = _lengths(pair, length)
-    if max(n_pos, n_neg) > rules.max_length_ratio * min(n_pos, n_neg) + 1e-9:
-        yield "length", f"lengths {n_pos} and {n_neg} differ by more than {rules.max_length_ratio:.2f} times"
+    longer, shorter = max(len(pos), len(neg)), min(len(pos), len(neg))
+    if longer > limits.max_length_ratio * shorter + 1e-9:
+        yield (
+            "length",
+            f"lengths {len(pos)} and {len(neg)} differ by more than {limits.max_length_ratio:.2f} times",
+        )
     overlap = difflib.SequenceMatcher(None, pos, neg, autojunk=False).ratio()
-    if overlap < rules.min_overlap:
-        yield "overlap", f"the sides share {overlap:.2f} of their words, less than {rules.min_overlap:.2f}"
+    if overlap < limits.min_overlap:
+        yield "overlap", f"the sides share {overlap:.2f} of their words, less than {limits.min_overlap:.2f}"
     if pair.pos[-1] != pair.neg[-1]:
         yield "ending", f"the sides end in {pair.pos[-1]!r} and {pair.neg[-1]!r}"
     for keyword in concept.keywords.get(pair.lang, ()):
-        if holds_keyword(pair.neg, keyword, pair.lang):
+        if has_keyword(pair.neg, keyword, pair.lang):
             yield "keyword", f"key word {keyword!r} stands in neg: {pair.neg}"
 
 
-def _lengths(pair: ConceptPair, length: Length | None) -> tuple[int, int]:
-    if length is not None:
-        return length(pair.pos), length(pair.neg)
-    return len(words(pair.pos, pair.lang)), len(words(pair.neg, pair.lang))
-
-
-def _concept_faults(
-    concept: SourcedConcept, rules: CheckConfig, length: Length | None
-) -> Iterator[tuple[Severity, str, str]]:
-    lengths = [_lengths(pair, length) for pair in concept.pairs]
-    n_pos, n_neg = (sum(side) for side in zip(*lengths, strict=True))
-    if max(n_pos, n_neg) > (1 + rules.max_mean_length_gap) * min(n_pos, n_neg):
+def _concept_faults(concept: SourcedConcept, limits: CheckConfig) -> Iterator[tuple[Severity, str, str]]:
+    n_pos = sum(len(words(pair.pos, pair.lang)) for pair in concept.pairs)
+    n_neg = sum(len(words(pair.neg, pair.lang)) for pair in concept.pairs)
+    if max(n_pos, n_neg) > (1 + limits.max_mean_length_gap) * min(n_pos, n_neg):
         yield "error", "mean-length", f"all pos together have {n_pos} words, all neg {n_neg}"
     for lang in sorted({pair.lang for pair in concept.pairs}):
         pairs = [pair for pair in concept.pairs if pair.lang == lang]
-        if len(pairs) < rules.min_pairs:
+        if len(pairs) < limits.min_pairs:
             yield "warning", "few", f"only {len(pairs)} pairs in {lang!r}; intervals will be wide"
         if not concept.keywords.get(lang):
             yield "warning", "no-keywords", f"no key words for {lang!r}: they cannot be looked for in neg"
         if len(pairs) > 2:
-            yield from _marking_words(pairs, rules)
-    yield from _missing_forms(concept.pairs, rules)
-
-
-def _missing_forms(pairs: Sequence[ConceptPair], rules: CheckConfig) -> Iterator[tuple[Severity, str, str]]:
-    forms = Counter(pair.form for pair in pairs if pair.lang == "en")
+            yield from _overused_words(pairs, limits)
+    forms = Counter(pair.form for pair in concept.pairs if pair.lang == "en")
     for form in FORMS if forms else ():
-        if forms[form] < rules.min_per_form:
+        if forms[form] < limits.min_per_form:
             yield "warning", "form", f"only {forms[form]} English pairs of form {form!r}"
 
 
-def _marking_words(pairs: Sequence[ConceptPair], rules: CheckConfig) -> Iterator[tuple[Severity, str, str]]:
+def _overused_words(pairs: Sequence[ConceptPair], limits: CheckConfig) -> Iterator[tuple[Severity, str, str]]:
     """Words that tell pos from neg in too many pairs: a feature of that word would pass for the concept."""
-    marks = Counter(word for pair in pairs for word in marks_of(pair))
-    for word, n in sorted(marks.items()):
-        if n > rules.max_word_share * len(pairs):
-            yield (
-                "error",
-                "one-word",
-                f"the word {word!r} alone marks the concept in {n} of {len(pairs)} pairs",
-            )
+    counts = Counter(word for pair in pairs for word in marker_words(pair))
+    for word, n in sorted(counts.items()):
+        if n > limits.max_word_share * len(pairs):
+            message = f"the word {word!r} alone marks the concept in {n} of {len(pairs)} pairs"
+            yield "error", "one-word", message
 
 
-def _duplicates(concepts: Sequence[SourcedConcept]) -> list[Fault]:
+def _duplicates(concepts: Sequence[SourcedConcept]) -> Iterator[Fault]:
     first: dict[str, str] = {}
-    faults: list[Fault] = []
     for concept in concepts:
         for number, pair in enumerate(concept.pairs, 1):
             for side, text in (("pos", pair.pos), ("neg", pair.neg)):
@@ -203,7 +162,4 @@ def _duplicates(concepts: Sequence[SourcedConcept]) -> list[Fault]:
                 before = first.setdefault(" ".join(words(text, pair.lang)), here)
                 if before != here:
                     message = f"{side} is also the {before}: {text}"
-                    faults.append(
-                        Fault("error", concept.source, concept.concept_id, number, "duplicate", message)
-                    )
-    return faults
+                    yield Fault("error", concept.source, concept.concept_id, number, "duplicate", message)

@@ -22,10 +22,10 @@ class CheckConfig(Config):
     """Most of a concept's pairs in one language that a single word may mark."""
 
     min_pairs: NonNegativeInt = 8
-    """Fewer pairs of a language than this are worth a warning."""
+    """Fewer pairs of a language than this give a warning."""
 
     min_per_form: NonNegativeInt = 2
-    """Fewer English pairs of a form than this are worth a warning."""
+    """Fewer English pairs of a form than this give a warning."""
 
     max_mean_length_gap: NonNegativeFloat = 0.15
     """Most that one side of a concept may be longer on average, as a share: length alone makes features fire."""
@@ -49,10 +49,10 @@ class GenerateConfig(Config):
     max_rounds: PositiveInt = 5
     """Calls at most, as a multiple of those that would do if every pair were kept."""
 
-    n_shown: NonNegativeInt = 6
-    """Pairs kept last that a request shows, so that they are not written again."""
+    n_recent: NonNegativeInt = 6
+    """Of the pairs kept last, how many a request shows, so that they are not written again."""
 
-    worn_share: Share = 0.2
+    overused_share: Share = 0.2
     """A word that marks more of the pairs than this is not to be used again."""
 
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 1.0

@@ -1,28 +1,37 @@
 """`concepts generate`: a chat model writes a concept's pairs, under a budget, and a concept file comes out."""
 
 import asyncio
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from tqdm import tqdm
 
 from safesail import __version__
-from safesail.concepts.config import CheckConfig, GenerateConfig
-from safesail.concepts.read import SourcedConcept
-from safesail.concepts.writing import STAGE, Draft, PairWriter, Written
-from safesail.errors import ConfigError, LLMError
+from safesail.concepts.config import GenerateConfig
+from safesail.concepts.draft import Draft
+from safesail.concepts.read import FORMS, SourcedConcept
+from safesail.errors import BadAnswerError, BudgetExceededError, ConfigError, LLMError
 from safesail.llm.budget import load_prices, parse_budget
 from safesail.llm.factory import BUILT_IN, make_client
 from safesail.llm.metered import MeteredClient
+from safesail.llm.types import CallContext, LLMRequest
+from safesail.prompting.parse import parse_pairs
+from safesail.prompting.templates import Template, load_template
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.registry import finish_run, start_run
+
+STAGE = "concepts"
+LANGUAGES = {"en": "English", "zh": "Chinese (简体中文)"}
+
+Ended = Literal["complete", "budget", "no progress"]
+"""Why the writing stopped."""
 
 
 @dataclass(frozen=True)
@@ -89,125 +98,156 @@ class GenerateOptions:
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedSet:
     """A concept's pairs, and what they cost."""
 
-    written: Written
-    file: Mapping[str, Any]
-    """What goes into the concept file."""
+    draft: Draft
+    ended: Ended
+    calls: int
+    """Answers asked for, those from the cache included."""
 
     tokens: int
     """Newly spent."""
 
-    @property
-    def concept(self) -> SourcedConcept:
-        """With the pairs kept."""
-        return self.written.draft.concept
+    file: dict[str, Any]
+    """The content of a concept file, as `concepts check` reads it."""
 
     @property
     def rejected(self) -> dict[str, int]:
         """Pairs and answers that were not kept, by reason, the commonest first."""
-        return {reason: n for reason, n in self.written.draft.rejected.most_common() if n}
+        return {reason: n for reason, n in self.draft.rejected.most_common() if n}
 
     def as_yaml(self) -> str:
         """The concept file."""
-        return yaml.safe_dump(dict(self.file), allow_unicode=True, sort_keys=False, width=10_000)
+        return yaml.safe_dump(self.file, allow_unicode=True, sort_keys=False, width=10_000)
 
     def as_json(self) -> dict[str, Any]:
         """Figures, by name, and the file's content."""
         return {
-            "concept": self.concept.concept_id,
-            "kept": len(self.concept.pairs),
-            "wanted": self.written.draft.n,
-            "forms": dict(Counter(pair.form for pair in self.concept.pairs)),
+            "concept": self.draft.concept.concept_id,
+            "kept": len(self.draft.pairs),
+            "wanted": self.draft.n,
+            "forms": dict(Counter(pair.form for pair in self.draft.pairs)),
             "rejected": self.rejected,
-            "ended": self.written.ended,
-            "calls": self.written.calls,
+            "ended": self.ended,
+            "calls": self.calls,
             "tokens": self.tokens,
             "file": self.file,
         }
 
     def as_text(self) -> str:
         """One line for people."""
-        why = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
-        ended = "" if self.written.ended == "complete" else f"; stopped: {self.written.ended}"
+        rejected = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items()) or "none"
+        ended = "" if self.ended == "complete" else f"; stopped: {self.ended}"
         return (
-            f"{self.concept.concept_id}: {len(self.concept.pairs)} of {self.written.draft.n} pairs kept"
-            f" (rejected: {why}) for {self.tokens:,} new tokens{ended}"
+            f"{self.draft.concept.concept_id}: {len(self.draft.pairs)} of {self.draft.n} pairs kept"
+            f" (rejected: {rejected}) for {self.tokens:,} new tokens{ended}"
         )
 
 
 def generate_concept(
-    store: Path, wanted: GenerateOptions, config: GenerateConfig, *, quiet: bool
-) -> Generated:
+    store: Path, options: GenerateOptions, config: GenerateConfig, *, quiet: bool
+) -> GeneratedSet:
     """Have pairs written; every call is in the ledger of `store`, so the same run again costs nothing.
 
     Raises:
         ConfigError: a setting is wrong; nothing was asked.
         LLMError: the endpoint is dead, or fewer than 2 pairs could be kept.
     """
-    concept = wanted.concept()
-    draft = Draft(concept, wanted.lang, wanted.n, CheckConfig())
+    draft = Draft(options.concept(), options.lang, options.n)
+    template = load_template(STAGE, config.template)
+    settings = config.model_dump(mode="json") | {"concept_id": draft.concept.concept_id}
     with open_writer(store) as db:
-        run_id = start_run(db, STAGE, config.model_dump(mode="json") | {"concept_id": concept.concept_id})
-        client = wanted.client(db, run_id)
-        writer = PairWriter(client, str(wanted.model), config)
-        with tqdm(total=wanted.n, desc="pairs", unit="pair", disable=quiet) as bar:
-            written = asyncio.run(writer.write(draft, progress=lambda kept: _show(bar, kept)))
+        run_id = start_run(db, STAGE, settings)
+        client = options.client(db, run_id)
+        with tqdm(total=draft.n, desc="pairs", unit="pair", disable=quiet) as bar:
+            writing = _write(draft, client, str(options.model), template, config, bar)
+            ended, calls = asyncio.run(writing)
         finish_run(db, run_id)
-    by = f"{wanted.model} @ {client.endpoint}, prompt {STAGE}/{config.template} {writer.prompt_hash[:12]}"
-    found = Generated(written, concept_file(draft, by, wanted.licence), client.spent_tokens)
+    author = (
+        f"{options.model} @ {client.endpoint}, prompt {STAGE}/{config.template} {template.prompt_hash[:12]}"
+    )
+    file = _concept_file(draft, author, options.licence)
+    result = GeneratedSet(draft, ended, calls, client.spent_tokens, file)
     if len(draft.pairs) < 2:
-        raise LLMError(f"{found.as_text()}; a concept needs at least 2 pairs, so nothing is written")
-    return found
+        raise LLMError(f"{result.as_text()}; a concept needs at least 2 pairs, so nothing is written")
+    return result
 
 
-def concept_file(draft: Draft, by: str, licence: str | None) -> dict[str, Any]:
-    """A concept file in the form that `concepts check` reads.
+async def _write(
+    draft: Draft,
+    client: MeteredClient,
+    model: str,
+    template: Template,
+    config: GenerateConfig,
+    bar: "tqdm[Any]",
+) -> tuple[Ended, int]:
+    """Ask until the draft is complete, the budget ends or nothing more comes of it; a bad answer is counted."""
+    limit = config.max_rounds * math.ceil(draft.n / config.per_call)
+    fruitless = calls = 0
+    ended: Ended = "complete"
+    while not draft.complete:
+        if fruitless == config.max_fruitless or calls == limit:
+            ended = "no progress"
+            break
+        before = len(draft.pairs)
+        try:
+            # Numbered, as the same question asked twice must not be answered from the cache.
+            request = _request(draft, model, client.endpoint, template, config, sample=calls)
+            answered = await client.ask(request, CallContext(STAGE, template.prompt_hash))
+            draft.add(parse_pairs(answered.answer.text, forms=FORMS))
+        except BudgetExceededError:
+            ended = "budget"
+            break
+        except BadAnswerError as error:
+            draft.rejected[type(error).__name__] += 1
+        calls += 1
+        fruitless = 0 if len(draft.pairs) > before else fruitless + 1
+        bar.update(len(draft.pairs) - bar.n)
+    draft.trim()
+    return ended, calls
 
-    Args:
-        draft: With the pairs kept.
-        by: Model and prompt that wrote them.
-        licence: Of the texts; None: as the model's terms say.
-    """
-    concept, rejected = draft.concept, sum(draft.rejected.values())
+
+def _request(
+    draft: Draft, model: str, endpoint: str, template: Template, config: GenerateConfig, *, sample: int
+) -> LLMRequest:
+    n = min(config.per_call, draft.n - len(draft.pairs))
+    rendered = template.render(
+        name=" ".join(draft.concept.name.split()),
+        definition=" ".join(draft.concept.definition.split()),
+        n=n,
+        language=LANGUAGES.get(draft.lang, draft.lang),
+        forms=", ".join(f"{count} {form}" for form, count in draft.next_forms(n).items()),
+        worn=draft.overused(config.overused_share),
+        kept=[pair.pos for pair in draft.pairs[-config.n_recent :]] if config.n_recent else [],
+    )
+    return LLMRequest(
+        model=model,
+        endpoint=endpoint,
+        system=rendered.system,
+        prompt=rendered.prompt,
+        temperature=config.temperature,
+        max_tokens=config.tokens_per_pair * (n + 1),
+        sample=sample,
+    )
+
+
+def _concept_file(draft: Draft, author: str, licence: str | None) -> dict[str, Any]:
+    concept, n_rejected = draft.concept, sum(draft.rejected.values())
+    entry: dict[str, Any] = {
+        "id": concept.concept_id,
+        "leaf": concept.leaf,
+        "name": concept.name,
+        "definition": concept.definition,
+        "keywords": {lang: list(words) for lang, words in concept.keywords.items()},
+        "pairs": [{"lang": p.lang, "form": p.form, "pos": p.pos, "neg": p.neg} for p in concept.pairs],
+    }
     return {
         "domain": concept.domain,
         "licence": licence or "as the terms of the model that wrote the pairs say",
         "provenance": (
-            f"Written by {by}, on {datetime.now(UTC).date()}; {len(concept.pairs)} pairs kept, {rejected} pairs or"
-            f" answers rejected by Safe-SAIL {__version__}; not read by a person."
+            f"Written by {author}, on {datetime.now(UTC).date()}; {len(concept.pairs)} pairs kept, {n_rejected}"
+            f" pairs or answers rejected by Safe-SAIL {__version__}; not read by a person."
         ),
-        "concepts": [
-            {
-                "id": concept.concept_id,
-                "leaf": concept.leaf,
-                "name": concept.name,
-                "definition": concept.definition,
-                "keywords": {lang: list(words) for lang, words in concept.keywords.items()},
-                "pairs": [
-                    {"lang": p.lang, "form": p.form, "pos": p.pos, "neg": p.neg} for p in concept.pairs
-                ],
-            }
-        ],
+        "concepts": [entry],
     }
-
-
-def write_concept_file(path: Path, text: str) -> None:
-    """Write it; a file that is there already is left alone.
-
-    Raises:
-        ConfigError: it cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot write {path}: {error.strerror}; the answers are in the store, the same run again is free"
-        ) from error
-
-
-def _show(bar: "tqdm[Any]", kept: int) -> None:
-    bar.n = kept
-    bar.refresh()

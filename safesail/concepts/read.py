@@ -1,13 +1,11 @@
 """Reading concept sets: YAML, CSV and JSONL into records."""
 
-import csv
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, StringConstraints
 
@@ -16,12 +14,14 @@ from safesail.domain.ids import content_id
 from safesail.domain.records import Concept, ConceptPair
 from safesail.errors import ConfigError
 from safesail.resources import expand
+from safesail.text.rows import read_rows
 
-OWN_CONCEPTS = "bundled:data/concepts"
+BUNDLED_CONCEPTS = "bundled:data/concepts"
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Id = Annotated[str, StringConstraints(pattern=r"^[^\s.]+(\.[^\s.]+)*$")]
 Form = Literal["statement", "question", "request", "news", "dialogue"]
+FORMS: tuple[Form, ...] = get_args(Form)
 SUFFIXES = (".yaml", ".yml", ".csv", ".jsonl")
 
 
@@ -50,7 +50,7 @@ class _ConceptFile(Config):
 
 @dataclass(frozen=True)
 class SourcedConcept(Concept):
-    """A concept as its file gives it, with what only the check of pairs needs."""
+    """A concept as its file gives it, with what only the check of pairs reads."""
 
     keywords: Mapping[str, tuple[str, ...]]
     """By language, words that carry the concept and so may not stand in q-; a trailing `*` takes any ending."""
@@ -60,21 +60,34 @@ class SourcedConcept(Concept):
 
 
 def read_concepts(sources: Iterable[str | Path]) -> tuple[SourcedConcept, ...]:
-    """All concepts of files and folders (YAML, CSV, JSONL; see the stage's README), in the files' order.
+    """All concepts of files and folders (YAML, CSV, JSONL; see the README here), in the files' order.
 
     Raises:
         ConfigError: nothing to read, or a wrong entry: the message names file, concept and pair.
     """
-    found: dict[str, SourcedConcept] = {}
+    concepts: dict[str, SourcedConcept] = {}
     for path in _files(sources):
         for concept in _read(path):
-            if other := found.get(concept.concept_id):
+            if other := concepts.get(concept.concept_id):
                 where = "twice there" if other.source == concept.source else f"also in {other.source}"
                 raise ConfigError(f"{path}: concept {concept.concept_id!r} is {where}; ids must be unique")
-            found[concept.concept_id] = concept
-    if not found:
+            concepts[concept.concept_id] = concept
+    if not concepts:
         raise ConfigError("the concept set is empty; name a file or folder with concept pairs")
-    return tuple(found.values())
+    return tuple(concepts.values())
+
+
+def load_concepts(sources: Sequence[str], domains: Sequence[str] = ()) -> list[Concept]:
+    """Concept sets, the bundled ones where none is named, narrowed to `domains` where some are.
+
+    Raises:
+        ConfigError: a set is wrong, or has no concept of a domain.
+    """
+    concepts = read_concepts([expand(source) for source in sources or (BUNDLED_CONCEPTS,)])
+    if missing := sorted(set(domains) - {c.domain for c in concepts}):
+        known = ", ".join(sorted({c.domain for c in concepts}))
+        raise ConfigError(f"no concept of domain {missing[0]!r}; there are {known}")
+    return [c for c in concepts if not domains or c.domain in domains]
 
 
 def pair_id(concept_id: str, lang: str, pos: str, neg: str) -> str:
@@ -90,17 +103,14 @@ def concept_set_hash(concepts: Sequence[Concept]) -> str:
 
 def _files(sources: Iterable[str | Path]) -> Iterator[Path]:
     for source in map(Path, sources):
-        if source.is_dir():
-            inside = sorted(p for p in source.iterdir() if p.suffix in SUFFIXES)
-            if not inside:
-                raise ConfigError(f"{source} holds no concept set; expected {', '.join(SUFFIXES)} files")
-            yield from inside
-        elif source.suffix not in SUFFIXES:
+        files = sorted(p for p in source.iterdir() if p.suffix in SUFFIXES) if source.is_dir() else [source]
+        if not files:
+            raise ConfigError(f"{source} holds no concept set; expected {', '.join(SUFFIXES)} files")
+        if files[0].suffix not in SUFFIXES:
             raise ConfigError(f"{source}: a concept set is a folder or a file in {', '.join(SUFFIXES)}")
-        elif not source.is_file():
+        if not files[0].is_file():
             raise ConfigError(f"no concept set at {source}")
-        else:
-            yield source
+        yield from files
 
 
 def _read(path: Path) -> Iterator[SourcedConcept]:
@@ -113,54 +123,30 @@ def _read(path: Path) -> Iterator[SourcedConcept]:
 
 
 def _from_rows(path: Path) -> Iterator[SourcedConcept]:
-    """One pair a row; rows of one `concept` belong together wherever they stand."""
-    groups: dict[str, dict[str, Any]] = defaultdict(lambda: {"pairs": []})
-    domains: dict[str, str] = {}
+    """One pair per row; rows of one `concept` belong together wherever they stand."""
+    concepts: dict[str, dict[str, Any]] = defaultdict(lambda: {"pairs": []})
     for number, row in _rows(path):
         if not (concept_id := str(row.pop("concept", None) or "").strip()):
             raise ConfigError(f"{path}: row {number} names no `concept`")
-        group = groups[concept_id]
-        domains.setdefault(concept_id, str(row.pop("domain", "") or concept_id.split(".")[0]))
-        for key in ("leaf", "name", "definition", "keywords"):
-            if (value := row.pop(key, None)) and key not in group:
-                group[key] = value
-        row.pop("domain", None)
-        group["pairs"].append(row)
-    for concept_id, group in groups.items():
-        name = group.pop("name", concept_id.split(".")[-1].replace("_", " "))
-        keywords = _keywords(group.pop("keywords", ()))
-        values = {"id": concept_id, "name": name, "definition": name, "keywords": keywords, **group}
-        yield _concept(values, domains[concept_id], path, f"concept {concept_id}")
+        concept = concepts[concept_id]
+        for key in ("domain", "leaf", "name", "definition", "keywords"):
+            if value := row.pop(key, None):
+                concept.setdefault(key, value)
+        concept["pairs"].append(row)
+    for concept_id, values in concepts.items():
+        domain = str(values.pop("domain", "") or concept_id.split(".")[0])
+        name = values.pop("name", concept_id.split(".")[-1].replace("_", " "))
+        keywords = _keywords(values.pop("keywords", ()))
+        values = {"id": concept_id, "name": name, "definition": name, "keywords": keywords, **values}
+        yield _concept(values, domain, path, f"concept {concept_id}")
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows, numbered from 1."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
-    return _csv_rows(path, lines) if path.suffix == ".csv" else _jsonl_rows(path, lines)
-
-
-def _csv_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(csv.DictReader(lines), 1):
-        if None in row or None in row.values():
+    """Rows of a CSV or JSONL file, numbered from 1; an empty cell says nothing, except as a side of a pair."""
+    for number, row in enumerate(read_rows(path), 1):
+        if path.suffix == ".csv" and (None in row or None in row.values()):
             raise ConfigError(f"{path}: row {number} has more or fewer cells than the header")
-        # An empty cell says nothing, except that a side of a pair is empty.
-        yield number, {k.strip(): v for k, v in row.items() if v.strip() or k.strip() in ("pos", "neg")}
-
-
-def _jsonl_rows(path: Path, lines: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}: row {number} is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ConfigError(f"{path}: row {number} must be an object with `concept`, `pos` and `neg`")
-        yield number, row
+        yield number, {k.strip(): v for k, v in row.items() if v or k.strip() in ("pos", "neg")}
 
 
 def _keywords(value: Any) -> dict[str, Any]:
@@ -195,16 +181,3 @@ def _pair(values: Mapping[str, Any], concept_id: str, where: str) -> ConceptPair
     return ConceptPair(
         pair_id(concept_id, pair.lang, pair.pos, pair.neg), pair.lang, pair.form, pair.pos, pair.neg
     )
-
-
-def load_concepts(sources: Sequence[str], domains: Sequence[str] = ()) -> list[Concept]:
-    """Concept sets, those that come along where none is named, narrowed to `domains` where some are.
-
-    Raises:
-        ConfigError: a set is wrong, or has no concept of a domain.
-    """
-    concepts = read_concepts([expand(source) for source in sources or (OWN_CONCEPTS,)])
-    if missing := sorted(set(domains) - {c.domain for c in concepts}):
-        known = ", ".join(sorted({c.domain for c in concepts}))
-        raise ConfigError(f"no concept of domain {missing[0]!r}; there are {known}")
-    return [c for c in concepts if not domains or c.domain in domains]

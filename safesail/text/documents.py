@@ -1,19 +1,17 @@
 """Reading documents from files, folders, data sets and standard input."""
 
-import csv
-import gzip
-import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from safesail.domain.ids import content_id
 from safesail.domain.records import Document
 from safesail.errors import ConfigError, NotFoundError
+from safesail.text.rows import Row, read_rows
 from safesail.text.splits import split_of
 
 TEXT_COLUMNS = (
@@ -31,12 +29,9 @@ TEXT_COLUMNS = (
 
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
 _SAMPLE_ROWS = 50
-_PARQUET_BATCH_ROWS = 1000
 
 _MIN_CHARACTERS = 200
 """Paragraphs of plain text are joined until a document has this many: about one window of tokens."""
-
-Row = dict[str, Any]
 
 
 def read_documents(sources: Sequence[str], *, column: str | None = None, seed: int = 0) -> Iterator[Document]:
@@ -124,8 +119,7 @@ def _files(source: str) -> list[tuple[Path, str]]:
 def _file_texts(path: Path, column: str | None) -> Iterator[str]:
     if path.name.endswith(".txt"):
         return _paragraphs(_decoded(path))
-    rows = {".csv": _csv_rows, ".parquet": _parquet_rows}.get(path.suffix, _json_rows)
-    return _column_texts(rows(path), column, str(path))
+    return _column_texts(read_rows(path), column, str(path))
 
 
 def _decoded(path: Path) -> str:
@@ -133,43 +127,6 @@ def _decoded(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
-
-
-def _json_rows(path: Path) -> Iterator[Row]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    number = 0
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{path} line {number}: each line must be a JSON object")
-                yield row
-    except (UnicodeDecodeError, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise ConfigError(f"{path} after line {number}: not readable as JSON lines ({error})") from error
-
-
-def _csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(1 << 30)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} is not readable as CSV ({error})") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PARQUET_BATCH_ROWS):
-                yield from batch.to_pylist()
-    except pa.ArrowException as error:
-        raise ConfigError(f"{path} is not readable as Parquet ({' '.join(str(error).split())})") from error
 
 
 def _hub_rows(source: str) -> Iterator[Row]:

@@ -10,7 +10,7 @@ import pytest
 
 from safesail.concepts.check import check_concepts
 from safesail.concepts.config import GenerateConfig
-from safesail.concepts.generate import Generated, GenerateOptions, generate_concept, write_concept_file
+from safesail.concepts.generate import GeneratedSet, GenerateOptions, generate_concept
 from safesail.concepts.read import read_concepts
 from safesail.errors import ConfigError, LLMError, LLMUnavailableError
 from safesail.store.connection import open_reader
@@ -88,7 +88,7 @@ def generate(
     budget: str = "20k",
     config: GenerateConfig | None = None,
     **more: Any,
-) -> Generated:
+) -> GeneratedSet:
     values: dict[str, Any] = {
         "name": "violence.crime.robbery", "definition": "Goods are taken by force or stealth.", "domain": None,
         "lang": "en", "keywords": (), "licence": None, "model": "m", "prices": None, "replay": False,
@@ -107,7 +107,7 @@ def store(tmp_path: Path) -> Path:
 def test_what_is_written_passes_the_check(store: Path, tmp_path: Path) -> None:
     writer = Writer()
     found = generate(writer, store, n=20)
-    write_concept_file(tmp_path / "robbery.yaml", found.as_yaml())
+    (tmp_path / "robbery.yaml").write_text(found.as_yaml(), encoding="utf-8")
     (concept,) = read_concepts([tmp_path / "robbery.yaml"])
     assert check_concepts([concept]) == []  # no warning either: key words and all five forms are there
     assert (concept.concept_id, concept.domain, concept.leaf, len(concept.pairs)) == (
@@ -115,7 +115,7 @@ def test_what_is_written_passes_the_check(store: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert concept.keywords == {"en": ("robb*", "loot*")}
     assert found.as_json()["forms"] == dict.fromkeys(FORMS, 4)
-    assert (found.written.calls, found.tokens, found.rejected) == (2, 1000, {})
+    assert (found.calls, found.tokens, found.rejected) == (2, 1000, {})
     text = (tmp_path / "robbery.yaml").read_text()
     assert re.search(
         r"Written by m @ http://127\.0\.0\.1:\d+/v1, prompt concepts/generate_v1 [0-9a-f]{12}, on 20", text
@@ -145,7 +145,7 @@ def test_each_reason_is_counted(store: Path) -> None:
     assert found.rejected == {
         "malformed": 5, "equal": 1, "length": 1, "overlap": 1, "ending": 1, "keyword": 1, "duplicate": 1,
     }  # fmt: skip
-    assert (len(found.concept.pairs), found.written.ended, found.written.calls) == (10, "complete", 2)
+    assert (len(found.draft.concept.pairs), found.ended, found.calls) == (10, "complete", 2)
     assert "10 of 10 pairs kept (rejected: 5 malformed, 1 " in found.as_text()
 
 
@@ -158,7 +158,7 @@ def test_bad_answers_are_paid_counted_and_asked_again(store: Path) -> None:
     )
     found = generate(writer, store, config=GenerateConfig(max_fruitless=5))
     assert found.rejected == {"RefusedAnswerError": 2, "TruncatedAnswerError": 1, "UnparsableAnswerError": 1}
-    assert (len(found.concept.pairs), found.tokens, len(writer.asked)) == (10, 2500, 5)
+    assert (len(found.draft.concept.pairs), found.tokens, len(writer.asked)) == (10, 2500, 5)
     assert len(set(writer.asked)) == 1  # the same question, so only the number of the call tells them apart
 
 
@@ -174,7 +174,7 @@ def test_a_model_that_only_refuses_is_given_up(store: Path) -> None:
 def test_a_model_that_repeats_itself_is_given_up_and_what_there_is_is_kept(store: Path) -> None:
     same = answer([good(i) for i in range(4)])
     found = generate(Writer(*[same] * 9), store)
-    assert (len(found.concept.pairs), found.written.ended, found.written.calls) == (4, "no progress", 4)
+    assert (len(found.draft.concept.pairs), found.ended, found.calls) == (4, "no progress", 4)
     assert found.rejected == {"duplicate": 12}
 
 
@@ -182,7 +182,7 @@ def test_twenty_pairs_fit_into_five_thousand_tokens(store: Path) -> None:
     found = generate(
         Writer(answer([*[good(i) for i in range(8)], "bad", "bad"]), start=8), store, n=20, budget="5k"
     )
-    assert (found.written.ended, len(found.concept.pairs)) == ("complete", 20)
+    assert (found.ended, len(found.draft.concept.pairs)) == ("complete", 20)
 
 
 def test_a_second_run_costs_nothing_and_a_larger_budget_goes_on(store: Path) -> None:
@@ -193,19 +193,19 @@ def test_a_second_run_costs_nothing_and_a_larger_budget_goes_on(store: Path) -> 
     }  # fmt: skip
     with serving(writer) as url:
 
-        def run(budget: str, *, replay: bool = False) -> Generated:
+        def run(budget: str, *, replay: bool = False) -> GeneratedSet:
             asked = GenerateOptions(**wanted, budget=budget, base_url=url, replay=replay)
             return generate_concept(store, asked, GenerateConfig(), quiet=True)
 
         first = run("4k")
         n_asked = len(writer.asked)
         more = run("20k")
-        assert (first.written.ended, more.written.ended) == ("budget", "complete")
-        assert more.concept.pairs[: len(first.concept.pairs)] == first.concept.pairs
+        assert (first.ended, more.ended) == ("budget", "complete")
+        assert more.draft.pairs[: len(first.draft.pairs)] == first.draft.pairs
         assert more.tokens == 500 * (len(writer.asked) - n_asked)
         n_asked = len(writer.asked)
         again, replayed = run("20k"), run("1k", replay=True)
-    assert again.concept == replayed.concept == more.concept
+    assert again.draft.concept == replayed.draft.concept == more.draft.concept
     assert again.tokens == replayed.tokens == 0 < first.tokens
     assert len(writer.asked) == n_asked
     with open_reader(store) as db:
@@ -221,9 +221,9 @@ def test_a_word_in_most_pairs_is_named_to_the_model_and_then_thinned_out(store: 
     found = generate(writer, store, n=10, config=GenerateConfig(per_call=8))
     assert "Used too often, do without: robbed." in writer.asked[1]
     assert found.rejected["one-word"] >= 4
-    marked = sum("robbed" in pair.pos for pair in found.concept.pairs)
-    assert (len(found.concept.pairs), marked <= 4) == (10, True)
-    assert [f for f in check_concepts([found.concept]) if f.severity == "error"] == []
+    marked = sum("robbed" in pair.pos for pair in found.draft.concept.pairs)
+    assert (len(found.draft.concept.pairs), marked <= 4) == (10, True)
+    assert [f for f in check_concepts([found.draft.concept]) if f.severity == "error"] == []
 
 
 def test_sides_of_unlike_mean_length_are_thinned_out(store: Path) -> None:
@@ -237,13 +237,13 @@ def test_sides_of_unlike_mean_length_are_thinned_out(store: Path) -> None:
     ]
     found = generate(Writer(answer(long[:6], [])), store, n=6, config=GenerateConfig(max_fruitless=1))
     assert found.rejected.get("length") or found.rejected["mean-length"]
-    assert all(f.severity == "warning" for f in check_concepts([found.concept]))
+    assert all(f.severity == "warning" for f in check_concepts([found.draft.concept]))
 
 
 def test_key_words_that_the_models_own_twins_hold_are_not_believed(store: Path) -> None:
     writer = Writer(answer([good(i) for i in range(10)], ["two tall men", "absent", "looted", " raided "]))
     found = generate(writer, store, keywords=("heist*",))
-    assert found.concept.keywords == {"en": ("heist*", "looted", "raided")}
+    assert found.draft.concept.keywords == {"en": ("heist*", "looted", "raided")}
 
 
 def test_a_dead_endpoint_is_one_line_and_what_was_answered_is_kept(store: Path) -> None:
@@ -290,13 +290,3 @@ def test_names_become_ids(name: str, domain: str | None, wanted: tuple[str | Non
     asked = GenerateOptions(name, "d", domain, "en", 2, (), None, "1k", "m", None, None, False)
     concept = asked.concept()
     assert (concept.concept_id, concept.domain, concept.leaf, concept.name) == wanted
-
-
-def test_a_file_that_is_there_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("mine")
-    with pytest.raises(
-        ConfigError, match=r"cannot write .*mine\.yaml: File exists; the answers are in the store"
-    ):
-        write_concept_file(path, "other")
-    assert path.read_text() == "mine"

@@ -118,8 +118,8 @@ def test_duplicate_ids_are_refused(tmp_path: Path) -> None:
         ("a.csv", "pos,neg\na,b\n", "row 1 names no `concept`"),
         ("a.csv", "concept,pos,neg\nx,a,b,c\n", "row 1 has more or fewer cells"),
         ("a.csv", "concept,pos,neg\nx,a,b\nx,c,\n", "concept x, pair 2: neg is empty"),
-        ("a.jsonl", '{"concept": "x"', "row 1 is not JSON"),
-        ("a.jsonl", "[1]", "row 1 must be an object"),
+        ("a.jsonl", '{"concept": "x"', "after line 1: not readable as JSON lines"),
+        ("a.jsonl", "[1]", "line 1: each line must be a JSON object"),
         ("a.yaml", "concepts: []", "domain: Field required"),
         ("a.yaml", "domain: d\nlicence: l\nprovenance: p\nconcepts: []", "the concept set is empty"),
         ("a.txt", "", "a concept set is a folder or a file in"),
@@ -137,5 +137,5 @@ def test_missing_files_and_empty_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds no concept set"):
         read_concepts([tmp_path])
     (tmp_path / "latin.csv").write_bytes(b"concept,pos,neg\nx,\xe9,b\n")
-    with pytest.raises(ConfigError, match="is not UTF-8"):
+    with pytest.raises(ConfigError, match="is not readable as CSV"):
         read_concepts([tmp_path / "latin.csv"])
