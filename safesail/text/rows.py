@@ -11,7 +11,8 @@ from safesail.errors import ConfigError
 
 _PARQUET_BATCH_ROWS = 1000
 
-Row = dict[str, Any]
+Row = dict[Any, Any]
+"""Values by column; a CSV row with more cells than the header has them under None."""
 
 
 def read_rows(path: Path) -> Iterator[Row]:
