@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from safesail.catalog.meaning import BothIndex, Embedder, VectorIndex
+from safesail.catalog.meaning import Embedder
 from safesail.catalog.query import parse_memory
-from safesail.catalog.search import Index, SearchIndex, SearchResult, search
+from safesail.catalog.search import SearchIndex, SearchResult
 from safesail.catalog.show import ShownFeature, show_feature
 from safesail.catalog.source import open_source
 from safesail.catalog.stats import Stats, plot_stats, stats
@@ -24,8 +24,7 @@ class Catalog:
         self._db = db
         self._memory = memory
         self._embedder = embedder
-        self._words: SearchIndex | None = None
-        self._index: Index | None = None
+        self._index: SearchIndex | None = None
 
     def query(self, sql: str, *, timeout: float = 30.0) -> pd.DataFrame:
         """One SELECT on the tables and views, as pandas; nothing outside the catalog can be read.
@@ -56,13 +55,10 @@ class Catalog:
             ConfigError: no words, or an unknown domain.
         """
         if self._index is None:
-            self._words = SearchIndex.of(self._db)
-            self._index = (
-                BothIndex(self._words, VectorIndex.of(self._db, self._embedder))
-                if self._embedder is not None
-                else self._words
-            )
-        return search(self._db, self._index, text, domain=domain, min_score=min_score, limit=limit)
+            self._index = SearchIndex(self._db).add_words()
+            if self._embedder is not None:
+                self._index.add_meaning(self._embedder)
+        return self._index.search(text, domain=domain, min_score=min_score, limit=limit)
 
     def stats(self) -> Stats:
         """Counts and score distributions."""
@@ -74,8 +70,8 @@ class Catalog:
 
     def close(self) -> None:
         """Let go of the search index."""
-        if self._words is not None:
-            self._words.close()
+        if self._index is not None:
+            self._index.close()
 
 
 @contextmanager

@@ -1,18 +1,14 @@
 """Where search meets the model behind it: the catalog itself runs without torch."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from safesail.catalog.meaning import BothIndex, VectorFile, VectorIndex
-from safesail.catalog.search import Index, SearchIndex
+from safesail.catalog.search import By, SearchIndex
 from safesail.store.connection import Db
 from safesail.subject.minilm import D_VECTOR, NAME, MiniLM, is_installed, load_minilm, model_digest
-
-By = Literal["words", "meaning", "both"]
 
 MADE_UNASKED = 500
 """Explanations whose vectors are made without being asked for: some seconds' work."""
@@ -37,30 +33,31 @@ class MiniLMEmbedder:
         return self._model.embed(texts)
 
 
-def open_index(db: Db, by: By | None, *, quiet: bool) -> tuple[Index, str | None]:
+def open_index(db: Db, by: By | None, *, quiet: bool) -> tuple[SearchIndex, str | None]:
     """The index to search an open catalog with, and in one line why it is not a better one.
 
     Args:
-        db: An open store.
+        db: An open catalog.
         by: None: both where the extra is here and vectors are, or are soon made; else words.
         quiet: No progress on stderr.
 
     Raises:
         ConfigError: meaning was asked for and the extra is not here.
     """
+    index = SearchIndex(db)
     if by == "words":
-        return SearchIndex.of(db), None
+        return index.add_words(), None
     if by is None and not is_installed():
-        return SearchIndex.of(db), (
+        return index.add_words(), (
             "searched by words only; by meaning needs the extra: pip install 'safesail[embedding]'"
         )
     embedder = MiniLMEmbedder()
-    file = VectorFile.of(db, embedder.name)
-    if by is None and not file.exists and file.n > MADE_UNASKED:
-        return SearchIndex.of(db), (
-            f"searched by words only; {file.n:,} explanations have no vectors yet: --by both makes them, once, "
-            f"in about {max(1, round(file.n / _PER_SECOND / 60))} minutes"
+    made = index.has_vectors(embedder)
+    if by is None and not made and index.n_texts > MADE_UNASKED:
+        return index.add_words(), (
+            f"searched by words only; {index.n_texts:,} explanations have no vectors yet: --by both makes them, "
+            f"once, in about {max(1, round(index.n_texts / _PER_SECOND / 60))} minutes"
         )
-    with tqdm(total=file.n, desc="vectors", unit="text", disable=quiet or file.exists) as bar:
-        meaning = VectorIndex.of(db, embedder, progress=bar.update)
-    return (meaning if by == "meaning" else BothIndex(SearchIndex.of(db), meaning)), None
+    with tqdm(total=index.n_texts, desc="vectors", unit="text", disable=quiet or made) as bar:
+        index.add_meaning(embedder, bar.update)
+    return (index if by == "meaning" else index.add_words()), None

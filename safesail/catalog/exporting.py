@@ -1,21 +1,26 @@
 """Handing a catalog to other tools, in their formats."""
 
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from safesail.catalog.exporters import neuronpedia, plain, safe_sail
-from safesail.catalog.exporters.rows import ExportRow
 from safesail.catalog.source import open_source
 from safesail.errors import ConfigError, NotFoundError
+from safesail.files import whole_file, whole_folder
 from safesail.store.connection import Db
-from safesail.store.exports import export_rows
+from safesail.store.exports import ExportRow, export_rows
 
 ExportFormat = Literal["safe-sail", "neuronpedia", "csv", "jsonl"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
+
+_WRITERS: dict[ExportFormat, Callable[[Db, list[ExportRow], Path], dict[str, int]]] = {
+    "safe-sail": safe_sail.write,
+    "neuronpedia": neuronpedia.write,
+    "csv": plain.write_csv,
+    "jsonl": plain.write_jsonl,
+}
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,6 @@ class ExportReport:
     explanations: int
     left_out: dict[str, int]
     """Explanations that the format cannot hold, by reason."""
-
-
-_WRITERS: dict[ExportFormat, Callable[[Db, list[ExportRow], Path], dict[str, int]]] = {
-    "safe-sail": safe_sail.write,
-    "neuronpedia": neuronpedia.write,
-    "csv": plain.write_csv,
-    "jsonl": plain.write_jsonl,
-}
 
 
 def export_catalog(
@@ -51,23 +48,16 @@ def export_catalog(
     Raises:
         NotFoundError: no explanation from there.
         ConfigError: `out` exists, or the format cannot hold this catalog.
+        DataError: `out` cannot be written.
     """
     if out.exists():
-        raise ConfigError(f"{out} exists already; choose another --out")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.parent / f".{out.name}.{os.getpid()}.partial"
-    try:
-        with open_source(store) as db:
-            found = [row for row in map(ExportRow.of, export_rows(db, origin)) if row.lang == lang]
-            if not found:
-                raise NotFoundError(
-                    f"{store} holds no explanation{f' from {origin!r}' if origin else ''} in {lang!r}"
-                )
-            left_out = _WRITERS[form](db, found, partial)
-        partial.replace(out)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        else:
-            partial.unlink(missing_ok=True)
-    return ExportReport(out, len(found) - sum(left_out.values()), left_out)
+        raise ConfigError(f"{out} exists already; choose another name")
+    with open_source(store) as db:
+        chosen = [row for row in export_rows(db, origin) if row.lang == lang]
+        if not chosen:
+            raise NotFoundError(
+                f"{store} holds no explanation{f' from {origin!r}' if origin else ''} in {lang!r}"
+            )
+        with (whole_folder if form == "neuronpedia" else whole_file)(out) as partial:
+            left_out = _WRITERS[form](db, chosen, partial)
+    return ExportReport(out, len(chosen) - sum(left_out.values()), left_out)

@@ -10,7 +10,7 @@ from safesail.cli.options import json_option, quiet_option, store_option
 from safesail.cli.output import plain, print_json, print_table
 
 if TYPE_CHECKING:
-    from safesail.catalog.embedder import By
+    from safesail.catalog.search import By
 
 
 @click.group()
@@ -83,12 +83,13 @@ def search(
         safesail catalog search "people smuggling" --domain violence --min-score 0.3
     """
     from safesail.catalog.embedder import open_index
-    from safesail.catalog.search import search as search_catalog
     from safesail.catalog.source import open_source
+    from safesail.catalog.words import parse_terms
 
+    parse_terms(text)  # refused before anything is opened or made
     with open_source(store) as db:
         index, note = open_index(db, by, quiet=quiet)
-        found = search_catalog(db, index, text, domain=domain, min_score=min_score, limit=limit)
+        found = index.search(text, domain=domain, min_score=min_score, limit=limit)
     if note is not None:
         click.echo(note, err=True)
     if as_json:

@@ -1,23 +1,47 @@
 """What exporters read of a store."""
 
 from collections.abc import Generator
+from dataclasses import dataclass
 
 from safesail.store.catalog import LIVE_TAGS
 from safesail.store.connection import Db
-from safesail.store.sql import Row, rows
+from safesail.store.sql import rows
 
 
-def export_rows(db: Db, origin: str | None) -> list[Row]:
-    """Explanations in the order in which they were written, with their best score and the feature's tags.
+@dataclass(frozen=True)
+class ExportRow:
+    """One explanation, its feature, and its best score."""
 
-    Rows: explanation_id, sae_id, model_id, layer, hook, feature, text, masked, lang, explainer, origin, error,
-    message, density, maximum, score, low, high, chance, tags.
+    explanation_id: str
+    sae_id: str
+    model_id: str
+    layer: int | None
+    hook: str
+    index: int
+    text: str | None
+    masked: bool
+    lang: str
+    explainer: str
+    origin: str
+    error: str | None
+    message: str | None
+    density: float | None
+    maximum: float | None
+    score: float | None
+    low: float | None
+    high: float | None
+    chance: float | None
+    tags: tuple[str, ...]
+
+
+def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
+    """Explanations in the order in which they were written.
 
     Args:
         db: An open store.
         origin: Only explanations from there, and tags of that source.
     """
-    return rows(
+    found = rows(
         db,
         f"""
         WITH t AS (
@@ -40,11 +64,14 @@ def export_rows(db: Db, origin: str | None) -> list[Row]:
         """,
         [origin, origin, origin, origin, origin],
     )
+    return [ExportRow(*cells, tags=tuple(tags)) for *cells, tags in found]
 
 
-def exported_windows(db: Db, sae_id: str, limit: int) -> Generator[Row, None, None]:
-    """feature, tokens, positions, values of the strongest `limit` windows of an SAE's explained features."""
-    yield from rows(
+def exported_windows(
+    db: Db, sae_id: str, limit: int
+) -> Generator[tuple[int, list[str], list[float]], None, None]:
+    """Feature, tokens and activations of the strongest `limit` windows of an SAE's explained features."""
+    for feature, tokens, positions, found in rows(
         db,
         """
         WITH active AS (
@@ -61,4 +88,8 @@ def exported_windows(db: Db, sae_id: str, limit: int) -> Generator[Row, None, No
         ORDER BY a.feature, a.maximum DESC, a.window_id
         """,
         [sae_id, sae_id, limit],
-    )
+    ):
+        values = [0.0] * len(tokens)
+        for position, value in zip(positions, found, strict=True):
+            values[position] = float(value)
+        yield feature, tokens, values

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from safesail.catalog.embedder import MiniLMEmbedder
 from safesail.catalog.format import TABLES
-from safesail.catalog.meaning import BothIndex, VectorFile, VectorIndex
-from safesail.catalog.search import SearchIndex, search
+from safesail.catalog.search import SearchIndex
 from safesail.domain.ids import FeatureId
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
@@ -142,25 +141,20 @@ def by_meaning(db: Db, asked: Sequence[str], folder: Path) -> None:
     """Time search by meaning, and by both, and count what the quick search misses."""
     embedder = Embedder(asked)
     began = perf_counter()
-    index = VectorIndex.of(db, embedder, folder)
+    index = SearchIndex(db, folder).add_meaning(embedder)
     sys.stdout.write(f"vectors, synthetic, written or read: {perf_counter() - began:.1f} s\n")
-    both = BothIndex(SearchIndex.of(db), index)
-    timed(
-        "search by meaning",
-        [lambda t=t: search(db, index, t, domain=None, min_score=None, limit=10) for t in asked],
-    )
-    timed(
-        "search by both",
-        [lambda t=t: search(db, both, t, domain=None, min_score=None, limit=10) for t in asked],
-    )
-    timed("search by both, domain and score", [
-        lambda t=t: search(db, both, t, domain="violence", min_score=0.3, limit=10) for t in asked])  # fmt: skip
-    timed("of it, the query's vector", [lambda t=t: embedder.embed([t]) for t in asked])
-    every = np.load(VectorFile.of(db, embedder.name, folder).path, mmap_mode="r")
+    timed("search by meaning", [lambda t=t: index.search(t) for t in asked])
+    (path,) = folder.glob(f"*.{embedder.name}.npy")
+    every = np.load(path, mmap_mode="r")
     sys.stdout.write(f"of the ten nearest, found: {recall(index, every, embedder, asked[:20]):.3f}\n")
+    index.add_words()
+    timed("search by both", [lambda t=t: index.search(t) for t in asked])
+    timed("search by both, domain and score", [
+        lambda t=t: index.search(t, domain="violence", min_score=0.3) for t in asked])  # fmt: skip
+    timed("of it, the query's vector", [lambda t=t: embedder.embed([t]) for t in asked])
 
 
-def recall(index: VectorIndex, every: NDArray[np.float16], embedder: Embedder, asked: Sequence[str]) -> float:
+def recall(index: SearchIndex, every: NDArray[np.float16], embedder: Embedder, asked: Sequence[str]) -> float:
     """Share of the ten nearest of all vectors that the index finds, over the queries."""
     queries = np.concatenate([embedder.embed([t]) for t in asked])
     likeness = np.concatenate([
@@ -169,7 +163,7 @@ def recall(index: VectorIndex, every: NDArray[np.float16], embedder: Embedder, a
     shares: list[float] = []
     for text, column in zip(asked, likeness.T, strict=True):
         nearest = set(np.argsort(-column)[:10].tolist())
-        got = {int(sae_id[4:]) * D_SAE + i for sae_id, i, _ in index.matches(text, 10).found}
+        got = {int(hit.sae_id[4:]) * D_SAE + hit.index for hit in index.search(text).hits}
         shares.append(len(nearest & got) / 10)
     return float(np.mean(shares))
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from safesail.catalog import meaning
 from safesail.catalog.api import open_catalog
 from safesail.catalog.embedder import MiniLMEmbedder, open_index
-from safesail.catalog.matches import Matches, fuse
-from safesail.catalog.meaning import BothIndex, VectorFile, VectorIndex
-from safesail.catalog.search import SearchIndex, search
+from safesail.catalog.meaning import Embedder, MeaningIndex
+from safesail.catalog.search import SearchIndex, fuse
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
 from safesail.store.connection import open_reader, open_writer
@@ -44,17 +43,17 @@ def fresh(request: pytest.FixtureRequest) -> Generator[None, None, None]:
         request.getfixturevalue("embedder").texts.clear()
 
 
-def found(store: Path, embedder: Counted, text: str, **options: object) -> list[int]:
-    chosen = {"domain": None, "min_score": None, "limit": 10, **options}
+def found(store: Path, embedder: Embedder, text: str, **options: object) -> list[int]:
     with open_reader(store) as db:
-        return [hit.index for hit in search(db, VectorIndex.of(db, embedder), text, **chosen).hits]  # type: ignore[arg-type]
+        index = SearchIndex(db).add_meaning(embedder)
+        return [hit.index for hit in index.search(text, **options).hits]  # type: ignore[arg-type]
 
 
 @needs_embedding
 def test_a_paraphrase_that_words_miss_is_found(store: Path, embedder: Counted) -> None:
     asked = "human trafficking over frontiers"
     with open_reader(store) as db:
-        assert search(db, SearchIndex.of(db), asked, domain=None, min_score=None, limit=10).hits == ()
+        assert SearchIndex(db).add_words().search(asked).hits == ()
     assert found(store, embedder, asked)[0] == 0
     assert found(store, embedder, "verbal abuse")[0] == 1
     assert found(store, embedder, "baking a dessert")[0] == 2
@@ -94,10 +93,7 @@ def test_a_filter_looks_past_many_nearer_ones(store: Path, n: int) -> None:
             " SELECT 'x' || i, ?, 100 + i, 'near', 'w', 'run' FROM range(?) t(i)",
             [sae_id, n],
         )
-    with open_reader(store) as db:
-        index = VectorIndex.of(db, Lengths())
-        hits = search(db, index, "text", domain="violence", min_score=None, limit=10).hits
-    assert [hit.index for hit in hits] == [1]
+    assert found(store, Lengths(), "text", domain="violence") == [1]
 
 
 @needs_embedding
@@ -132,15 +128,16 @@ def test_a_damaged_file_or_no_place_for_one_is_no_fault(
     (tmp_path / "file").write_text("in the way")
     with open_reader(store) as db:
         for folder in (tmp_path / "file" / "search", tmp_path / "search"):
-            index = VectorIndex.of(db, embedder, folder)
-            assert index.matches("baking a dessert", 5).found[0][1] == 2
-        file = VectorFile.of(db, embedder.name, tmp_path / "search")
-        whole = file.path.read_bytes()
+            index = SearchIndex(db, folder).add_meaning(embedder)
+            assert index.search("baking a dessert").hits[0].index == 2
+        (path,) = (tmp_path / "search").iterdir()
+        whole = path.read_bytes()
         for damaged in (whole[:-8], b"", b"junk" * 100):
-            file.path.write_bytes(damaged)
-            assert VectorIndex.of(db, embedder, tmp_path / "search").matches("a dessert", 5).found[0][1] == 2
-            assert file.path.read_bytes() == whole
-    assert [p.name for p in (tmp_path / "search").iterdir()] == [file.path.name]
+            path.write_bytes(damaged)
+            index = SearchIndex(db, tmp_path / "search").add_meaning(embedder)
+            assert index.search("a dessert").hits[0].index == 2
+            assert path.read_bytes() == whole
+    assert list((tmp_path / "search").iterdir()) == [path]
 
 
 @needs_embedding
@@ -153,11 +150,8 @@ def test_an_empty_catalog_finds_nothing(tmp_path: Path, embedder: Counted) -> No
 @needs_embedding
 def test_both_and_the_same_again(store: Path, embedder: Counted) -> None:
     with open_reader(store) as db:
-        index = BothIndex(SearchIndex.of(db), VectorIndex.of(db, embedder))
-        results = [
-            search(db, index, "smuggling humans for dessert", domain=None, min_score=None, limit=10)
-            for _ in range(2)
-        ]
+        index = SearchIndex(db).add_words().add_meaning(embedder)
+        results = [index.search("smuggling humans for dessert") for _ in range(2)]
     assert results[0] == results[1]
     assert results[0].method == "by words and meaning"
     assert {hit.index for hit in results[0].hits} == {0, 2}
@@ -174,14 +168,10 @@ def test_a_query_without_words_is_refused(store: Path, embedder: Counted, text: 
 
 
 def test_fusion_by_hand() -> None:
-    words = Matches([("a", 1, 9.0), ("a", 2, 8.0)], 2, ("the",))
-    near = Matches([("a", 3, 0.9), ("a", 2, 0.8)], 2, ())
-    fused = fuse(words, near, 10)
-    assert [(index, round(rank, 6)) for _, index, rank in fused.found] == [
+    fused = fuse([[(1, 9.0), (2, 8.0)], [(3, 0.9), (2, 0.8)]])
+    assert [(number, round(rank, 6)) for number, rank in fused] == [
         (2, round(2 / 62, 6)), (1, round(1 / 61, 6)), (3, round(1 / 61, 6)),
     ]  # fmt: skip
-    assert fused.left_out == ("the",)
-    assert len(fuse(words, near, 1).found) == 1
 
 
 class Planted:
@@ -196,22 +186,22 @@ class Planted:
         return self._vectors[[int(text) for text in texts]]
 
 
-def test_large_catalogs_are_searched_by_signs_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_catalogs_are_compared_in_few_directions_first(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(200, 384))
     vectors = (np.repeat(centres, 100, axis=0) + 0.7 * rng.normal(size=(20_000, 384))).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    names = np.array(["s"], dtype=object)[np.zeros(len(vectors), dtype=int)]
-    places = (names, np.arange(len(vectors), dtype=np.int32))
-    exact = VectorIndex(Planted(vectors), vectors.astype(np.float16), places)
+    kept = vectors.astype(np.float16)
+    exact = MeaningIndex(Planted(vectors), kept)
     monkeypatch.setattr(meaning, "EXACT", 1000)
     monkeypatch.setattr(meaning, "CANDIDATES", 400)
-    quick = VectorIndex(Planted(vectors), vectors.astype(np.float16), places)
-    shared = [
-        len({f[1] for f in exact.matches(str(q), 10).found} & {f[1] for f in quick.matches(str(q), 10).found})
-        for q in range(0, 20_000, 400)
-    ]
-    assert np.mean(shared) > 9.5
+    quick = MeaningIndex(Planted(vectors), kept)
+    asked = [str(q) for q in range(0, 20_000, 400)]
+    shares = [len(set(exact.nearest(q, 10, None)) & set(quick.nearest(q, 10, None))) / 10 for q in asked]
+    assert np.mean(shares) > 0.95
+    allowed = np.arange(len(vectors)) % 100 == 7
+    assert all(number % 100 == 7 for number, _ in quick.nearest("0", 10, allowed))
+    assert quick.nearest("0", 10, allowed)[0] == exact.nearest("0", 10, allowed)[0]
 
 
 def test_without_the_extra_words_are_searched_and_it_is_said(

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from safesail.catalog.api import open_catalog, search_catalog
-from safesail.catalog.matches import parse_terms
 from safesail.catalog.search import SearchIndex
+from safesail.catalog.words import parse_terms
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
@@ -125,15 +125,14 @@ def test_the_index_is_kept_and_built_again_when_texts_change(store: Path) -> Non
 def test_a_cache_that_cannot_be_used_is_no_fault(store: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with open_reader(store) as db:
-        index = SearchIndex.of(db, tmp_path / "file" / "search")
-        assert [index_ for _, index_, _ in index.matches("pie", 5).found] == [2]
-        index.close()
-        good = SearchIndex.of(db, tmp_path / "search")
-        good.close()
+        for folder in (tmp_path / "file" / "search", tmp_path / "search"):
+            index = SearchIndex(db, folder).add_words()
+            assert [hit.index for hit in index.search("pie").hits] == [2]
+            index.close()
         (path,) = (tmp_path / "search").iterdir()
         path.write_bytes(b"damaged" * 100)
-        index = SearchIndex.of(db, tmp_path / "search")
-        assert index.matches("pie", 5).n == 1
+        index = SearchIndex(db, tmp_path / "search").add_words()
+        assert [hit.index for hit in index.search("pie").hits] == [2]
         index.close()
 
 

@@ -3,13 +3,14 @@
 import gzip
 import json
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-from safesail.catalog.exporters.rows import ExportRow
 from safesail.store.connection import Db
-from safesail.store.exports import exported_windows
+from safesail.store.exports import ExportRow, exported_windows
 
 BATCH = 1024
 N_WINDOWS = 20
@@ -17,70 +18,45 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def write(db: Db, rows: list[ExportRow], out: Path) -> dict[str, int]:
-    """Explanations with a text, their features, and their strongest windows. The layout has no place for scores."""
-    left_out: dict[str, int] = {}
-    by_sae: dict[str, list[ExportRow]] = {}
-    for row in rows:
-        if row.text is None:
-            why = "masked" if row.masked else "failed"
-            left_out[why] = left_out.get(why, 0) + 1
-        else:
-            by_sae.setdefault(row.sae_id, []).append(row)
-    for sae_id, mine in by_sae.items():
-        model, source = _names(mine[0])
-        folder = out / "v1" / model / source
-        place = {"modelId": model, "layer": source}
-        features = {row.index: row for row in mine}
-        _write(folder / "features", (
-            {**place, "index": str(i), "frac_nonzero": row.density, "maxActApprox": row.maximum}
-            for i, row in sorted(features.items())))  # fmt: skip
-        _write(folder / "explanations", (
-            {"id": row.explanation_id, **place, "index": str(row.index), "description": row.text, "typeName": None,
-             "explanationModelName": row.explainer, "embedding": None}
-            for row in mine))  # fmt: skip
-        _write(
-            folder / "activations",
-            (
-                _activation(place, *window)
-                for window in exported_windows(db, sae_id, N_WINDOWS)
-                if window[0] in features
-            ),
-        )
-    return left_out
+    """Explanations with a text, their features, and their strongest windows. The layout has no room for scores."""
+    left_out = Counter("masked" if row.masked else "failed" for row in rows if row.text is None)
+    for sae_id in dict.fromkeys(row.sae_id for row in rows if row.text is not None):
+        _write_sae(db, [row for row in rows if row.sae_id == sae_id and row.text is not None], out / "v1")
+    return dict(left_out)
+
+
+def _write_sae(db: Db, rows: list[ExportRow], out: Path) -> None:
+    model, source = _names(rows[0])
+    folder = out / model / source
+    owner = {"modelId": model, "layer": source}
+    features = {row.index: row for row in rows}
+    _write(folder / "features", (
+        {**owner, "index": str(i), "frac_nonzero": row.density, "maxActApprox": row.maximum}
+        for i, row in sorted(features.items())))  # fmt: skip
+    _write(folder / "explanations", (
+        {"id": row.explanation_id, **owner, "index": str(row.index), "description": row.text, "typeName": None,
+         "explanationModelName": row.explainer, "embedding": None}
+        for row in rows))  # fmt: skip
+    _write(folder / "activations", (
+        {**owner, "index": str(index), "tokens": tokens, "values": values, "maxValue": max(values),
+         "maxValueTokenIndex": values.index(max(values))}
+        for index, tokens, values in exported_windows(db, rows[0].sae_id, N_WINDOWS) if index in features))  # fmt: skip
 
 
 def _names(row: ExportRow) -> tuple[str, str]:
     """Model and source as folders may be called; a source begins with its layer, as Neuronpedia's do."""
     model = _UNSAFE.sub("_", row.model_id).strip("._") or "model"
     source = _UNSAFE.sub("_", row.sae_id.removeprefix(f"{row.model_id}/")).strip("._") or "sae"
-    leads = row.layer is None or re.match(rf"^{row.layer}-", source)
-    return model, source if leads else f"{row.layer}-{source}"
+    has_layer = row.layer is None or re.match(rf"^{row.layer}-", source)
+    return model, source if has_layer else f"{row.layer}-{source}"
 
 
-def _activation(
-    place: dict[str, str], feature: int, tokens: list[str], positions: list[int], found: list[float]
-) -> dict[str, Any]:
-    values = [0.0] * len(tokens)
-    for position, value in zip(positions, found, strict=True):
-        values[position] = float(value)
-    top = max(values)
-    return {**place, "index": str(feature), "tokens": tokens, "values": values, "maxValue": top,
-            "maxValueTokenIndex": values.index(top)}  # fmt: skip
-
-
-def _write(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
+def _write(folder: Path, rows: Iterator[dict[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    batch: list[str] = []
-    number = 0
-    for row in rows:
-        batch.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-        if len(batch) == BATCH:
-            _flush(folder, number, batch)
-            number, batch = number + 1, []
-    if batch:
-        _flush(folder, number, batch)
-
-
-def _flush(folder: Path, number: int, lines: list[str]) -> None:
-    # Without a time in its header, the same rows give the same file.
-    (folder / f"batch-{number}.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode(), mtime=0))
+    for number in count():
+        batch = list(islice(rows, BATCH))
+        if not batch:
+            return
+        lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in batch)
+        # Without a time in its header, the same rows give the same file.
+        (folder / f"batch-{number}.jsonl.gz").write_bytes(gzip.compress(lines.encode(), mtime=0))

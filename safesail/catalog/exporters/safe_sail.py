@@ -1,12 +1,13 @@
 """Safe-SAIL's database format; what was imported from it is written back byte for byte."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
-from safesail.catalog.exporters.rows import ExportRow
 from safesail.catalog.gather import EMPTY, MASK
 from safesail.errors import ConfigError
 from safesail.store.connection import Db
+from safesail.store.exports import ExportRow
 
 
 def write(_db: Db, rows: list[ExportRow], out: Path) -> dict[str, int]:
@@ -16,7 +17,7 @@ def write(_db: Db, rows: list[ExportRow], out: Path) -> dict[str, int]:
         ConfigError: two SAEs of one layer, or an SAE without a layer: the format has no name for them.
     """
     entries: dict[str, dict[str, object]] = {}
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     saes: dict[int, str] = {}
     for row in rows:
         if row.layer is None:
@@ -29,18 +30,16 @@ def write(_db: Db, rows: list[ExportRow], out: Path) -> dict[str, int]:
                 " features; choose one catalog with --origin, or use jsonl"
             )
         key = f"{row.layer}_{row.index}"
-        why = "failed" if row.error not in (None, EMPTY) else "further explanation of a feature"
-        if key in entries or row.error not in (None, EMPTY):
-            left_out[why] = left_out.get(why, 0) + 1
-            continue
-        entries[key] = {"explanation": _text(row), "correlation_score": row.score, "tag_list": list(row.tags)}
+        if row.error not in (None, EMPTY):
+            left_out["failed"] += 1
+        elif key in entries:
+            left_out["further explanation of a feature"] += 1
+        else:
+            text = "" if row.error == EMPTY and row.message != "null" else row.text
+            entries[key] = {
+                "explanation": MASK if row.masked else text,
+                "correlation_score": row.score,
+                "tag_list": list(row.tags),
+            }
     out.write_text(json.dumps(entries, allow_nan=False), encoding="utf-8")
-    return left_out
-
-
-def _text(row: ExportRow) -> str | None:
-    if row.masked:
-        return MASK
-    if row.error == EMPTY and row.message != "null":
-        return ""
-    return row.text
+    return dict(left_out)
