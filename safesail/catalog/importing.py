@@ -30,8 +30,8 @@ from safesail.store.imports import (
     record_import,
     register_imported_sae,
     register_model,
-    transaction,
 )
+from safesail.store.sql import transaction
 
 Format = Literal["release", "safe-sail", "neuronpedia", "saedashboard", "delphi", "delphi-labels", "table"]
 FORMATS: tuple[Format, ...] = get_args(Format)

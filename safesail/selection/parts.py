@@ -18,7 +18,7 @@ from safesail.selection.core import ConceptResult
 from safesail.selection.encode import Spread, Tally
 from safesail.selection.figures import Sums, concept_rows
 from safesail.store.selection import ScoreRow
-from safesail.store.selection_parts import read_part, write_part
+from safesail.store.staging import read_part, write_part
 
 _TABLES = ("value", "null", "value_draws", "above_draws")
 """The arrays of `Sums`."""

@@ -20,8 +20,7 @@ from safesail.store.concepts import write_concepts
 from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
 from safesail.store.selection import SelectionRow, finished_selections, write_selection
-from safesail.store.selection_parts import parts_dir
-from safesail.store.staging import clear
+from safesail.store.staging import clear, staging_dir
 from safesail.subject.model import SubjectModel
 
 _FORMAT = 1
@@ -60,23 +59,23 @@ def select(
     finished = finished_selections(db, ids.values())
     pending = {ids[sae.info.sae_id]: sae for sae in saes if ids[sae.info.sae_id] not in finished}
     seconds, n_tokens = dict.fromkeys(CLOCKS, 0.0), 0
-    with parts_dir(db) as folder:
-        for identity in finished:
-            clear(folder / identity)  # of a run that was killed after it had written its figures
-        # Refuses what does not fit before anything is written.
-        run = Pass(subject, pending, concepts, config, folder) if pending else None
-        register_subject(db, subject.info)
-        for sae in saes:
-            register_sae(db, sae.info)
-        write_concepts(db, concepts)
-        if run is not None:
-            run_id = start_run(db, "selection", config.model_dump())
-            run.go(quiet=quiet)
-            for identity, sae in pending.items():
-                _record(db, sae, identity, run, concepts, config)
-                clear(folder / identity)
-            finish_run(db, run_id)
-            seconds, n_tokens = run.seconds, run.n_tokens
+    folder = staging_dir(db, "selection")
+    for identity in finished:
+        clear(folder / identity)  # of a run that was killed after it had written its figures
+    # Refuses what does not fit before anything is written.
+    run = Pass(subject, pending, concepts, config, folder) if pending else None
+    register_subject(db, subject.info)
+    for sae in saes:
+        register_sae(db, sae.info)
+    write_concepts(db, concepts)
+    if run is not None:
+        run_id = start_run(db, "selection", config.model_dump())
+        run.go(quiet=quiet)
+        for identity, sae in pending.items():
+            _record(db, sae, identity, run, concepts, config)
+            clear(folder / identity)
+        finish_run(db, run_id)
+        seconds, n_tokens = run.seconds, run.n_tokens
     new = frozenset(sae.info.sae_id for sae in pending.values())
     return read_result(db, ids, new=new, n_tokens=n_tokens, seconds=seconds)
 

@@ -18,8 +18,7 @@ from safesail.selection.config import SelectionConfig
 from safesail.selection.core import Scorer
 from safesail.selection.encode import Encoder, TextActs
 from safesail.selection.parts import Part, part_name
-from safesail.store.selection_parts import has_part
-from safesail.store.staging import clear
+from safesail.store.staging import clear, has_part
 from safesail.subject.model import SubjectModel
 
 CLOCKS: tuple[str, ...] = ("model", "encode", "contrast")

@@ -7,7 +7,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from safesail.store.connection import Db
+from safesail.store.sql import Db
 
 Column = Any
 """One column: a sequence, a numpy array or an Arrow array in row order; None for unknown."""

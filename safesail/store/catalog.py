@@ -12,14 +12,6 @@ from safesail.store.sql import Row, one, rows
 REJECTED = 0
 """Severity of a tag that a person said the feature does NOT have; it hides the same tag from other sources."""
 
-LIVE_TAGS = """
-    SELECT t.sae_id, t.feature, t.tag, t.source, t.severity, t.rowid AS place FROM tags t
-    WHERE t.severity IS DISTINCT FROM 0 AND NOT EXISTS (
-        SELECT 1 FROM tags p WHERE p.source = 'person' AND p.severity = 0
-          AND p.sae_id = t.sae_id AND p.feature = t.feature AND p.tag = t.tag)
-"""
-"""Tags that hold, in the order in which they were written."""
-
 
 @dataclass(frozen=True)
 class ReleaseFilter:
@@ -37,12 +29,12 @@ class ReleaseFilter:
 def released(db: Db, chosen: ReleaseFilter) -> Generator[None, None, None]:
     """Mark the features and explanations of a release, in temporary tables that `release_table` reads."""
     db.execute(
-        f"""
+        """
         CREATE OR REPLACE TEMP TABLE released AS
         WITH known AS (
             SELECT sae_id, feature FROM explanations UNION SELECT sae_id, feature FROM tags
         ), hidden AS (
-            SELECT DISTINCT sae_id, feature FROM ({LIVE_TAGS}) WHERE list_contains(?, tag)
+            SELECT DISTINCT sae_id, feature FROM live_tags WHERE list_contains(?, tag)
         )
         SELECT f.sae_id, f.feature, hidden.sae_id IS NOT NULL AS redacted
         FROM features f SEMI JOIN known USING (sae_id, feature)
@@ -99,13 +91,13 @@ _TABLES = {
         FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
         ORDER BY e.sae_id, e.feature, r.ordinal
     """,
-    "tags": f"""
+    "tags": """
         SELECT t.sae_id, t.feature AS "index",
-               row_number() OVER (PARTITION BY t.sae_id, t.feature ORDER BY t.place) AS position, t.tag,
+               row_number() OVER (PARTITION BY t.sae_id, t.feature ORDER BY t.ordinal) AS position, t.tag,
                CASE WHEN t.source IN ('concepts', 'explainer', 'person') THEN concat(?, '/', t.source)
                     ELSE t.source END AS source, t.severity
-        FROM ({LIVE_TAGS}) t SEMI JOIN released USING (sae_id, feature)
-        ORDER BY t.sae_id, t.feature, t.place
+        FROM live_tags t SEMI JOIN released USING (sae_id, feature)
+        ORDER BY t.sae_id, t.feature, t.ordinal
     """,
     "scores": """
         SELECT r.explanation_id, c.sae_id, c.feature AS "index", c.method, c.simulator, c.prompt_hash, c.value,
@@ -117,10 +109,8 @@ _TABLES = {
     # A window in which a redacted feature fires strongly is a text of its domain, whoever else fires in it.
     "exemplars": """
         WITH placed AS (
-            SELECT s.sae_id, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, a.value, f.q90,
-                   CAST(a.token % h.n_ctx AS INTEGER) AS position, r.redacted
-            FROM activations a JOIN saes s USING (sae_key) JOIN harvest_saes USING (sae_key)
-            JOIN harvests h USING (harvest_key)
+            SELECT s.sae_id, a.feature, a.harvest_key, a.window_id, a.value, f.q90, a.position, r.redacted
+            FROM activations a JOIN saes s USING (sae_key)
             JOIN released r ON r.sae_id = s.sae_id AND r.feature = a.feature
             JOIN features f ON f.sae_id = s.sae_id AND f.feature = a.feature
         ), hidden AS (
@@ -182,7 +172,7 @@ def released_counts(db: Db) -> dict[str, Any]:
     """Counts over the release, by name."""
     row = one(
         db,
-        f"""
+        """
         WITH e AS (
             SELECT e.*, r.redacted FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
         ), c AS (
@@ -197,7 +187,7 @@ def released_counts(db: Db) -> dict[str, Any]:
             (SELECT count(*) FROM c WHERE value IS NULL),
             (SELECT avg(value ORDER BY value) FROM c),
             (SELECT avg(chance ORDER BY chance) FROM c),
-            (SELECT count(DISTINCT (sae_id, feature)) FROM ({LIVE_TAGS}) t SEMI JOIN released USING (sae_id, feature))
+            (SELECT count(DISTINCT (sae_id, feature)) FROM live_tags t SEMI JOIN released USING (sae_id, feature))
         """,
     )
     assert row is not None

@@ -5,16 +5,14 @@ from collections.abc import Sequence
 
 from safesail.domain.records import Concept, ConceptPair
 from safesail.store.bulk import insert
-from safesail.store.connection import Db
-from safesail.store.sql import rows
+from safesail.store.sql import Db, rows, transaction
 
 
 def write_concepts(db: Db, concepts: Sequence[Concept]) -> None:
     """Record concepts with their pairs; those recorded before under the same ids are replaced."""
     pairs = [(concept.concept_id, pair) for concept in concepts for pair in concept.pairs]
     ids = [concept.concept_id for concept in concepts]
-    db.begin()
-    try:
+    with transaction(db):
         insert(
             db,
             "concepts",
@@ -45,10 +43,6 @@ def write_concepts(db: Db, concepts: Sequence[Concept]) -> None:
             "DELETE FROM concept_pairs WHERE list_contains(?, concept_id) AND NOT list_contains(?, pair_id)",
             [ids, [pair.pair_id for _, pair in pairs]],
         )
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
 
 
 def read_concepts(db: Db) -> tuple[Concept, ...]:

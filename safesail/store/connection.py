@@ -9,12 +9,10 @@ import duckdb
 
 from safesail.errors import DataError, NotFoundError, StoreLockedError
 from safesail.store.migrations import check_version, migrate
+from safesail.store.sql import Db as Db
 
 _NEW_FILES: dict[str, str | bool | int | float | list[str]] = {"default_block_size": "65536"}
 """A quarter of DuckDB's own: a column of 100,000 packed numbers leaves less of its last block empty."""
-
-Db = duckdb.DuckDBPyConnection
-"""An open store. Functions of this package take it first, and never open one themselves."""
 
 
 @contextmanager

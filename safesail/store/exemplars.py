@@ -20,7 +20,6 @@ class HarvestedFeature:
     feature: FeatureId
     sae_key: int
     harvest_key: int
-    n_ctx: int
     n_active: int
     q999: float | None
     """Value that counts as full activation; None where the feature never fired."""
@@ -37,7 +36,7 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     row = one(
         db,
         """
-        SELECT s.sae_key, h.harvest_key, h.n_ctx, f.n_active, f.q999, f.top_tokens
+        SELECT s.sae_key, h.harvest_key, f.n_active, f.q999, f.top_tokens
         FROM features f JOIN saes s USING (sae_id) JOIN harvests h USING (harvest_key)
         WHERE f.sae_id = ? AND f.feature = ? AND h.finished
         """,
@@ -45,9 +44,7 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     )
     if row is None:
         raise NotFoundError(f"no finished harvest of {feature} in this store; run `safesail harvest` first")
-    return HarvestedFeature(
-        feature, int(row[0]), int(row[1]), int(row[2]), int(row[3]), row[4], tuple(row[5] or ())
-    )
+    return HarvestedFeature(feature, int(row[0]), int(row[1]), int(row[2]), row[3], tuple(row[4] or ()))
 
 
 class ActiveWindows(NamedTuple):
@@ -67,12 +64,11 @@ def active_windows(db: Db, f: HarvestedFeature, split: Split) -> ActiveWindows:
         db,
         """
         SELECT w.window_id, concat_ws('/', w.document_id, w.start), m.maximum
-        FROM (SELECT token // ? AS window_id, max(value) AS maximum FROM activations
-              WHERE sae_key = ? AND feature = ? GROUP BY 1) m
-        JOIN windows w ON w.harvest_key = ? AND w.window_id = m.window_id AND w.split = ?
+        FROM active_windows m JOIN windows w USING (harvest_key, window_id)
+        WHERE m.sae_key = ? AND m.feature = ? AND w.split = ?
         ORDER BY w.document_id, w.start
         """,
-        [f.n_ctx, f.sae_key, f.feature.index, f.harvest_key, split],
+        [f.sae_key, f.feature.index, split],
     )
     return ActiveWindows(
         np.array([r[0] for r in found], dtype=np.int64),
@@ -104,8 +100,8 @@ def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: 
     if n == 0 or (kind == "hard" and not f.top_tokens):
         return []
     parameters: dict[str, Any] = {
-        "n_ctx": f.n_ctx, "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key,
-        "split": split, "salt": f"{seed}/{f.feature.index}", "n": n,
+        "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key, "split": split,
+        "salt": f"{seed}/{f.feature.index}", "n": n,
     }  # fmt: skip
     if kind == "hard":
         parameters["top_tokens"] = list(f.top_tokens)
@@ -113,8 +109,7 @@ def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: 
         db,
         f"""
         WITH active AS (
-            SELECT DISTINCT token // $n_ctx AS window_id FROM activations
-            WHERE sae_key = $sae_key AND feature = $feature
+            SELECT DISTINCT window_id FROM activations WHERE sae_key = $sae_key AND feature = $feature
         )
         SELECT w.window_id FROM windows w
         WHERE w.harvest_key = $harvest_key AND w.split = $split AND w.window_id NOT IN (FROM active)
@@ -134,17 +129,15 @@ def fetch_windows(
         db,
         """
         WITH asked AS (SELECT unnest(CAST($ids AS BIGINT[])) AS window_id), active AS (
-            SELECT token // $n_ctx AS window_id, list(token % $n_ctx) AS positions, list(value) AS found
-            FROM activations WHERE sae_key = $sae_key AND feature = $feature
-            GROUP BY 1 HAVING list_contains($ids, window_id)
+            SELECT window_id, positions, activations FROM active_windows
+            WHERE sae_key = $sae_key AND feature = $feature AND list_contains($ids, window_id)
         )
-        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split, a.positions, a.found
+        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split, a.positions, a.activations
         FROM windows w JOIN asked USING (window_id) LEFT JOIN active a USING (window_id)
         WHERE w.harvest_key = $harvest_key
         """,
         {
-            "ids": window_ids, "n_ctx": f.n_ctx, "sae_key": f.sae_key, "feature": f.feature.index,
-            "harvest_key": f.harvest_key,
+            "ids": window_ids, "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key,
         },
     )  # fmt: skip
     windows: dict[int, tuple[Window, tuple[float, ...]]] = {}
@@ -162,15 +155,9 @@ def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
     found = rows(
         db,
         """
-        SELECT f.feature, w.split, count(*)
-        FROM (
-            SELECT DISTINCT a.feature, h.harvest_key, a.token // h.n_ctx AS window_id
-            FROM activations a
-            JOIN saes s USING (sae_key) JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
-            WHERE s.sae_id = ?
-        ) f
-        JOIN windows w USING (harvest_key, window_id)
-        GROUP BY 1, 2
+        SELECT a.feature, w.split, count(*)
+        FROM active_windows a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
+        WHERE s.sae_id = ? GROUP BY 1, 2
         """,
         [sae_id],
     )

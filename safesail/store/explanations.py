@@ -11,7 +11,7 @@ from safesail.errors import NotFoundError
 from safesail.store.bulk import insert
 from safesail.store.connection import Db
 from safesail.store.selection import candidate_features
-from safesail.store.sql import one, rows
+from safesail.store.sql import one, rows, transaction
 
 NOBODY = "none"
 """Stands for the explainer or simulator where an item failed before any was asked."""
@@ -96,8 +96,7 @@ def record_explanation(db: Db, outcome: Explanation | Failed, *, origin: str = "
         return failed_id
     identity = explanation_id(outcome)
     confidence = outcome.confidence if isinstance(outcome, ConfidentExplanation) else None
-    db.begin()
-    try:
+    with transaction(db):
         db.execute("DELETE FROM explanations WHERE explanation_id = ?", [failed_id])
         db.execute(
             "INSERT OR IGNORE INTO explanations"
@@ -107,10 +106,6 @@ def record_explanation(db: Db, outcome: Explanation | Failed, *, origin: str = "
              outcome.prompt_hash, origin, confidence],
         )  # fmt: skip
         record_tags(db, outcome.feature, outcome.tags, source="explainer")
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
     return identity
 
 
@@ -172,9 +167,8 @@ def read_explanation(db: Db, feature: FeatureId) -> Explanation:
     """
     row = one(
         db,
-        "SELECT text, explainer, coalesce(prompt_hash, ''), confidence FROM explanations"
-        " WHERE sae_id = ? AND feature = ? AND error IS NULL AND text IS NOT NULL"
-        " ORDER BY (lang = 'en') DESC, ordinal DESC LIMIT 1",
+        "SELECT text, explainer, coalesce(prompt_hash, ''), confidence FROM newest_explanations"
+        " WHERE sae_id = ? AND feature = ? AND text IS NOT NULL",
         [feature.sae_id, feature.index],
     )
     if row is None:

@@ -3,7 +3,6 @@
 from collections.abc import Generator
 from dataclasses import dataclass
 
-from safesail.store.catalog import LIVE_TAGS
 from safesail.store.connection import Db
 from safesail.store.sql import rows
 
@@ -43,10 +42,10 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
     """
     found = rows(
         db,
-        f"""
+        """
         WITH t AS (
             SELECT sae_id, feature, list(tag ORDER BY first) AS tags FROM (
-                SELECT sae_id, feature, tag, min(place) AS first FROM ({LIVE_TAGS})
+                SELECT sae_id, feature, tag, min(ordinal) AS first FROM live_tags
                 WHERE CAST(? AS TEXT) IS NULL OR source = ? OR starts_with(source, concat(?, '/')) GROUP BY ALL)
             GROUP BY ALL
         ), c AS (
@@ -75,16 +74,13 @@ def exported_windows(
         db,
         """
         WITH active AS (
-            SELECT a.feature, hs.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
-                   list(CAST(a.token % h.n_ctx AS INTEGER) ORDER BY a.token) AS positions,
-                   list(a.value ORDER BY a.token) AS found
-            FROM activations a JOIN harvest_saes hs USING (sae_key) JOIN harvests h USING (harvest_key)
-            WHERE a.sae_key = (SELECT sae_key FROM saes WHERE sae_id = ?)
-              AND a.feature IN (SELECT feature FROM explanations WHERE sae_id = ?)
-            GROUP BY a.feature, hs.harvest_key, window_id
-            QUALIFY row_number() OVER (PARTITION BY a.feature ORDER BY max(a.value) DESC, window_id) <= ?
+            SELECT * FROM active_windows
+            WHERE sae_key = (SELECT sae_key FROM saes WHERE sae_id = ?)
+              AND feature IN (SELECT feature FROM explanations WHERE sae_id = ?)
+            QUALIFY row_number() OVER (PARTITION BY feature ORDER BY maximum DESC, window_id) <= ?
         )
-        SELECT a.feature, w.tokens, a.positions, a.found FROM active a JOIN windows w USING (harvest_key, window_id)
+        SELECT a.feature, w.tokens, a.positions, a.activations
+        FROM active a JOIN windows w USING (harvest_key, window_id)
         ORDER BY a.feature, a.maximum DESC, a.window_id
         """,
         [sae_id, sae_id, limit],

@@ -3,35 +3,26 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-import duckdb
-
 from safesail.domain.records import SaeInfo, SubjectInfo
-from safesail.errors import ConfigError, DataError
+from safesail.errors import ConfigError
 from safesail.store import staging
 from safesail.store.bulk import Column, insert
-from safesail.store.connection import Db
 from safesail.store.ranges import feature_ranges
 from safesail.store.registry import register_sae, register_subject
-from safesail.store.sql import one, rows, value
+from safesail.store.sql import Db, one, rows, transaction, value
 from safesail.store.statistics import Middle, merge_bins, write_features
 from safesail.store.top_tokens import token_codes
 
 Precision = Literal["f32", "u8"]
 
-BINS_A_MERGE = 250_000
+BINS_PER_MERGE = 250_000
 """Rows of histograms that shards bring at least before they are added up."""
 
 _SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
-_WRITE_FAULTS = (
-    OSError,
-    duckdb.IOException,
-    duckdb.OutOfMemoryException,
-    duckdb.FatalException,
-    duckdb.TransactionException,  # a commit for which the disk has no room
-)
-_ROWS_A_SORT = 1_000_000
+_ROWS_PER_SORT = 1_000_000
 _SORTS_AT_MOST = 64
 
 
@@ -91,23 +82,23 @@ def open_harvest(
         ConfigError: one of the SAEs has another harvest in this store, and `replace` is off.
         FingerprintError: the store knows another model or SAE under these names.
     """
-    register_subject(db, subject)
-    keys = {sae.sae_id: register_sae(db, sae) for sae in saes}
-    found = one(db, "SELECT harvest_key FROM harvests WHERE harvest_id = ?", [harvest_id])
-    if found is not None and _holds_all(db, int(found[0]), keys):
-        return read_harvest(db, int(found[0]), keys)
+    with transaction(db):
+        register_subject(db, subject)
+        keys = {sae.sae_id: register_sae(db, sae) for sae in saes}
+    known = one(db, "SELECT harvest_key FROM harvests WHERE harvest_id = ?", [harvest_id])
+    if known is not None and _holds_all(db, int(known[0]), keys):
+        return read_harvest(db, int(known[0]), keys)
     for sae_id, sae_key in keys.items():
-        _check_room(db, sae_id, sae_key, replace=replace)
+        _check_free(db, sae_id, sae_key, replace=replace)
     drop_harvests(db, keys)
     key = int(value(db, "SELECT nextval('harvest_keys')"))
-    db.begin()
-    db.execute(
-        "INSERT INTO harvests VALUES (?, ?, ?, ?, ?, ?, false)",
-        [key, harvest_id, subject.model_id, subject.fingerprint,
-         json.dumps(settings, sort_keys=True), settings["n_ctx"]],
-    )  # fmt: skip
-    insert(db, "harvest_saes", {"sae_key": list(keys.values()), "harvest_key": [key] * len(keys)})
-    db.commit()
+    with transaction(db):
+        db.execute(
+            "INSERT INTO harvests VALUES (?, ?, ?, ?, ?, ?, false)",
+            [key, harvest_id, subject.model_id, subject.fingerprint,
+             json.dumps(settings, sort_keys=True), settings["n_ctx"]],
+        )  # fmt: skip
+        insert(db, "harvest_saes", {"sae_key": list(keys.values()), "harvest_key": [key] * len(keys)})
     return read_harvest(db, key, keys)
 
 
@@ -130,7 +121,8 @@ def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
 def set_batch_tokens(db: Db, record: HarvestRecord, batch_tokens: int) -> None:
     """Remember the batch size that was found, so that a resumed harvest computes in the same batches."""
     settings = json.dumps({**record.settings, "batch_tokens": batch_tokens}, sort_keys=True)
-    db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
+    with transaction(db):
+        db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
 
 
 def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
@@ -139,19 +131,18 @@ def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
     Raises:
         DataError: the disk is full, or the store cannot be written; the shards before stay.
     """
-    folder = staging.staging_dir(db, key)
-    try:
-        for sae_key, columns in tables.nonzeros.items():
-            staging.write_part(folder, row.number, sae_key, columns)
-        db.begin()
-        try:
-            _insert_shard(db, key, row, tables)
-            db.commit()
-        except BaseException:
-            _roll_back(db)
-            raise
-    except _WRITE_FAULTS as error:
-        raise _cannot_write(error) from error
+    folder = _staging_dir(db, key)
+    for sae_key, columns in tables.nonzeros.items():
+        staging.write_nonzeros(folder, row.number, sae_key, columns)
+    with transaction(db):
+        insert(db, "documents", tables.documents)
+        insert(db, "windows", tables.windows)
+        for columns in tables.bins.values():
+            insert(db, "activation_bins", columns)
+        db.execute(
+            "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
+            [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
+        )
 
 
 class BinMerger:
@@ -160,7 +151,7 @@ class BinMerger:
     So they grow with the features, not with the text, and two rows at most are added up for each that came.
     """
 
-    def __init__(self, db: Db, sae_keys: Sequence[int], *, least: int = BINS_A_MERGE) -> None:
+    def __init__(self, db: Db, sae_keys: Sequence[int], *, least: int = BINS_PER_MERGE) -> None:
         self._db = db
         self._sae_keys = list(sae_keys)
         self._least = least
@@ -174,31 +165,12 @@ class BinMerger:
         """
         if self._count() - self._left < max(self._least, self._left):
             return
-        _merge_bins(self._db, self._sae_keys)
+        merge_bins(self._db, self._sae_keys)
         self._left = self._count()
 
     def _count(self) -> int:
         sql = "SELECT count(*) FROM activation_bins WHERE list_contains(?, sae_key)"
         return int(value(self._db, sql, [self._sae_keys]))
-
-
-def _merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
-    try:
-        merge_bins(db, sae_keys)
-    except _WRITE_FAULTS as error:
-        _roll_back(db)
-        raise _cannot_write(error) from error
-
-
-def _insert_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
-    insert(db, "documents", tables.documents)
-    insert(db, "windows", tables.windows)
-    for columns in tables.bins.values():
-        insert(db, "activation_bins", columns)
-    db.execute(
-        "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
-        [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
-    )
 
 
 def finish_harvest(
@@ -216,32 +188,27 @@ def finish_harvest(
     Raises:
         DataError: the disk is full, or shards are missing; what is stored so far is kept.
     """
-    folder = staging.staging_dir(db, record.key)
-    paths = {key: staging.parts(folder, record.shards, key) for key in record.sae_keys.values()}
+    folder = _staging_dir(db, record.key)
+    paths = {key: staging.nonzero_paths(folder, record.shards, key) for key in record.sae_keys.values()}
     stride = record.n_windows * int(record.settings["n_ctx"])
-    _merge_bins(db, list(paths))
-    try:
-        db.begin()
-        try:
-            with token_codes(db, record.key, folder) as strings:
-                for sae_id, key in record.sae_keys.items():
-                    _store_sorted(db, key, paths[key], precision, stride)
-                    sae = (sae_id, key, d_sae[sae_id])
-                    write_features(db, record.key, sae, record.n_tokens, middle, strings)
-            db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
-            db.commit()
-        except BaseException:
-            _roll_back(db)
-            raise
-        db.execute("CHECKPOINT")
-    except _WRITE_FAULTS as error:
-        raise _cannot_write(error) from error
+    merge_bins(db, list(paths))
+    with transaction(db):
+        with token_codes(db, record.key, folder) as strings:
+            for sae_id, key in record.sae_keys.items():
+                _store_sorted(db, key, paths[key], precision, stride)
+                write_features(db, record.key, (sae_id, key, d_sae[sae_id]), record.n_tokens, middle, strings)
+        db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
+    db.execute("CHECKPOINT")
     staging.clear(folder)
 
 
 def clear_staging(db: Db, record: HarvestRecord) -> None:
     """Remove what a run that was killed in its last moment left beside the store."""
-    staging.clear(staging.staging_dir(db, record.key))
+    staging.clear(_staging_dir(db, record.key))
+
+
+def _staging_dir(db: Db, key: int) -> Path:
+    return staging.staging_dir(db, "harvest") / str(key)
 
 
 def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, stride: int) -> None:
@@ -269,10 +236,10 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, 
         db.execute(
             f"""
             INSERT INTO activations_{precision} BY NAME
-            SELECT CAST($key AS INTEGER) AS sae_key, p.feature, CAST(p.feature AS BIGINT) * $stride + p.token AS place,
-                   $stride AS stride, {column}
+            SELECT CAST($key AS INTEGER) AS sae_key, p.feature,
+                   CAST(p.feature AS BIGINT) * $stride + p.token AS sort_key, $stride AS stride, {column}
             FROM read_parquet($paths) p JOIN feature_maxima m USING (feature)
-            WHERE p.feature >= $first AND p.feature < $stop ORDER BY place
+            WHERE p.feature >= $first AND p.feature < $stop ORDER BY sort_key
             """,
             {"key": sae_key, "stride": stride, "paths": paths, "first": first, "stop": stop},
         )
@@ -280,26 +247,14 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, 
 
 
 def _ranges(db: Db, sae_key: int) -> list[tuple[int, int]]:
-    """Runs of features [first, stop) of which each holds about as many nonzeros as are sorted at once."""
+    """Ranges of features [first, stop) of which each holds about as many nonzeros as are sorted at once."""
     counts = rows(
         db,
         "SELECT feature, sum(n) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
         [sae_key],
     )
-    limit = max(_ROWS_A_SORT, sum(int(n) for _, n in counts) // _SORTS_AT_MOST)
+    limit = max(_ROWS_PER_SORT, sum(int(n) for _, n in counts) // _SORTS_AT_MOST)
     return feature_ranges([(int(feature), int(n)) for feature, n in counts], limit)
-
-
-def _roll_back(db: Db) -> None:
-    try:
-        db.rollback()
-    except duckdb.Error:  # a failed commit has ended the transaction, or the whole database, already
-        return
-
-
-def _cannot_write(error: Exception) -> DataError:
-    reason = " ".join(str(error).split())[:200]
-    return DataError(f"the store cannot be written ({reason}); what is stored so far is kept")
 
 
 def _holds_all(db: Db, key: int, sae_keys: Mapping[str, int]) -> bool:
@@ -308,7 +263,7 @@ def _holds_all(db: Db, key: int, sae_keys: Mapping[str, int]) -> bool:
     return held == set(sae_keys.values())
 
 
-def _check_room(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
+def _check_free(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
     held = value(
         db, "SELECT count(*) FROM harvest_saes JOIN shards USING (harvest_key) WHERE sae_key = ?", [sae_key]
     )
@@ -322,8 +277,7 @@ def _check_room(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
 def drop_harvests(db: Db, sae_keys: Mapping[str, int]) -> None:
     """Drop what harvests stored of these SAEs, and harvests that are left without any SAE."""
     keys = list(sae_keys.values())
-    db.begin()
-    try:
+    with transaction(db):
         for table in _SAE_TABLES:
             db.execute(f"DELETE FROM {table} WHERE list_contains(?, sae_key)", [keys])
         # Imported features stay until the new harvest's statistics replace them.
@@ -335,20 +289,13 @@ def drop_harvests(db: Db, sae_keys: Mapping[str, int]) -> None:
         gone = [int(r[0]) for r in left]
         for table in ("documents", "windows", "shards", "harvests"):
             db.execute(f"DELETE FROM {table} WHERE list_contains(?, harvest_key)", [gone])
-        db.commit()
-    except BaseException:
-        _roll_back(db)
-        raise
     for key in gone:
-        staging.clear(staging.staging_dir(db, key))
+        staging.clear(_staging_dir(db, key))
 
 
 def count_stored(db: Db, record: HarvestRecord) -> tuple[int, int]:
     """Documents and nonzeros that the store holds of a harvest."""
     keys = list(record.sae_keys.values())
     documents = value(db, "SELECT count(*) FROM documents WHERE harvest_key = ?", [record.key])
-    exact, coded = (
-        value(db, f"SELECT count(*) FROM activations_{precision} WHERE list_contains(?, sae_key)", [keys])
-        for precision in ("f32", "u8")
-    )
-    return int(documents), int(exact) + int(coded)
+    nonzeros = value(db, "SELECT count(*) FROM activations WHERE list_contains(?, sae_key)", [keys])
+    return int(documents), int(nonzeros)

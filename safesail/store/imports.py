@@ -1,8 +1,7 @@
 """Bringing other people's catalogs in: tables of the release format into the store, nothing lost, nothing doubled."""
 
 import json
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,18 +45,6 @@ class ImportedSae:
     k: int | None = None
     sha256: str | None = None
     source: str = NOT_STATED
-
-
-@contextmanager
-def transaction(db: Db) -> Generator[None, None, None]:
-    """All of the block's writes, or none."""
-    db.begin()
-    try:
-        yield
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
 
 
 def register_model(db: Db, model: ImportedModel) -> None:
@@ -235,8 +222,8 @@ def _add_exemplars(db: Db) -> int:
                    unnest(range(len(f.activations))) AS position
             FROM fresh f JOIN windows w USING (harvest_key, document_id, start)
         )
-        SELECT sae_key, feature, window_id * ? + position AS place, 0 AS stride, value FROM long WHERE value <> 0
-        ORDER BY sae_key, feature, place
+        SELECT sae_key, feature, window_id * ? + position AS sort_key, 0 AS stride, value FROM long WHERE value <> 0
+        ORDER BY sae_key, feature, sort_key
         """,
         [IMPORT_N_CTX],
     )

@@ -1,4 +1,4 @@
-"""Schema of the store, as an ordered list of migrations. Append; never edit a released one."""
+"""Steps that bring stores of earlier versions to the newest schema. Append; never edit a released one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,9 +7,11 @@ import duckdb
 
 from safesail.errors import DataError, SchemaVersionError
 from safesail.store.schema import TABLES, VIEWS
+from safesail.store.sql import Db, rows, transaction
 
-Migration = Callable[[duckdb.DuckDBPyConnection], None]
+Migration = Callable[[Db], None]
 MIGRATIONS: list[Migration] = []
+"""In order. A new store gets the newest tables at once, and runs none of them."""
 
 
 def migration(step: Migration) -> Migration:
@@ -19,58 +21,51 @@ def migration(step: Migration) -> Migration:
 
 
 @migration
-def m001_tables_and_views(db: duckdb.DuckDBPyConnection) -> None:
-    """Every table of version 0.1, and the views that people query."""
-    for statement in (*TABLES, *VIEWS):
-        db.execute(statement)
+def m001_tables_and_views(db: Db) -> None:
+    """The first version's tables: every store has them."""
 
 
 @migration
-def m002_places(db: duckdb.DuckDBPyConnection) -> None:
-    """Activations of earlier stores get a stride of 0, by which their place is the token; no row is written anew.
-
-    A new store has been made with these columns.
-    """
-    known = db.execute(
-        "SELECT table_name FROM duckdb_columns() WHERE table_name IN ('activations_f32', 'activations_u8')"
-        " AND column_name = 'token'"
-    ).fetchall()
-    for (table,) in known:
+def m002_places(db: Db) -> None:
+    """Activations get a stride of 0, by which their place is the token; no row is written anew."""
+    for table in ("activations_f32", "activations_u8"):
         db.execute(f"ALTER TABLE {table} RENAME token TO place")
         db.execute(f"ALTER TABLE {table} ADD COLUMN stride BIGINT DEFAULT 0")
-    if known:
-        for statement in VIEWS:
-            db.execute(statement.replace("CREATE VIEW", "CREATE OR REPLACE VIEW", 1))
 
 
 @migration
-def m003_pair_isolation(db: duckdb.DuckDBPyConnection) -> None:
-    """The measure that SAEs are ranked by gets a name of its own: RAVEL and SAEBench call another score isolation."""
+def m003_names(db: Db) -> None:
+    """Names that say what they mean: a sort key, and a measure that no other work calls by the same name."""
+    for table in ("activations_f32", "activations_u8"):
+        db.execute(f"ALTER TABLE {table} RENAME place TO sort_key")
     db.execute("UPDATE sae_scores SET measure = 'pair_' || measure WHERE starts_with(measure, 'isolation')")
 
 
-def migrate(db: duckdb.DuckDBPyConnection) -> None:
-    """Bring `db` up to the newest schema; each step commits whole or not at all.
+def migrate(db: Db) -> None:
+    """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 
     Raises:
         SchemaVersionError: the file holds migrations that this version does not know.
     """
     db.execute("CREATE TABLE IF NOT EXISTS schema_version (applied TEXT NOT NULL)")
     applied = _applied(db)
-    for step in MIGRATIONS:
-        if step.__name__ in applied:
-            continue
-        db.begin()
-        try:
-            step(db)
+    missing = [step for step in MIGRATIONS if step.__name__ not in applied]
+    if not missing:
+        return
+    with transaction(db):
+        if applied:
+            for step in missing:
+                step(db)
+        else:
+            for statement in TABLES:
+                db.execute(statement)
+        for statement in VIEWS:
+            db.execute(statement)
+        for step in missing:
             db.execute("INSERT INTO schema_version VALUES (?)", [step.__name__])
-        except BaseException:
-            db.rollback()
-            raise
-        db.commit()
 
 
-def check_version(db: duckdb.DuckDBPyConnection, path: Path) -> None:
+def check_version(db: Db, path: Path) -> None:
     """Refuse a file that this version cannot read as it is.
 
     Raises:
@@ -85,8 +80,8 @@ def check_version(db: duckdb.DuckDBPyConnection, path: Path) -> None:
         raise SchemaVersionError(f"{path} lacks {missing[0]}; open it once for writing to migrate it")
 
 
-def _applied(db: duckdb.DuckDBPyConnection) -> set[str]:
-    applied = {str(name) for (name,) in db.execute("SELECT applied FROM schema_version").fetchall()}
+def _applied(db: Db) -> set[str]:
+    applied = {str(name) for (name,) in rows(db, "SELECT applied FROM schema_version")}
     if unknown := applied - {step.__name__ for step in MIGRATIONS}:
         raise SchemaVersionError(
             f"the store has migrations this version does not know ({sorted(unknown)[0]}); upgrade safesail"

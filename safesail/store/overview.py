@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from safesail.store.arrow import ArrowTable
-from safesail.store.catalog import LIVE_TAGS
 from safesail.store.connection import Db
 from safesail.store.sql import Row, rows
 
@@ -53,7 +52,7 @@ def figures_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
     try:
         return rows(
             db,
-            f"{_GROUPED}, g AS (SELECT DISTINCT t.sae_id, t.feature, _groups.place FROM ({LIVE_TAGS}) t"
+            f"{_GROUPED}, g AS (SELECT DISTINCT t.sae_id, t.feature, _groups.place FROM live_tags t"
             f" JOIN _groups USING (tag)) SELECT g.place, {_FIGURES} FROM f JOIN g USING (sae_id, feature)"
             " GROUP BY 1 ORDER BY 1",
         )
@@ -71,7 +70,7 @@ def all_tags(db: Db) -> list[Row]:
     """tag, number of features; most frequent first."""
     return rows(
         db,
-        f"SELECT tag, count(DISTINCT (sae_id, feature)) AS n FROM ({LIVE_TAGS}) GROUP BY 1 ORDER BY n DESC, 1",
+        "SELECT tag, count(DISTINCT (sae_id, feature)) AS n FROM live_tags GROUP BY 1 ORDER BY n DESC, 1",
     )
 
 
@@ -86,7 +85,7 @@ def scores_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
     try:
         return rows(
             db,
-            f"{_GROUPED}, g AS (SELECT DISTINCT t.sae_id, t.feature, _groups.place FROM ({LIVE_TAGS}) t"
+            f"{_GROUPED}, g AS (SELECT DISTINCT t.sae_id, t.feature, _groups.place FROM live_tags t"
             " JOIN _groups USING (tag)) SELECT g.place, f.value FROM f JOIN g USING (sae_id, feature)"
             " WHERE f.value IS NOT NULL ORDER BY 1, 2",
         )
@@ -138,14 +137,14 @@ def document_coverage(db: Db, document_ids: Sequence[str], min_score: float | No
             db,
             """
             WITH known AS (
-                SELECT d.document_id, d.whole, d.harvest_key, h.n_ctx, hs.sae_key, s.sae_id, s.layer
+                SELECT d.document_id, d.whole, d.harvest_key, hs.sae_key, s.sae_id, s.layer
                 FROM documents d SEMI JOIN _asked USING (document_id)
-                JOIN harvests h USING (harvest_key) JOIN harvest_saes hs USING (harvest_key)
+                JOIN harvest_saes hs USING (harvest_key)
                 JOIN saes s USING (sae_key)
             ), strong AS (
                 SELECT k.document_id, k.sae_key, a.feature, max(a.value) AS maximum
                 FROM known k JOIN windows w USING (harvest_key, document_id)
-                JOIN activations a ON a.sae_key = k.sae_key AND a.token // k.n_ctx = w.window_id
+                JOIN activations a ON a.sae_key = k.sae_key AND a.window_id = w.window_id
                 JOIN features f ON f.sae_id = k.sae_id AND f.feature = a.feature
                 JOIN catalog c ON c.sae_id = k.sae_id AND c."index" = a.feature
                 WHERE a.value >= f.q90 AND c.explanation IS NOT NULL AND c.explanation <> '***'

@@ -10,8 +10,7 @@ from safesail import __version__
 from safesail.domain.ids import layer_of
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
-from safesail.store.connection import Db
-from safesail.store.sql import one, rows, value
+from safesail.store.sql import Db, one, rows, value
 
 
 def register_subject(db: Db, subject: SubjectInfo) -> None:

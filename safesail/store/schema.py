@@ -1,4 +1,7 @@
-"""Tables and views of the store, in SQL. All times are UTC."""
+"""Tables and views of the store as this version has them, in SQL. All times are UTC.
+
+Whoever changes a table adds a step to `migrations.py` for stores that were made before.
+"""
 
 TABLES = (
     """
@@ -56,12 +59,12 @@ TABLES = (
     )
     """,
     """
-    CREATE TABLE selections (                   -- one row an SAE scored on a concept set with given settings
+    CREATE TABLE selections (                   -- one row per SAE scored on a concept set with given settings
         selection_id TEXT NOT NULL,             -- hash of SAE, model, concept set and settings
         sae_id       TEXT NOT NULL,
         concept_set  TEXT NOT NULL,             -- hash of all pairs
         settings     TEXT NOT NULL,             -- JSON
-        l0           DOUBLE,                    -- mean active features a token on the pairs' texts
+        l0           DOUBLE,                    -- mean active features per token on the pairs' texts
         fvu          DOUBLE,                    -- fraction of variance unexplained there, or NULL
         seconds      DOUBLE NOT NULL,
         PRIMARY KEY (selection_id)
@@ -158,11 +161,11 @@ TABLES = (
     )
     """,
     """
-    CREATE TABLE activations_f32 (              -- nonzeros only; sorted by feature, then token
+    CREATE TABLE activations_f32 (              -- nonzeros only; sorted by sort_key
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        place       BIGINT NOT NULL,            -- feature * stride + token: ascends, so its differences are packed
-        stride      BIGINT NOT NULL,            -- token slots of the harvest; 0: not sorted, place is the token
+        sort_key    BIGINT NOT NULL,            -- feature * stride + token: ascends, so its differences are packed
+        stride      BIGINT NOT NULL,            -- token slots of the harvest; 0: not sorted, sort_key is the token
         value       FLOAT NOT NULL
     )
     """,
@@ -170,7 +173,7 @@ TABLES = (
     CREATE TABLE activations_u8 (               -- the same, of harvests with precision u8
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        place       BIGINT NOT NULL,
+        sort_key    BIGINT NOT NULL,
         stride      BIGINT NOT NULL,
         code        UTINYINT NOT NULL           -- value = (code + 0.5) / 255.5 * the feature's maximum
     )
@@ -186,7 +189,7 @@ TABLES = (
     CREATE TABLE activation_bins (              -- histogram of every feature's nonzeros, whether they are kept or not
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: 64 bins an octave
+        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: 64 bins per octave
         n           BIGINT NOT NULL,
         total       DOUBLE NOT NULL,
         maximum     FLOAT NOT NULL
@@ -301,19 +304,25 @@ TABLES = (
 
 VIEWS = (
     """
-    CREATE VIEW catalog AS                      -- one row a feature
-    WITH explained AS (
-        SELECT * FROM explanations WHERE error IS NULL
-        QUALIFY row_number() OVER (
-            PARTITION BY sae_id, feature ORDER BY (text IS NULL), (lang = 'en') DESC, ordinal DESC) = 1
-    ), scored AS (
+    CREATE OR REPLACE VIEW newest_explanations AS -- one per feature: readable, English, then newest first
+    SELECT * FROM explanations WHERE error IS NULL
+    QUALIFY row_number() OVER (
+        PARTITION BY sae_id, feature ORDER BY (text IS NULL), (lang = 'en') DESC, ordinal DESC) = 1
+    """,
+    """
+    CREATE OR REPLACE VIEW live_tags AS         -- what no person took back; severity 0: "the feature does not have it"
+    SELECT t.sae_id, t.feature, t.tag, t.source, t.severity, t.rowid AS ordinal FROM tags t
+    WHERE t.severity IS DISTINCT FROM 0 AND NOT EXISTS (
+        SELECT 1 FROM tags p WHERE p.source = 'person' AND p.severity = 0
+          AND p.sae_id = t.sae_id AND p.feature = t.feature AND p.tag = t.tag)
+    """,
+    """
+    CREATE OR REPLACE VIEW catalog AS           -- one row per feature
+    WITH scored AS (
         SELECT * FROM scores
         QUALIFY row_number() OVER (PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1
     ), tagged AS (
-        SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags
-        FROM tags ANTI JOIN (SELECT * FROM tags WHERE source = 'person' AND severity = 0) AS rejected
-            USING (sae_id, feature, tag)
-        GROUP BY sae_id, feature
+        SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags FROM live_tags GROUP BY sae_id, feature
     )
     SELECT
         f.sae_id,
@@ -332,36 +341,39 @@ VIEWS = (
         c.reason AS score_reason
     FROM features f
     JOIN saes s USING (sae_id)
-    LEFT JOIN explained e USING (sae_id, feature)
+    LEFT JOIN newest_explanations e USING (sae_id, feature)
     LEFT JOIN scored c USING (explanation_id)
     LEFT JOIN tagged t ON t.sae_id = f.sae_id AND t.feature = f.feature
     """,
     """
-    CREATE VIEW ledger AS                       -- what was asked of language models, and what it cost
+    CREATE OR REPLACE VIEW ledger AS            -- what was asked of language models, and what it cost
     SELECT call_id, run_id, stage, sae_id, feature, model, endpoint, prompt_hash, status, error,
            input_tokens, output_tokens, input_tokens + output_tokens AS tokens, usage_source, price, seconds,
            created_at
     FROM llm_calls
     """,
     """
-    CREATE VIEW activations AS                  -- every stored nonzero, whatever its precision
-    -- token: window_id * n_ctx + position in the window
-    SELECT sae_key, feature, place - CAST(feature AS BIGINT) * stride AS token, value FROM activations_f32
-    UNION ALL
-    SELECT a.sae_key, a.feature, a.place - CAST(a.feature AS BIGINT) * a.stride AS token,
-           CAST((a.code + 0.5) / 255.5 * s.maximum AS FLOAT) AS value
-    FROM activations_u8 a JOIN activation_scales s USING (sae_key, feature)
+    CREATE OR REPLACE VIEW activations AS       -- every stored nonzero, whatever its precision
+    SELECT sae_key, feature, harvest_key, token,    -- token: n_ctx slots per window of the harvest
+           token // n_ctx AS window_id, CAST(token % n_ctx AS INTEGER) AS position, value
+    FROM (
+        SELECT sae_key, feature, sort_key - CAST(feature AS BIGINT) * stride AS token, value FROM activations_f32
+        UNION ALL
+        SELECT a.sae_key, a.feature, a.sort_key - CAST(a.feature AS BIGINT) * a.stride AS token,
+               CAST((a.code + 0.5) / 255.5 * s.maximum AS FLOAT) AS value
+        FROM activations_u8 a JOIN activation_scales s USING (sae_key, feature)
+    ) JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)
     """,
     """
-    CREATE VIEW exemplars AS                    -- windows in which a feature fires, strongest first within it
-    WITH active AS (                            -- grouped before windows are met: few rows, and no text among them
-        SELECT a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx AS window_id, max(a.value) AS maximum,
-               list(CAST(a.token % h.n_ctx AS INTEGER)) AS places, list(a.value) AS found
-        FROM activations a JOIN harvest_saes USING (sae_key) JOIN harvests h USING (harvest_key)
-        GROUP BY a.sae_key, a.feature, h.harvest_key, a.token // h.n_ctx
-    )
-    SELECT s.sae_id, a.feature AS "index", a.window_id, w.document_id, w.split, a.maximum, w.tokens,
-           list_sort(a.places) AS positions, list_select(a.found, list_grade_up(a.places)) AS activations
-    FROM active a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
+    CREATE OR REPLACE VIEW active_windows AS    -- windows in which a feature fires, without their text
+    SELECT sae_key, feature, harvest_key, window_id, max(value) AS maximum, list_sort(list(position)) AS positions,
+           list_select(list(value), list_grade_up(list(position))) AS activations
+    FROM activations GROUP BY sae_key, feature, harvest_key, window_id
+    """,
+    """
+    CREATE OR REPLACE VIEW exemplars AS         -- the same for people, with the text
+    SELECT s.sae_id, a.feature AS "index", a.window_id, w.document_id, w.split, a.maximum, w.tokens, a.positions,
+           a.activations
+    FROM active_windows a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
     """,
 )

@@ -7,8 +7,7 @@ from typing import Any
 
 from safesail.errors import NotFoundError
 from safesail.store.bulk import Column, insert
-from safesail.store.connection import Db
-from safesail.store.sql import one, rows
+from safesail.store.sql import Db, one, rows, transaction
 
 NEAR = 0.7
 """Pairs of candidates with decoder directions at least this close are kept for later stages, which have no weights."""
@@ -115,8 +114,7 @@ def write_selection(
         features: Likewise, columns feature, concept_id, frequency, swapped, n_pairs and candidate.
     """
     names = list(ScoreRow.__dataclass_fields__)
-    db.begin()
-    try:
+    with transaction(db):
         db.execute(
             "INSERT INTO selections VALUES (?, ?, ?, ?, ?, ?, ?)",
             [selection.selection_id, selection.sae_id, selection.concept_set,
@@ -128,10 +126,6 @@ def write_selection(
             insert(db, "sae_scores", {**_keys(selection, len(piece)), **columns})
         for piece in features:
             insert(db, "feature_concepts", {**_keys(selection, len(piece["feature"])), **piece})
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
 
 
 def _keys(selection: SelectionRow, n: int) -> dict[str, Column]:
@@ -253,8 +247,7 @@ def candidate_features(
 
 def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:
     """Record pairs of an SAE's features whose decoder directions have this cosine, in place of those recorded."""
-    db.begin()
-    try:
+    with transaction(db):
         db.execute("DELETE FROM near_features WHERE sae_id = ?", [sae_id])
         insert(
             db,
@@ -266,10 +259,6 @@ def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> 
                 "cosine": [cosine for _, _, cosine in pairs],
             },
         )
-    except BaseException:
-        db.rollback()
-        raise
-    db.commit()
 
 
 def near_features(db: Db, sae_id: str, cosine: float) -> list[tuple[int, int]]:

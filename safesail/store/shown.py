@@ -1,12 +1,8 @@
 """All that a store knows of one feature."""
 
-import numpy as np
-
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
-from safesail.store.catalog import LIVE_TAGS
-from safesail.store.connection import Db
-from safesail.store.sql import Row, one, rows
+from safesail.store.sql import Db, Row, one, rows
 
 
 def feature_row(db: Db, feature: FeatureId) -> Row:
@@ -53,7 +49,7 @@ def tag_rows(db: Db, feature: FeatureId) -> list[Row]:
     """tag, source, severity; in the order in which they were given."""
     return rows(
         db,
-        f"SELECT tag, source, severity FROM ({LIVE_TAGS}) WHERE sae_id = ? AND feature = ? ORDER BY place",
+        "SELECT tag, source, severity FROM live_tags WHERE sae_id = ? AND feature = ? ORDER BY ordinal",
         [feature.sae_id, feature.index],
     )
 
@@ -69,45 +65,18 @@ def concept_rows(db: Db, feature: FeatureId) -> list[Row]:
 
 
 def exemplar_rows(db: Db, feature: FeatureId, limit: int) -> list[Row]:
-    """document_id, start, split, tokens, positions, values of the strongest windows; strongest first.
-
-    Short statements over integer keys: planning one that joins it all takes longer than running it.
-    """
-    keys = one(
+    """document_id, start, split, tokens, positions, values of the strongest windows; strongest first."""
+    return rows(
         db,
-        "SELECT sae_key, harvest_key, n_ctx FROM saes JOIN harvest_saes USING (sae_key)"
-        " JOIN harvests USING (harvest_key) WHERE sae_id = ?",
-        [feature.sae_id],
+        """
+        WITH strongest AS (
+            SELECT * FROM active_windows
+            WHERE sae_key = (SELECT sae_key FROM saes WHERE sae_id = $sae_id) AND feature = $feature
+            ORDER BY maximum DESC, window_id LIMIT $limit
+        )
+        SELECT w.document_id, w.start, w.split, w.tokens, s.positions, s.activations
+        FROM strongest s JOIN windows w USING (harvest_key, window_id)
+        ORDER BY s.maximum DESC, w.document_id, w.start
+        """,
+        {"sae_id": feature.sae_id, "feature": feature.index, "limit": limit},
     )
-    if keys is None:
-        return []
-    sae_key, harvest_key, n_ctx = (int(key) for key in keys)
-    strongest = _strongest(db, (sae_key, feature.index), n_ctx, limit)
-    windows = rows(
-        db,
-        "SELECT w.window_id, w.document_id, w.start, w.split, w.tokens FROM windows w"
-        " JOIN (SELECT unnest(CAST(? AS BIGINT[])) AS window_id) USING (window_id) WHERE w.harvest_key = ?",
-        [list(strongest), harvest_key],
-    )
-    windows.sort(key=lambda w: (-max(strongest[w[0]][1]), w[1], w[2]))
-    return [(*place, *strongest[window_id]) for window_id, *place in windows]
-
-
-def _strongest(
-    db: Db, key: tuple[int, int], n_ctx: int, limit: int
-) -> dict[int, tuple[list[int], list[float]]]:
-    """By window_id: positions and values of the feature `key` (SAE's key, index) in its strongest windows."""
-    found = db.execute(
-        "SELECT token, value FROM activations WHERE sae_key = ? AND feature = ?", list(key)
-    ).fetchnumpy()
-    order = np.argsort(found["token"], kind="stable")
-    token, value = np.asarray(found["token"])[order], np.asarray(found["value"])[order]
-    if not len(token):
-        return {}
-    window_id, start = np.unique(token // n_ctx, return_index=True)
-    stop = np.append(start[1:], len(token))
-    top = np.lexsort((window_id, -np.maximum.reduceat(value, start)))[:limit]
-    return {
-        int(window_id[i]): ((token[a:b] % n_ctx).tolist(), value[a:b].tolist())
-        for i, a, b in zip(top, start[top], stop[top], strict=True)
-    }

@@ -7,9 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from safesail.store.bulk import Column, insert
-from safesail.store.connection import Db
 from safesail.store.ranges import feature_ranges
-from safesail.store.sql import rows
+from safesail.store.sql import Db, rows, transaction
 from safesail.store.top_tokens import TokenCodes, top_tokens
 
 Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
@@ -22,7 +21,7 @@ _BINS_AT_ONCE = 100_000
 
 
 def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
-    """Add up the histograms of shards: one row a feature and bin. Sums are exact, so their order leaves no trace.
+    """Add up the histograms of shards: one row per feature and bin. Sums are exact, so their order leaves no trace.
 
     Values of one bin share their exponent: 2^29 float32 of them add up in a double without rounding.
     """
@@ -38,19 +37,18 @@ def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
 
 def _merge(db: Db, which: dict[str, int]) -> None:
     of_these = "FROM activation_bins WHERE sae_key = $key AND feature >= $first AND feature < $stop"
-    db.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE merged_bins AS
-        SELECT sae_key, feature, bin, CAST(sum(n) AS BIGINT) AS n, sum(total) AS total, max(maximum) AS maximum
-        {of_these} GROUP BY ALL
-        """,
-        which,
-    )
-    db.begin()
-    db.execute(f"DELETE {of_these}", which)
-    db.execute("INSERT INTO activation_bins BY NAME SELECT * FROM merged_bins ORDER BY feature, bin")
-    db.commit()
-    db.execute("DROP TABLE merged_bins")
+    with transaction(db):
+        db.execute(
+            f"""
+            CREATE OR REPLACE TEMP TABLE merged_bins AS
+            SELECT sae_key, feature, bin, CAST(sum(n) AS BIGINT) AS n, sum(total) AS total, max(maximum) AS maximum
+            {of_these} GROUP BY ALL
+            """,
+            which,
+        )
+        db.execute(f"DELETE {of_these}", which)
+        db.execute("INSERT INTO activation_bins BY NAME SELECT * FROM merged_bins ORDER BY feature, bin")
+        db.execute("DROP TABLE merged_bins")
 
 
 def write_features(
@@ -61,7 +59,7 @@ def write_features(
     middle: Middle,
     strings: TokenCodes,
 ) -> None:
-    """Write one row a feature, those that never fired included.
+    """Write one row per feature, those that never fired included.
 
     Args:
         db: Store, in which the SAE's histograms are merged and its activations sorted.

@@ -3,8 +3,7 @@
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.catalog import REJECTED as REJECTED
-from safesail.store.connection import Db
-from safesail.store.sql import one
+from safesail.store.sql import Db, one
 
 
 def write_tag(db: Db, feature: FeatureId, tag: str, source: str, severity: int | None) -> None:

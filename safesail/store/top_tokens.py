@@ -10,9 +10,8 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from safesail.store.arrow import ArrowBatch
-from safesail.store.connection import Db
 from safesail.store.ranges import runs
-from safesail.store.sql import one
+from safesail.store.sql import Db, value
 
 N_TOP_TOKENS = 10
 _ROWS_AT_ONCE = 1 << 17
@@ -41,14 +40,10 @@ def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes,
         harvest_key: Whose windows.
         folder: Where the file goes; made where it is missing.
     """
-    found = one(
-        db,
-        "SELECT h.n_ctx, coalesce(max(w.window_id) + 1, 0) FROM harvests h LEFT JOIN windows w USING (harvest_key)"
-        " WHERE h.harvest_key = ? GROUP BY 1",
-        [harvest_key],
+    n_ctx = int(value(db, "SELECT n_ctx FROM harvests WHERE harvest_key = ?", [harvest_key]))
+    n_windows = int(
+        value(db, "SELECT coalesce(max(window_id) + 1, 0) FROM windows WHERE harvest_key = ?", [harvest_key])
     )
-    assert found is not None, harvest_key
-    n_ctx, n_windows = int(found[0]), int(found[1])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "codes.partial"
     codes = np.memmap(path, np.int32, "w+", shape=(max(1, n_ctx * n_windows),))

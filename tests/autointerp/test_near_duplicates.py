@@ -41,7 +41,7 @@ def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
     db.execute("DELETE FROM activations_f32 WHERE sae_key = ? AND feature = ?", [key, b])
     db.execute(
         "INSERT INTO activations_f32 BY NAME SELECT sae_key, CAST($b AS INTEGER) AS feature,"
-        " place + ($b - feature) * stride AS place, stride, 2 * value AS value FROM activations_f32"
+        " sort_key + ($b - feature) * stride AS sort_key, stride, 2 * value AS value FROM activations_f32"
         " WHERE sae_key = $key AND feature = $a",
         {"a": a, "b": b, "key": key},
     )

@@ -29,8 +29,8 @@ from safesail.store.imports import (
     add_tables,
     register_imported_sae,
     register_model,
-    transaction,
 )
+from safesail.store.sql import transaction
 
 D_SAE = 65_536
 N_WORDS = 30_000

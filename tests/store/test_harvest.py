@@ -4,6 +4,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import DataError
 from safesail.harvest.activations import Nonzeros, bin_middle, histogram
-from safesail.store.connection import Db, open_memory, open_writer
+from safesail.store.connection import Db, open_writer
 from safesail.store.harvest import (
     BinMerger,
     HarvestRecord,
@@ -80,7 +81,7 @@ def finish(db: Db, record: HarvestRecord, precision: Precision) -> None:
 
 def harvested(made: Sequence[tuple[int, float]], precision: Precision) -> list[tuple[int, int, float]]:
     """(feature, token, value) as the store gives them back."""
-    with open_memory() as db:
+    with TemporaryDirectory() as folder, open_writer(Path(folder) / "store.duckdb") as db:
         record = begin(db)
         store(db, record, 0, made)
         finish(db, record, precision)
@@ -101,21 +102,20 @@ def test_one_byte_is_within_its_stated_error_and_never_zero(made: list[tuple[int
         assert shown.max() == pytest.approx(values.max(), rel=1e-6)  # the largest neither grows nor overflows
 
 
-def test_one_byte_codes_by_hand() -> None:
-    with open_memory() as db:
-        record = begin(db)
-        store(db, record, 0, [(2, 511.0), (2, 1.0), (2, 1e-6), (2, 3.0), (4, 0.25)])
-        finish(db, record, "u8")
-        # 511 / 255.5 = 2 a step: 1 is code 0, 3 is code 1, the maximum code 255; nothing lies below code 0.
-        codes = rows(db, "SELECT feature, place, stride, code FROM activations_u8 ORDER BY 1, 2")
-        assert codes == [  # one window of 64: feature 2 begins at 128, feature 4 at 256
-            (2, 128, 64, 255), (2, 129, 64, 0), (2, 130, 64, 0), (2, 131, 64, 1), (4, 260, 64, 255),
-        ]  # fmt: skip
-        assert rows(db, "SELECT feature, maximum FROM activation_scales ORDER BY 1") == [
-            (2, 511.0),
-            (4, 0.25),
-        ]
-        assert value(db, "SELECT count(*) FROM activations_f32") == 0
+def test_one_byte_codes_by_hand(db: Db) -> None:
+    record = begin(db)
+    store(db, record, 0, [(2, 511.0), (2, 1.0), (2, 1e-6), (2, 3.0), (4, 0.25)])
+    finish(db, record, "u8")
+    # 511 / 255.5 = 2 a step: 1 is code 0, 3 is code 1, the maximum code 255; nothing lies below code 0.
+    codes = rows(db, "SELECT feature, sort_key, stride, code FROM activations_u8 ORDER BY 1, 2")
+    assert codes == [  # one window of 64: feature 2 begins at 128, feature 4 at 256
+        (2, 128, 64, 255), (2, 129, 64, 0), (2, 130, 64, 0), (2, 131, 64, 1), (4, 260, 64, 255),
+    ]  # fmt: skip
+    assert rows(db, "SELECT feature, maximum FROM activation_scales ORDER BY 1") == [
+        (2, 511.0),
+        (4, 0.25),
+    ]
+    assert value(db, "SELECT count(*) FROM activations_f32") == 0
 
 
 def test_rows_lie_sorted_by_feature_and_histograms_are_merged(db: Db) -> None:
@@ -136,7 +136,7 @@ def test_rows_lie_sorted_by_feature_and_histograms_are_merged(db: Db) -> None:
     assert max(came for came, _ in n_bins) <= 30 + 200 + 30
     assert 1 <= sum(left < came for came, left in n_bins) <= 3
     finish(db, record, "f32")
-    lie = rows(db, "SELECT feature, place FROM activations_f32")
+    lie = rows(db, "SELECT feature, sort_key FROM activations_f32")
     assert lie == sorted(lie) and len(lie) == 40 * len(made)
     assert value(db, "SELECT sum(n) FROM activation_bins") == 40 * len(made)
     flat = np.array([v for nonzeros in made for f, v in nonzeros if f == 3], dtype=np.float32)
@@ -188,7 +188,7 @@ def test_places_ascend_in_the_tables_own_order_and_give_every_token_back(
     for number in range(n_windows):
         store(db, record, number, every(N_CTX, number, d_sae))
     finish(db, record, precision)
-    stored = rows(db, f"SELECT feature, place, stride FROM activations_{precision}")
+    stored = rows(db, f"SELECT feature, sort_key, stride FROM activations_{precision}")
     places = [r[1] for r in stored]
     assert all(a < b for a, b in itertools.pairwise(places)) and len(places) == n_windows * N_CTX
     assert {r[2] for r in stored} == {n_windows * N_CTX}  # narrower, and features would overlap
@@ -209,10 +209,11 @@ def test_places_ascend_in_the_tables_own_order_and_give_every_token_back(
 
 
 def test_places_of_a_wide_sae_and_a_long_text_do_not_overflow(db: Db) -> None:
+    assert begin(db).sae_keys[SAE.sae_id] == 1
     db.execute(
-        "INSERT INTO activations_f32 VALUES (1, 2_000_000_000, 2_000_000_000_000_000_007, 1_000_000_000, 1)"
+        "INSERT INTO activations_f32 VALUES (1, 2_000_000_000, 2_000_000_000_000_000_070, 1_000_000_000, 1)"
     )
-    assert rows(db, "SELECT token FROM activations") == [(7,)]
+    assert rows(db, "SELECT token, window_id, position FROM activations") == [(70, 1, 6)]
 
 
 def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> None:
@@ -233,7 +234,7 @@ def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> Non
         assert add_tables(db, {"exemplars": [pa.table(table)]}, ["exemplars"]) == {"exemplars": 1}
     mine = record.sae_keys[SAE.sae_id]
     theirs = value(db, "SELECT sae_key FROM saes WHERE sae_id = 'theirs'")
-    assert rows(db, "FROM activations ORDER BY ALL") == [
+    assert rows(db, "SELECT sae_key, feature, token, value FROM activations ORDER BY ALL") == [
         (mine, 2, 1, 3.0), (mine, 5, 0, 1.0), (mine, 5, 2, 2.0),
         (theirs, 2, 1, 4.0), (theirs, 8, IMPORT_N_CTX, 7.0), (theirs, 8, IMPORT_N_CTX + 2, 8.0),
     ]  # fmt: skip
@@ -301,6 +302,6 @@ def test_reading_a_feature_passes_over_other_features_rows(tmp_path: Path) -> No
         packed = rows(
             db,
             "SELECT DISTINCT compression FROM pragma_storage_info('activations_f32')"
-            " WHERE column_name = 'place' AND segment_type <> 'VALIDITY'",
+            " WHERE column_name = 'sort_key' AND segment_type <> 'VALIDITY'",
         )
         assert packed == [("BitPacking",)]

@@ -5,7 +5,6 @@ from safesail.domain.records import Concept, ConceptPair, SaeInfo
 from safesail.errors import NotFoundError
 from safesail.store.concepts import read_concepts, write_concepts
 from safesail.store.connection import Db
-from safesail.store.migrations import migrate
 from safesail.store.registry import register_sae
 from safesail.store.selection import (
     ScoreRow,
@@ -77,16 +76,6 @@ def test_scores_by_scope(db: Db) -> None:
     assert [r.value for r in read_scores(db, "s1", scope="domain")] == [0.9]
     with pytest.raises(NotFoundError, match="no selection 's2'"):
         read_scores(db, "s2")
-
-
-def test_selections_of_earlier_stores_keep_their_ranking_under_its_new_name(db: Db) -> None:
-    record(db, "s1", "one", 0.9)
-    db.execute("UPDATE sae_scores SET measure = 'isolation'")
-    db.execute("DELETE FROM schema_version WHERE applied = 'm003_pair_isolation'")
-    assert ranked_saes(db)[0].value is None
-    migrate(db)
-    assert ranked_saes(db)[0].value == 0.9
-    assert {r.measure for r in read_scores(db, "s1")} == {"pair_isolation"}
 
 
 def test_candidates_are_the_union_over_concepts_best_first(db: Db) -> None:

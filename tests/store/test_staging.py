@@ -8,7 +8,7 @@ import pytest
 
 from safesail.errors import DataError
 from safesail.store import staging
-from safesail.store.connection import Db, open_memory
+from safesail.store.connection import Db
 
 COLUMNS = {
     "feature": np.array([3, 3, 70_000], dtype=np.int32),
@@ -18,8 +18,8 @@ COLUMNS = {
 
 
 def test_a_part_holds_what_was_written(tmp_path: Path) -> None:
-    staging.write_part(tmp_path / "1", 12, 3, COLUMNS)
-    (path,) = staging.parts(tmp_path / "1", [12], 3)
+    staging.write_nonzeros(tmp_path / "1", 12, 3, COLUMNS)
+    (path,) = staging.nonzero_paths(tmp_path / "1", [12], 3)
     table = pq.read_table(path)
     for name, column in COLUMNS.items():
         assert table[name].to_numpy().tolist() == column.tolist()
@@ -27,40 +27,31 @@ def test_a_part_holds_what_was_written(tmp_path: Path) -> None:
 
 
 def test_a_part_written_again_replaces_the_first(tmp_path: Path) -> None:
-    staging.write_part(tmp_path, 0, 1, COLUMNS)
-    staging.write_part(tmp_path, 0, 1, {name: column[:1] for name, column in COLUMNS.items()})
-    assert [pq.read_table(path).num_rows for path in staging.parts(tmp_path, [0], 1)] == [1]
+    staging.write_nonzeros(tmp_path, 0, 1, COLUMNS)
+    staging.write_nonzeros(tmp_path, 0, 1, {name: column[:1] for name, column in COLUMNS.items()})
+    assert [pq.read_table(path).num_rows for path in staging.nonzero_paths(tmp_path, [0], 1)] == [1]
 
 
 def test_a_half_written_part_does_not_count(tmp_path: Path) -> None:
     (tmp_path / "0000000-1.partial").write_bytes(b"PAR1 half")
     with pytest.raises(DataError, match=r"0000000-1\.parquet is missing; .* put it back, or start again"):
-        staging.parts(tmp_path, [0], 1)
+        staging.nonzero_paths(tmp_path, [0], 1)
 
 
 def test_parts_come_in_the_order_of_the_shards_past_ten(tmp_path: Path) -> None:
     for shard in (10, 9, 2):
-        staging.write_part(tmp_path, shard, 1, COLUMNS)
-    names = [Path(path).name for path in staging.parts(tmp_path, {10, 2, 9}, 1)]
+        staging.write_nonzeros(tmp_path, shard, 1, COLUMNS)
+    names = [Path(path).name for path in staging.nonzero_paths(tmp_path, {10, 2, 9}, 1)]
     assert names == ["0000002-1.parquet", "0000009-1.parquet", "0000010-1.parquet"]
 
 
 def test_files_lie_beside_the_store_and_go_with_the_last_harvest(db: Db, tmp_path: Path) -> None:
-    first, second = staging.staging_dir(db, 1), staging.staging_dir(db, 2)
+    first, second = staging.staging_dir(db, "harvest") / "1", staging.staging_dir(db, "harvest") / "2"
     assert first == tmp_path / "store.duckdb.harvest" / "1"
     for folder in (first, second):
-        staging.write_part(folder, 0, 1, COLUMNS)
+        staging.write_nonzeros(folder, 0, 1, COLUMNS)
     staging.clear(first)
     assert second.is_dir()
     staging.clear(second)
     assert not second.parent.exists()
     staging.clear(second)  # nothing there: nothing to do
-
-
-def test_a_store_in_memory_has_a_folder_of_its_own() -> None:
-    with open_memory() as db, open_memory() as other:
-        folder = staging.staging_dir(db, 1)
-        assert folder == staging.staging_dir(db, 1)
-        assert folder.parent != staging.staging_dir(other, 1).parent
-        for used in (folder, staging.staging_dir(other, 1)):
-            staging.clear(used)

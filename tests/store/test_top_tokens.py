@@ -30,6 +30,7 @@ def fill(db: Db) -> np.ndarray:
             f"CREATE OR REPLACE TABLE {table} (harvest_key INTEGER, {columns})"
         )  # what is read of them
     db.execute("INSERT INTO harvests VALUES (1, ?), (2, ?)", [N_CTX, N_CTX])
+    db.execute("INSERT INTO harvest_saes VALUES (5, 1)")
     for window in range(N_WINDOWS):
         tokens = [VOCABULARY[i] for i in rng.integers(0, len(VOCABULARY), rng.integers(1, N_CTX + 1))]
         db.execute("INSERT INTO windows (harvest_key, window_id, tokens) VALUES (1, ?, ?)", [window, tokens])
@@ -38,7 +39,7 @@ def fill(db: Db) -> np.ndarray:
             for feature in rng.choice(N_FEATURES - 1, 4, replace=False).tolist():
                 # Few values, so that sums are often equal and the order of strings decides.
                 db.execute(
-                    "INSERT INTO activations_f32 BY NAME SELECT 5 AS sae_key, ? AS feature, ? AS place, 0 AS stride,"
+                    "INSERT INTO activations_f32 BY NAME SELECT 5 AS sae_key, ? AS feature, ? AS sort_key, 0 AS stride,"
                     " ? AS value",
                     [feature, window * N_CTX + position, float(rng.integers(1, 3))],
                 )
