@@ -81,10 +81,10 @@ def read_times(db: Db, sae_id: str, features: list[int]) -> dict[str, float]:
         top = rows(
             db,
             """
-            SELECT token // ?, max(value) FROM activations WHERE sae_key = ? AND feature = ?
+            SELECT window_id, max(value) FROM activations WHERE sae_key = ? AND feature = ?
             GROUP BY 1 ORDER BY 2 DESC LIMIT ?
             """,
-            [f.n_ctx, f.sae_key, index, N_WINDOWS],
+            [f.sae_key, index, N_WINDOWS],
         )
         fetch_windows(db, f, [int(r[0]) for r in top])
         milliseconds.append(1000 * (time.perf_counter() - start))
