@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from safesail.cli.options import json_option, quiet_option, store_option
-from safesail.cli.output import plain, print_json, print_table
+from safesail.cli.output import plain, print_json, print_styled, print_table
 
 if TYPE_CHECKING:
     from safesail.catalog.search import By
@@ -113,15 +113,13 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
     Example:
         safesail catalog show smollm2-l14-mlp-k16#42
     """
-    from rich.console import Console
-
     from safesail.catalog.show import render_feature, show_feature
     from safesail.catalog.source import open_source
     from safesail.domain.ids import parse_feature
 
     with open_source(store) as db:
         shown = show_feature(db, parse_feature(feature), n_windows=windows)
-    print_json(shown) if as_json else Console().print(render_feature(shown))
+    print_json(shown) if as_json else print_styled(render_feature(shown))
 
 
 @catalog.command()

@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from safesail.resources import cache_dir, resource_dir
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at."""
+    """What was looked at, and what there is."""
 
     what: str
     ok: bool
@@ -22,6 +23,7 @@ class Check:
 
 PACKAGES = ("torch", "transformer-lens", "sae-lens", "transformers", "duckdb", "openai", "datasets")
 ENOUGH_DISK = 2 * 10**9
+REACH_SECONDS = 3.0
 
 
 def examine(store: Path) -> list[Check]:
@@ -69,13 +71,39 @@ def _model() -> Check:
 
 
 def _endpoint() -> Check:
-    base = os.environ.get("OPENAI_BASE_URL", "https://api.openai.com/v1")
-    key = (
-        "a key is set"
-        if os.environ.get("OPENAI_API_KEY")
-        else "no OPENAI_API_KEY: only the built-in model answers"
-    )
-    return Check("endpoint", True, f"{base} ({key})")
+    from safesail.llm.address import check_address
+
+    base, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
+    if not base and not key:
+        return Check(
+            "endpoint", True, "no OPENAI_API_KEY, no OPENAI_BASE_URL: only the built-in models answer"
+        )
+    base = base or "https://api.openai.com/v1"
+    try:
+        check_address(base)
+    except SafeSailError as error:
+        return Check("endpoint", False, f"OPENAI_BASE_URL: {error}")
+    reached, answer = _reach(base)
+    return Check("endpoint", reached, f"{base} ({'a key is set' if key else 'no OPENAI_API_KEY'}), {answer}")
+
+
+def _reach(base: str) -> tuple[bool, str]:
+    """Whether anything answers there. No key is sent, and no redirect followed."""
+    from urllib.error import HTTPError
+    from urllib.request import HTTPRedirectHandler, build_opener
+
+    class Stay(HTTPRedirectHandler):
+        def redirect_request(self, *_: object) -> None:
+            return None
+
+    try:
+        build_opener(Stay).open(f"{base.rstrip('/')}/models", timeout=REACH_SECONDS).close()
+    except HTTPError as error:
+        error.close()
+        return True, f"reached (HTTP {error.code})"
+    except (OSError, ValueError, HTTPException) as error:
+        return False, f"not reached: {getattr(error, 'reason', error)}"
+    return True, "reached"
 
 
 def _disk() -> Check:

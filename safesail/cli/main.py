@@ -1,6 +1,8 @@
 """The `safesail` command."""
 
+import os
 import sys
+import traceback
 from typing import NoReturn
 
 import click
@@ -14,10 +16,12 @@ from safesail.cli.machine import doctor
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
 from safesail.cli.selecting import select_sae
+from safesail.cli.terminal import guard_streams
 from safesail.cli.training import train_sae
 from safesail.errors import SafeSailError
 
 INTERRUPTED = 130
+MAX_MESSAGE = 300
 
 
 class InOrder(click.Group):
@@ -30,6 +34,7 @@ class InOrder(click.Group):
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="safesail")
+@click.option("--debug", is_flag=True, expose_value=False, help="Show where an unexpected error arose.")
 def cli() -> None:
     """Find, explain and score the features of sparse autoencoders (SAEs), for safety work.
 
@@ -44,7 +49,8 @@ for _command in (
 
 
 def main() -> NoReturn:
-    """Run the command line; every failure that a user can act on is one line on stderr."""
+    """Run the command line; every failure is one line on stderr and an exit code."""
+    guard_streams()
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -55,9 +61,21 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        os._exit(0)  # who read is gone; nothing more may be written, not even by closing
     except SafeSailError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 the last resort: a user sees one line, whatever went wrong
+        click.echo(f"error: {_unexpected(error)}", err=True)
+        sys.exit(1)
+
+
+def _unexpected(error: Exception) -> str:
+    """One line about an error that nobody foresaw, or with --debug where it arose."""
+    if "--debug" in sys.argv:
+        return "".join(traceback.format_exception(error)).rstrip()
+    text = " ".join(str(error).split())[:MAX_MESSAGE]
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {text}; `safesail --debug ...` shows where it arose"

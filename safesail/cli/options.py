@@ -23,8 +23,16 @@ def store_option() -> Decorator:
 
 
 def json_option() -> Decorator:
-    """`--json`: machine-readable results on stdout."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+    """`--json`: machine-readable results on stdout; `--full`: texts of a table are folded, not cut."""
+    full = click.option(
+        "--full", is_flag=True, expose_value=False, callback=_keep_full, help="Do not cut texts."
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+    return lambda function: as_json(full(function))
+
+
+def _keep_full(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta["full"] = value
 
 
 def quiet_option() -> Decorator:

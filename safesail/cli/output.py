@@ -2,38 +2,132 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 import click
 
-WIDE = 4_000
-"""Columns of a table that no person is looking at."""
+from safesail.cli.terminal import CleanStream, clean, escape_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+GAP = 2
+"""Blanks between columns."""
+
+LEAST = 14
+"""Cells that a column of text may be narrowed to."""
 
 
 def print_json(value: Any) -> None:
     """One JSON document; records become objects, unknown values null."""
-    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+    click.echo(escape_json(json.dumps(plain(value), ensure_ascii=False, indent=2, allow_nan=False)))
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, title: str | None = None) -> None:
-    """A table with one column a key of the first row; numbers right, unknown values as a dash."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON array, written as its rows come."""
+    start = "[\n"
+    for row in rows:
+        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+        click.echo(start + escape_json(line), nl=False)
+        start = ",\n"
+    click.echo("\n]" if start == ",\n" else "[]")
 
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A table whose columns are the keys of the first row, the most important first.
+
+    Numbers stand right and are never broken, unknown values are a dash. Into a pipe or a file a line is a row,
+    whole. On a terminal long texts are cut (`--full` folds them instead), and columns that find no room are left
+    out and named on stderr.
+    """
     if not rows:
         click.echo("nothing to show")
         return
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for name in rows[0]:
-        numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(shown(row[name])) for name in rows[0]))
-    # Into a pipe or a file nothing is folded: a line is a row.
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    width = None
+    if sys.stdout.isatty():
+        from shutil import get_terminal_size
+
+        width = get_terminal_size().columns
+    context = click.get_current_context(silent=True)
+    full = context is not None and bool(context.meta.get("full"))
+    lines, left_out = layout(rows, width=width, full=full)
+    click.echo("\n".join(lines))
+    if left_out:
+        click.echo(f"no room for {', '.join(left_out)}; a wider terminal or --json shows them", err=True)
+
+
+def layout(
+    rows: Sequence[Mapping[str, Any]], *, width: int | None, full: bool
+) -> tuple[list[str], list[str]]:
+    """Lines of a table, and the columns that found no room in `width` cells; None: no limit."""
+    from rich.cells import cell_len
+
+    names = list(rows[0])
+    is_number = {n: all(isinstance(row[n], int | float | None) for row in rows) for n in names}
+    cells = [{n: _one_line(shown(row[n])) for n in names} for row in rows]
+    wanted = {n: max(cell_len(_one_line(n)), *(cell_len(row[n]) for row in cells)) for n in names}
+    widths, left_out = dict(wanted), list[str]()
+    if width is not None:
+        widths = _fitted(wanted, is_number, width)
+        left_out = [n for n in names if n not in widths]
+    lines: list[str] = []
+    for row in ({n: _one_line(n) for n in names}, *cells):
+        folded = [_folded(row[n], cells_wide, full=full) for n, cells_wide in widths.items()]
+        lines += [
+            (" " * GAP)
+            .join(_padded(part, widths[n], right=is_number[n]) for n, part in zip(widths, parts, strict=True))
+            .rstrip()
+            for parts in zip_longest(*folded, fillvalue="")
+        ]
+    return lines, left_out
+
+
+def _fitted(wanted: Mapping[str, int], is_number: Mapping[str, bool], width: int) -> dict[str, int]:
+    """Widths of the columns that find room, in their order; what is left over goes to the first texts."""
+    widths: dict[str, int] = {}
+    for name, cells in wanted.items():
+        least = cells if is_number[name] else min(cells, LEAST)
+        if not widths or sum(widths.values()) + GAP * len(widths) + least <= width:
+            widths[name] = least
+    spare = width - sum(widths.values()) - GAP * (len(widths) - 1)
+    for name in widths:
+        more = max(0, min(spare, wanted[name] - widths[name]))
+        widths[name] += more
+        spare -= more
+    return widths
+
+
+def _folded(cell: str, width: int, *, full: bool) -> list[str]:
+    from rich.cells import cell_len, chop_cells, set_cell_size
+
+    if cell_len(cell) <= width:
+        return [cell]
+    return chop_cells(cell, width) if full else [set_cell_size(cell, width - 1) + "…"]
+
+
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    from rich.cells import cell_len
+
+    blanks = " " * (width - cell_len(cell))
+    return blanks + cell if right else cell + blanks
+
+
+def _one_line(text: str) -> str:
+    return clean(text).replace("\n", "⏎").replace("\t", " ")
+
+
+def print_styled(renderable: "RenderableType") -> None:
+    """What rich draws: coloured on a terminal, its text cleaned; plain in a pipe."""
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+
+    stream = sys.stdout.styled if isinstance(sys.stdout, CleanStream) else sys.stdout
+    console = Console(file=stream, highlight=False)
+    parts = [Segment(clean(s.text), s.style) for s in console.render(renderable) if not s.control]
+    console.print(Segments(parts), end="")
 
 
 def shown(cell: Any) -> str:

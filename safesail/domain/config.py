@@ -48,7 +48,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"no file at {path}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-45
+    # ValueError: not UTF-8, or a date such as 2024-13-45; RecursionError: nested without end.
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must be a mapping of settings, not {type(content).__name__}")

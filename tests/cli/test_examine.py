@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytest_httpserver import HTTPServer
 
 from safesail.cli import examine as doctor
 from safesail.cli.examine import Check, examine
@@ -42,8 +43,55 @@ def test_a_key_is_never_shown(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     found = checks(bare)
-    assert found["endpoint"].found == "http://localhost:1/v1 (a key is set)"
+    assert found["endpoint"].found.startswith("http://localhost:1/v1 (a key is set), not reached: ")
+    assert not found["endpoint"].ok
     assert not any("very-secret" in check.found for check in found.values())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2@localhost:1/v1",
+        "http://me:hunter2%40x@localhost:1/v1",
+        "http://me%40x:hunter2@[::1/v1",
+        "http://localhost:1/v1?key=hunter2",
+        "hunter2",
+    ],
+)
+def test_a_password_in_the_endpoints_address_is_never_shown(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    endpoint = checks(bare)["endpoint"]
+    assert not endpoint.ok
+    assert endpoint.found.startswith("OPENAI_BASE_URL: the endpoint's address must")
+    assert "hunter2" not in endpoint.found
+
+
+@pytest.mark.parametrize("url", ["http://local%40host:1/v1", "http://[::1/v1", "http://localhost:port/v1"])
+def test_an_address_that_is_none_is_not_reached(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    endpoint = checks(bare)["endpoint"]
+    assert not endpoint.ok
+    assert "\n" not in endpoint.found
+
+
+def test_an_endpoint_that_answers_is_reached_and_shown_no_key(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, httpserver: HTTPServer
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+    monkeypatch.setenv("OPENAI_BASE_URL", httpserver.url_for("/v1"))
+    httpserver.expect_oneshot_request("/v1/models").respond_with_data("", status=401)
+    httpserver.expect_oneshot_request("/v1/models").respond_with_data(
+        "", status=302, headers={"Location": "http://localhost:1/elsewhere"}
+    )
+    for status in (401, 302):
+        endpoint = checks(bare)["endpoint"]
+        assert endpoint.ok
+        assert endpoint.found.endswith(f"(a key is set), reached (HTTP {status})")
+    assert not any("Authorization" in request.headers for request, _ in httpserver.log)
 
 
 def test_a_store_is_opened_and_measured(bare: Path) -> None:

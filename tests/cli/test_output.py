@@ -52,9 +52,8 @@ def test_json_keeps_text_and_refuses_nan(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_table_in_a_pipe_is_a_line_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     long = "word " * 100
-    print_table([{"name": long, "n": 1}, {"n": 20000, "name": "[bold]b[/bold]"}], title="T")
-    title, header, first, second = capsys.readouterr().out.splitlines()
-    assert title.strip() == "T"
+    print_table([{"name": long, "n": 1}, {"n": 20000, "name": "[bold]b[/bold]"}])
+    header, first, second = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "n"]
     assert first.split() == [*long.split(), "1"]
     assert second.split() == ["[bold]b[/bold]", "20,000"]

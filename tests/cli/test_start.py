@@ -1,5 +1,6 @@
 """The command line starts fast, and says what is wrong in one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,11 +49,65 @@ def test_wrong_usage_is_exit_code_2() -> None:
     assert safesail("harvest", "--n-ctx", "x").returncode == 2
 
 
-def safesail(*arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "from safesail.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+BROKEN = """
+from safesail.cli.main import cli, main
+
+@cli.command()
+def broken():
+    raise ZeroDivisionError("of all\\x1b[2J\\nthings")
+
+main()
+"""
+
+
+def test_what_nobody_foresaw_is_one_line_and_its_trace_is_kept_for_debug() -> None:
+    done = run(BROKEN, "broken")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: unexpected ZeroDivisionError: of all things; `safesail --debug ...` shows where it arose\n"
     )
+    traced = run(BROKEN, "--debug", "broken")
+    assert traced.returncode == 1
+    assert "in broken\n" in traced.stderr
+    assert "\x1b" not in traced.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (
+            "concepts",
+            "generate",
+            "x",
+            "--definition",
+            "d",
+            "--budget",
+            "1k",
+            "--store",
+            "/proc/no/store.duckdb",
+        ),
+        ("harvest", "--sae", "s", "--text", "/proc/self/mem"),
+        ("run", "deep.yaml"),
+        ("concepts", "check", "deep.yaml"),
+        ("concepts", "check", "deep.jsonl"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_one_line(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "deep.yaml").write_text("[" * 100_000, encoding="utf-8")
+    (tmp_path / "deep.jsonl").write_text("[" * 200_000, encoding="utf-8")
+    done = run("from safesail.cli.main import main; main()", *arguments, folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"error: (?!unexpected)[^\n]+\n", done.stderr), done.stderr
+
+
+def safesail(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("from safesail.cli.main import main; main()", *arguments)
+
+
+def run(code: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
 
 
 def test_help_shows_examples_line_by_line() -> None:
