@@ -3,7 +3,6 @@
 import os
 import shutil
 from dataclasses import dataclass
-from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 
@@ -89,21 +88,13 @@ def _endpoint() -> Check:
 
 def _reach(base: str) -> tuple[bool, str]:
     """Whether anything answers there. No key is sent, and no redirect followed."""
-    from urllib.error import HTTPError
-    from urllib.request import HTTPRedirectHandler, build_opener
-
-    class Stay(HTTPRedirectHandler):
-        def redirect_request(self, *_: object) -> None:
-            return None
+    import httpx  # the openai package's own; it knows of proxies
 
     try:
-        build_opener(Stay).open(f"{base.rstrip('/')}/models", timeout=REACH_SECONDS).close()
-    except HTTPError as error:
-        error.close()
-        return True, f"reached (HTTP {error.code})"
-    except (OSError, ValueError, HTTPException) as error:
-        return False, f"not reached: {getattr(error, 'reason', error)}"
-    return True, "reached"
+        answer = httpx.get(f"{base.rstrip('/')}/models", timeout=REACH_SECONDS, follow_redirects=False)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        return False, f"not reached: {' '.join(str(error).split()) or type(error).__name__}"
+    return True, f"reached (HTTP {answer.status_code})"
 
 
 def _disk() -> Check:
