@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from safesail.autointerp.score_feature import score_feature
-from safesail.autointerp.scoring_config import ScoringConfig
-from safesail.domain.records import Exemplar, Explanation
+from safesail.autointerp.config import ScoringConfig
+from safesail.autointerp.simulator import score_feature
+from safesail.domain.records import Exemplar, Explanation, Score
 from safesail.domain.undefined import Undefined
 from safesail.llm.budget import parse_budget
 from safesail.llm.budget_tracker import Spent
@@ -22,7 +22,6 @@ from safesail.llm.types import CallContext, ChatClient, LLMAnswer, LLMRequest
 from safesail.metrics.correlation import bootstrap_interval, pearson, spearman
 from safesail.prompting.marking import plain, safe_text
 from safesail.prompting.segments import cut_segments
-from safesail.store.explanations import DetailedScore
 
 Claim = tuple[Explanation, Sequence[Exemplar]]
 """An explanation, and held-out windows of its feature."""
@@ -71,15 +70,14 @@ def score_all(claims: Sequence[Claim], model: ChatClient, config: ScoringConfig)
     ledger = MemoryLedger()
     client = MeteredClient(model, ledger, parse_budget("unlimited"))
 
-    async def run() -> list[DetailedScore | None]:
-        found = [await score_feature(client, e, windows, config, other=None) for e, windows in claims]
-        return [f if isinstance(f, DetailedScore) else None for f in found]
+    async def run() -> list[Score]:
+        return [await score_feature(client, e, windows, config, other=None) for e, windows in claims]
 
     scores = asyncio.run(run())
     return Scored(
-        tuple(None if s is None else s.value for s in scores),
-        tuple(0 if s is None else s.tokens for s in scores),
-        tuple(0 if s is None else s.n_windows for s in scores),
+        tuple(s.value for s in scores),
+        tuple(s.tokens or 0 for s in scores),
+        tuple(s.n_windows or 0 for s in scores),
         tuple(ledger.calls),
     )
 

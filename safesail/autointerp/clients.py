@@ -1,29 +1,62 @@
-"""The explainer and the simulator of a run: one ledger, one purse."""
+"""The explainer and the simulator of a run: one ledger, one budget."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from safesail.autointerp.config import AutointerpConfig
+from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.llm.budget import Budget, Prices
 from safesail.llm.embedding import Embed
 from safesail.llm.factory import EMBEDDING, make_client
-from safesail.llm.metered import MeteredClient
-from safesail.llm.types import ChatClient
+from safesail.llm.metered import Check, MeteredClient
+from safesail.llm.types import Answered, CallContext, ChatClient, LLMRequest
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db
 from safesail.subject.minilm import load_minilm, weights_folder
+
+
+class Client(Protocol):
+    """Whom a walk asks: a model behind cache, ledger and budget, or one that only prices what it is asked."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where answers come from."""
+        ...
+
+    @property
+    def spent_tokens(self) -> int:
+        """Newly spent by all clients of the run."""
+        ...
+
+    @property
+    def unspent(self) -> float:
+        """What is left of the budget, in its unit; endless where it is."""
+        ...
+
+    @property
+    def gap(self) -> float:
+        """The most that a call has cost less than was reserved for it, in the budget's unit."""
+        ...
+
+    @property
+    def costs(self) -> Mapping[FeatureId | None, float]:
+        """What was newly spent on each feature, in the budget's unit; 0 for others."""
+        ...
+
+    async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
+        """An answer, from the cache or newly paid."""
+        ...
 
 
 @dataclass(frozen=True)
 class ChatPair:
     """Two clients that spend from one budget."""
 
-    explainer: MeteredClient
-    simulator: MeteredClient
-
-    @property
-    def spent_tokens(self) -> int:
-        """Tokens newly spent by both."""
-        return self.explainer.spent_tokens
+    explainer: Client
+    simulator: Client
+    budget: Budget
 
 
 @dataclass(frozen=True)
@@ -45,6 +78,15 @@ class ChatSettings:
             )
         if self.simulator == EMBEDDING:
             weights_folder()  # fails here, before anything is written, where the extra is missing
+
+    def named_in(self, config: AutointerpConfig) -> AutointerpConfig:
+        """The settings with the names of the models that are asked."""
+        return config.model_copy(
+            update={
+                "explain": config.explain.model_copy(update={"model": self.explainer}),
+                "scoring": config.scoring.model_copy(update={"model": self.simulator}),
+            }
+        )
 
     def models(self) -> tuple[ChatClient, ChatClient]:
         """Explainer and simulator, with no ledger round them.
@@ -72,7 +114,9 @@ class ChatSettings:
             replay=self.replay,
             concurrency=self.concurrency,
         )
-        return ChatPair(explainer, explainer if simulator is inner else explainer.sharing(simulator))
+        return ChatPair(
+            explainer, explainer if simulator is inner else explainer.sharing(simulator), self.budget
+        )
 
 
 def _load_embed() -> Embed:

@@ -2,13 +2,11 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from safesail.domain.config import Config
+from safesail.autointerp.config import ExemplarConfig
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Kind, Split, Window
 from safesail.metrics.quantiles import levels
@@ -23,27 +21,6 @@ from safesail.store.exemplars import (
 
 PEAK_TOKENS = 3
 """Tokens on either side of the strongest one that must differ for two windows to count as different."""
-
-
-class ExemplarConfig(Config):
-    """How many windows of each kind are taken."""
-
-    n_active: Annotated[int, Field(ge=1)] = 10
-    """Windows in which the feature fires, spread over activation levels."""
-
-    n_random: Annotated[int, Field(ge=0)] = 5
-    """Windows in which it does not fire, drawn from the whole split."""
-
-    n_hard: Annotated[int, Field(ge=0)] = 5
-    """Windows in which it does not fire although they hold a token on which it often does."""
-
-    n_boundary: Annotated[int, Field(ge=0)] = 0
-    """Windows in which it does not fire, of documents in which it fires elsewhere."""
-
-    n_levels: Annotated[int, Field(ge=1, le=10)] = 5
-    """Activation levels, cut by linear steps up to the feature's 0.999 quantile."""
-
-    seed: int = 0
 
 
 def collect(db: Db, feature: FeatureId, split: Split, config: ExemplarConfig) -> list[Exemplar]:

@@ -6,107 +6,77 @@ from pathlib import Path
 
 import numpy as np
 
-from safesail.autointerp.explain_config import ExplainConfig
+from safesail.autointerp.clients import Client
+from safesail.autointerp.config import ExplainConfig
 from safesail.domain.config import load_yaml
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Failed
 from safesail.errors import BadAnswerError, ConfigError
-from safesail.llm.metered import MeteredClient
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.metrics.quantiles import levels
 from safesail.prompting.marking import crop, marked, plain
 from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation, parse_sentence
 from safesail.prompting.templates import load_template
 from safesail.resources import resource_dir
-from safesail.store.explanations import ConfidentExplanation, FailedExplanation
 
 N_LEVELS = 10
 STAGE = "explain"
 
 
-class Explainer:
-    """Writes explanations with one model and one prompt."""
+async def explain(
+    client: Client,
+    feature: FeatureId,
+    windows: Sequence[Exemplar],
+    config: ExplainConfig,
+    *,
+    q999: float,
+    hint: str | None = None,
+) -> Explanation | Failed:
+    """Ask once. A bad answer becomes `Failed`; whatever else goes wrong is raised.
 
-    def __init__(self, client: MeteredClient, config: ExplainConfig) -> None:
-        self._client = client
-        self._config = config
-        self._template = load_template(STAGE, config.template_name)
+    Args:
+        client: The explainer.
+        feature: The feature.
+        windows: Windows of the `train` split: those in which it fires, the most telling first, and controls.
+        config: What is shown and asked.
+        q999: Activation that counts as strength 10: the feature's Q(0.999).
+        hint: What the explainer is told beforehand, e.g. the concept that nominated the feature.
+            None, the default, lets it find out by itself.
 
-    async def explain(
-        self,
-        feature: FeatureId,
-        active: Sequence[Exemplar],
-        controls: Sequence[Exemplar],
-        *,
-        q999: float,
-        hint: str | None = None,
-    ) -> Explanation | Failed:
-        """Ask once. A bad answer becomes `Failed`; whatever else goes wrong is raised.
+    Raises:
+        BudgetExceededError: nothing was sent.
+        LLMUnavailableError: the endpoint is dead.
+    """
+    assert all(e.window.split == "train" for e in windows), "explainer shown held-out windows"
+    assert all(e.feature == feature for e in windows), "windows of another feature"
+    if not any(e.kind == "active" for e in windows):
+        raise ValueError(f"{feature}: an explanation needs at least one window in which the feature fires")
+    request = make_request(client.endpoint, windows, config, q999=q999, hint=hint)
+    explainer = f"{request.model} @ {request.endpoint}"
+    prompt_hash = load_template(STAGE, config.template_name).prompt_hash
 
-        Args:
-            feature: The feature.
-            active: Windows of the `train` split in which it fires, the most telling first.
-            controls: Windows of the `train` split in which it does not.
-            q999: Activation that counts as strength 10: the feature's Q(0.999).
-            hint: What the explainer is told beforehand, e.g. the concept that nominated the feature.
-                None, the default, lets it find out by itself.
+    def parse(text: str) -> ParsedExplanation:
+        return read_answer(text, config)
 
-        Raises:
-            BudgetExceededError: nothing was sent.
-            LLMUnavailableError: the endpoint is dead.
-        """
-        assert all(e.window.split == "train" for e in (*active, *controls)), (
-            "explainer shown held-out windows"
-        )
-        assert all(e.feature == feature for e in (*active, *controls)), "windows of another feature"
-        if not active:
-            raise ValueError(
-                f"{feature}: an explanation needs at least one window in which the feature fires"
-            )
-        request = self.request(active, controls, q999=q999, hint=hint)
-        explainer = f"{request.model} @ {request.endpoint}"
-        context = CallContext(STAGE, self._template.prompt_hash, feature)
-        try:
-            answered = await self._client.ask(request, context, self._parse)
-            found = self._parse(answered.answer.text)
-        except BadAnswerError as error:
-            return FailedExplanation(
-                feature, STAGE, type(error).__name__, str(error), explainer, self._template.prompt_hash
-            )
-        return ConfidentExplanation(
-            feature=feature,
-            text=found.text,
-            tags=found.tags,
-            explainer=explainer,
-            prompt_hash=self._template.prompt_hash,
-            confidence=found.confidence,
-        )
-
-    def request(
-        self,
-        active: Sequence[Exemplar],
-        controls: Sequence[Exemplar],
-        *,
-        q999: float,
-        hint: str | None = None,
-    ) -> LLMRequest:
-        """What is sent for a feature; pure."""
-        return make_request(self._client.endpoint, active, controls, self._config, q999=q999, hint=hint)
-
-    def _parse(self, text: str) -> ParsedExplanation:
-        return read_answer(text, self._config)
+    try:
+        answered = await client.ask(request, CallContext(STAGE, prompt_hash, feature), parse)
+        parsed = parse(answered.answer.text)
+    except BadAnswerError as error:
+        return Failed(feature, type(error).__name__, str(error), explainer, prompt_hash)
+    return Explanation(feature, parsed.text, parsed.tags, explainer, prompt_hash, parsed.confidence)
 
 
 def make_request(
     endpoint: str,
-    active: Sequence[Exemplar],
-    controls: Sequence[Exemplar],
+    windows: Sequence[Exemplar],
     config: ExplainConfig,
     *,
     q999: float,
     hint: str | None = None,
 ) -> LLMRequest:
     """What is sent to `endpoint` for a feature, of whose windows `config` says how many are shown; pure."""
+    active = [e for e in windows if e.kind == "active"]
+    controls = [e for e in windows if e.kind != "active"]
     rendered = load_template(STAGE, config.template_name).render(
         active=[_shown(e, q999, config) for e in active[: config.n_active]],
         controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],

@@ -1,24 +1,25 @@
 """What a run would cost and bring, without asking anybody."""
 
+import asyncio
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from safesail.autointerp import explainer as explaining
-from safesail.autointerp.budgeted import BudgetedConfig, Plan
-from safesail.autointerp.exemplars import collect
-from safesail.autointerp.scoring_config import ScoringConfig
-from safesail.autointerp.simulator import STAGE, batches_of, make_request
-from safesail.autointerp.units import units_of
+from safesail.autointerp.clients import ChatPair, ChatSettings
+from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.explainer import STAGE as EXPLAIN
+from safesail.autointerp.loop import Plan, Walk
+from safesail.autointerp.simulator import STAGE as SIMULATE
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar
 from safesail.errors import BadAnswerError, ConfigError
 from safesail.llm.budget import Budget, Prices, price_of
-from safesail.llm.types import ChatClient, LLMRequest
+from safesail.llm.metered import Check
+from safesail.llm.types import Answered, CallContext, ChatClient, LLMAnswer, LLMRequest
 from safesail.store.calls import answers_to, usage_so_far
 from safesail.store.connection import Db
-from safesail.store.exemplars import find_feature
 from safesail.store.explanations import read_scores
 
 TOKENS_PER_BYTE = 0.25
@@ -119,89 +120,51 @@ class Forecast:
         )
 
 
-class Forecaster:
-    """Builds the calls that a run would make, and looks up which of them are answered already."""
+class PricingClient:
+    """Answers nothing and prices everything: a walk that asks it is a dry run.
 
-    def __init__(
-        self, db: Db, models: tuple[ChatClient, ChatClient], config: BudgetedConfig, prices: Prices
-    ) -> None:
+    What the cache has is answered and free. An explanation that is not written yet has a stand-in of usual length.
+    """
+
+    unspent = math.inf
+    gap = 0.0
+    spent_tokens = 0
+
+    def __init__(self, db: Db, inner: ChatClient, prices: Prices, stand_in: Callable[[str], str]) -> None:
+        """`stand_in` puts a text into the form of an explainer's answer."""
         self._db = db
-        self._explaining, self._simulating = models
-        self._config = config
+        self._inner = inner
         self._prices = prices
-        self._usage = {
-            stage: usage_so_far(db, model, stage)
-            for stage, model in ((explaining.STAGE, config.explain.model), (STAGE, config.scoring.model))
-        }
+        self._stand_in = stand_in
+        self._asked: set[str] = set()
+        self.costs: dict[FeatureId | None, float] = defaultdict(float)
+        self.expected: dict[FeatureId | None, Cost] = defaultdict(Cost)
+        """By feature."""
 
-    def forecast(self, sae_id: str, plan: Plan, budget: Budget) -> Forecast:
-        """Expect what `budget` buys of a plan's features, the first one first.
+    @property
+    def endpoint(self) -> str:
+        """Of the client inside."""
+        return self._inner.endpoint
 
-        Raises:
-            ConfigError: a budget in dollars, and a model has no price.
-        """
-        features = plan.features
-        costs = [self._feature(number, feature, plan) for number, feature in enumerate(features)]
-        finished, spent = 0, Cost()
-        for cost in costs:
-            if _amount(spent + cost, budget) + _gap(cost, budget) > budget.amount:
-                break
-            finished, spent = finished + 1, spent + cost
-        return Forecast(
-            sae_id,
-            len(features),
-            finished,
-            spent,
-            sum(costs, Cost()),
-            self._above_chance(sae_id, finished),
-            self._basis(),
-        )
-
-    def _feature(self, number: int, feature: FeatureId, plan: Plan) -> Cost:
-        config = self._config
-        first = plan.shared.get(feature, feature)
-        request = self._request(first, plan.hints.get(first))
-        if request is None:
-            return Cost()  # it fails without a call
-        text, cost = self._explanation(request)
-        if first != feature:
-            cost = Cost()  # paid for with the feature that it is nearly the same as
-        held_out = collect(self._db, feature, "test", config.held_out)
-        requests = list(_simulations(self._simulating.endpoint, text, held_out, config.scoring))
-        simulation = sum((self._call(r, self._simulating, STAGE) for r in requests), Cost())
-        # The chance line asks the same of another explanation.
-        every = config.chance_every
-        twice = every > 0 and number > 0 and number % every == 0
-        return cost + simulation + simulation if twice else cost + simulation
-
-    def _request(self, feature: FeatureId, hint: str | None) -> LLMRequest | None:
-        """What would be asked about a feature; None where it never fires in a window that may be shown."""
-        shown = collect(self._db, feature, "train", self._config.shown)
-        q999 = find_feature(self._db, feature).q999
-        active = [e for e in shown if e.kind == "active"]
-        if not active or q999 is None:
-            return None
-        silent = [e for e in shown if e.kind != "active"]
-        endpoint = self._explaining.endpoint
-        return explaining.make_request(endpoint, active, silent, self._config.explain, q999=q999, hint=hint)
-
-    def _explanation(self, request: LLMRequest) -> tuple[str, Cost]:
-        """The explanation as the cache has it, or a text of usual length in its place; and what it would cost."""
-        cost = self._call(request, self._explaining, explaining.STAGE)
-        known = answers_to(self._db, [request.cache_key()]).get(request.cache_key())
-        if known is None:
-            return _STAND_IN, cost
-        try:
-            return explaining.read_answer(known, self._config.explain).text, cost
-        except BadAnswerError:  # a parser that has changed since: it will be asked again
-            return _STAND_IN, cost
-
-    def _call(self, request: LLMRequest, client: ChatClient, stage: str) -> Cost:
+    async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
+        """What the cache has; else the price is noted, and there is a stand-in for an explanation only."""
         key = request.cache_key()
-        if key in answers_to(self._db, [key]):
-            return Cost(cached=1)
-        worst = client.worst_case(request)
-        usage = self._usage[stage]
+        known = answers_to(self._db, [key]).get(key)
+        if known is not None and _passes(check, known):
+            self.expected[context.feature] += Cost(cached=1)
+            return Answered(LLMAnswer(known, "stop", 0, 0, "estimated"), cached=True)
+        self.expected[context.feature] += (
+            Cost(cached=1) if key in self._asked else self._price(request, context.stage)
+        )
+        self._asked.add(key)
+        if context.stage != EXPLAIN or context.feature is None:
+            raise BadAnswerError("a dry run asks nobody")
+        text = self._stand_in(f"{_STAND_IN} {context.feature.index}")  # no two features have the same
+        return Answered(LLMAnswer(text, "stop", 0, 0, "estimated"), cached=False)
+
+    def _price(self, request: LLMRequest, stage: str) -> Cost:
+        worst = self._inner.worst_case(request)
+        usage = usage_so_far(self._db, request.model, stage)
         n_bytes = len(request.system.encode()) + len(request.prompt.encode())
         rate = TOKENS_PER_BYTE if usage is None else usage.tokens_per_byte
         n_in = min(rate * n_bytes, worst - request.max_tokens)
@@ -210,33 +173,70 @@ class Forecaster:
         price = price_of(self._prices, request.model, round(n_in), round(n_out))
         return Cost(1, n_in, n_out, price, worst - n_in - n_out)
 
-    def _above_chance(self, sae_id: str, finished: int) -> float | None:
-        """By the share of earlier scores of this method whose interval lies above their chance line."""
-        judged = [
-            s.low > s.chance
-            for s in read_scores(self._db, sae_id, method=self._config.scoring.label)
-            if s.low is not None and s.chance is not None
-        ]
-        return finished * sum(judged) / len(judged) if judged else None
 
-    def _basis(self) -> str:
-        known = [
-            f"{stage}: {u.answers:,} earlier answers" for stage, u in self._usage.items() if u is not None
-        ]
-        unknown = [stage for stage, u in self._usage.items() if u is None]
-        if unknown:
-            known.append(
-                f"{' and '.join(unknown)}: no earlier answers, so {TOKENS_PER_BYTE} tokens a byte and "
-                f"{SHARE_OF_ROOM:.0%} of the answer's room"
-            )
-        return f"an estimate ({'; '.join(known)})"
+def forecast(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig) -> Forecast:
+    """Expect what a budget buys of a plan's features, the first one first; asks nobody and writes nothing.
+
+    Raises:
+        ConfigError: a budget in dollars, and a model has no price.
+    """
+    settings, budget = chat.named_in(config), chat.budget
+
+    def stand_in(text: str) -> str:
+        return json.dumps({"explanation": text}) if settings.explain.answer == "json" else text
+
+    explainer, simulator = (PricingClient(db, model, chat.prices or {}, stand_in) for model in chat.models())
+    walk = Walk(db, ChatPair(explainer, simulator, budget), settings, None)
+    asyncio.run(walk.run(plan, quiet=True))
+    costs = [explainer.expected[feature] + simulator.expected[feature] for feature in plan.features]
+    finished, spent = 0, Cost()
+    for cost in costs:
+        if _amount(spent + cost, budget) + _gap(cost, budget) > budget.amount:
+            break
+        finished, spent = finished + 1, spent + cost
+    above = _above_chance(db, plan.sae_id, settings, f"{settings.scoring.model} @ {simulator.endpoint}")
+    return Forecast(
+        plan.sae_id,
+        len(plan.features),
+        finished,
+        spent,
+        sum(costs, Cost()),
+        None if above is None else finished * above,
+        _basis(db, settings),
+    )
 
 
-def _simulations(
-    endpoint: str, text: str, windows: Sequence[Exemplar], config: ScoringConfig
-) -> Iterator[LLMRequest]:
-    for batch in batches_of(windows, config.calls_windows):
-        yield make_request(endpoint, text, units_of(batch, config), config)
+def _passes(check: Check | None, answer: str) -> bool:
+    """Whether a cached answer can be read: one that a changed parser refuses is asked for again."""
+    try:
+        if check is not None:
+            check(answer)
+    except BadAnswerError:
+        return False
+    return True
+
+
+def _above_chance(db: Db, sae_id: str, config: AutointerpConfig, simulator: str) -> float | None:
+    """Share of earlier scores by this method and simulator whose interval lies above their chance line."""
+    judged = [
+        s.low > s.chance
+        for s in read_scores(db, sae_id, method=config.scoring.label, simulator=simulator)
+        if s.low is not None and s.chance is not None
+    ]
+    return sum(judged) / len(judged) if judged else None
+
+
+def _basis(db: Db, config: AutointerpConfig) -> str:
+    models = {EXPLAIN: config.explain.model, SIMULATE: config.scoring.model}
+    usages = {stage: usage_so_far(db, model, stage) for stage, model in models.items()}
+    known = [f"{stage}: {u.answers:,} earlier answers" for stage, u in usages.items() if u is not None]
+    unknown = [stage for stage, u in usages.items() if u is None]
+    if unknown:
+        known.append(
+            f"{' and '.join(unknown)}: no earlier answers, so {TOKENS_PER_BYTE} tokens per byte and "
+            f"{SHARE_OF_ROOM:.0%} of the answer's room"
+        )
+    return f"an estimate ({'; '.join(known)})"
 
 
 def _amount(cost: Cost, budget: Budget) -> float:
@@ -253,7 +253,7 @@ def _amount(cost: Cost, budget: Budget) -> float:
 
 
 def _gap(cost: Cost, budget: Budget) -> float:
-    """What must be free beyond the expected cost, since a call's worst case is held before it is sent."""
+    """What must be free beyond the expected cost, since a call's worst case is reserved before it is sent."""
     if budget.unit == "calls" or cost.tokens == 0:
         return 0.0
     if budget.unit == "dollars":

@@ -1,13 +1,19 @@
-"""How well predictions agree with the truth. Pure."""
+"""How well predictions agree with the truth, and the score that this makes. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from safesail.autointerp.units import Simulated
+from safesail.autointerp.config import ScoringConfig
+from safesail.autointerp.units import Simulated, Simulation
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Score
 from safesail.domain.undefined import Undefined
 from safesail.metrics.correlation import auc, balanced_accuracy, pearson, pearson_interval, window_sums
+
+MIN_ANSWERED = 0.5
+"""A score over a smaller share of its windows would be one of the windows that a model likes to answer."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,72 @@ def agreement(windows: Sequence[Simulated], *, draws: int, seed: int) -> Agreeme
     )
 
 
-def defined(figure: float | Undefined) -> float | None:
+def score_of(
+    feature: FeatureId,
+    simulator: str,
+    simulation: Simulation,
+    chance: Simulation | None,
+    config: ScoringConfig,
+    prompt_hash: str,
+) -> Score:
+    """What a simulation of a feature's explanation amounts to.
+
+    Args:
+        feature: The feature.
+        simulator: Model and endpoint.
+        simulation: What was said of the windows by its explanation.
+        chance: The same by another feature's explanation; None: not measured.
+        config: Method and settings.
+        prompt_hash: Of the simulator's template.
+
+    Returns:
+        A score, whose value may be undefined with its reason; with an error where nothing was answered.
+    """
+    bare = Score(feature, config.label, simulator, None, tokens=simulation.tokens, prompt_hash=prompt_hash)
+    if not simulation.windows:
+        error, reason = "NoWindows", "the store holds no held-out window of this feature"
+        if simulation.failures:
+            error, reason = type(simulation.failures[0]).__name__, str(simulation.failures[0])
+        return replace(bare, error=error, reason=reason)
+    figures = agreement(simulation.windows, draws=config.draws, seed=config.seed)
+    value, reason = _verdict(figures, simulation)
+    low, high = (
+        figures.interval if value is not None and isinstance(figures.interval, tuple) else (None, None)
+    )
+    return replace(
+        bare,
+        value=value,
+        low=low,
+        high=high,
+        chance=_chance(chance, config),
+        auc=_defined(figures.auc),
+        balanced_accuracy=_defined(figures.balanced_accuracy),
+        n_units=figures.n_units,
+        n_windows=figures.n_windows,
+        reason=reason,
+    )
+
+
+def _chance(simulation: Simulation | None, config: ScoringConfig) -> float | None:
+    if simulation is None or not simulation.windows:
+        return None
+    return _verdict(agreement(simulation.windows, draws=1, seed=config.seed), simulation)[0]
+
+
+def _verdict(figures: Agreement, simulation: Simulation) -> tuple[float | None, str | None]:
+    """The score, or None and why there is none."""
+    n_asked = figures.n_windows + simulation.n_failed
+    if figures.n_windows < MIN_ANSWERED * n_asked:
+        error = simulation.failures[0]
+        return (
+            None,
+            f"only {figures.n_windows} of {n_asked} windows were answered; {type(error).__name__}: {error}",
+        )
+    if isinstance(figures.pearson, Undefined):
+        return None, figures.pearson.reason
+    return figures.pearson, None
+
+
+def _defined(figure: float | Undefined) -> float | None:
     """The figure, or None where it is undefined."""
     return None if isinstance(figure, Undefined) else figure

@@ -1,19 +1,18 @@
-"""Asking a simulator, which sees an explanation and texts and nothing else."""
+"""Scoring an explanation by asking a simulator, which sees the explanation and texts and nothing else."""
 
 import hashlib
 import json
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from safesail.autointerp.score import agreement
-from safesail.autointerp.scoring_config import ScoringConfig
-from safesail.autointerp.units import Simulated, Units, units_of
+from safesail.autointerp.clients import Client
+from safesail.autointerp.config import ScoringConfig
+from safesail.autointerp.score import agreement, score_of
+from safesail.autointerp.units import Simulated, Simulation, Units, units_of
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar, Failed
+from safesail.domain.records import Exemplar, Explanation, Score
 from safesail.domain.undefined import Undefined
 from safesail.errors import BadAnswerError
-from safesail.llm.metered import MeteredClient
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.prompting.marking import plain
 from safesail.prompting.parse import ACTIVE_SCHEMA, parse_active, parse_graded, parse_listed, parse_ratings
@@ -31,21 +30,6 @@ LETTERS = string.ascii_uppercase
 """Names of the windows in a prompt."""
 
 
-@dataclass(frozen=True)
-class Simulation:
-    """All that a simulator said of one explanation."""
-
-    windows: tuple[Simulated, ...]
-    failures: tuple[Failed, ...]
-    """One a batch whose answer could not be used."""
-
-    n_failed: int
-    """Windows in those batches."""
-
-    tokens: int
-    """Billed for all answers, those from the cache as they were billed then."""
-
-
 def batches_of(windows: Sequence[Exemplar], size: int) -> list[list[Exemplar]]:
     """Windows in batches of at most `size`, all about as large, in an order that tells nothing.
 
@@ -53,7 +37,7 @@ def batches_of(windows: Sequence[Exemplar], size: int) -> list[list[Exemplar]]:
     order depends on the windows alone, not on the order in which they come.
     """
     by_kind: dict[str, list[Exemplar]] = {}
-    for exemplar in sorted(windows, key=_place):
+    for exemplar in sorted(windows, key=_rank):
         by_kind.setdefault(exemplar.kind, []).append(exemplar)
     spread = [
         ((i + 0.5) / len(group), kind, exemplar)
@@ -64,11 +48,49 @@ def batches_of(windows: Sequence[Exemplar], size: int) -> list[list[Exemplar]]:
     n_batches = -(-len(mixed) // size)
     starts = [i * len(mixed) // n_batches for i in range(n_batches)]
     stops = [*starts[1:], len(mixed)]
-    return [sorted(mixed[a:b], key=_place) for a, b in zip(starts, stops, strict=True)] if mixed else []
+    return [sorted(mixed[a:b], key=_rank) for a, b in zip(starts, stops, strict=True)] if mixed else []
+
+
+async def score_feature(
+    client: Client,
+    explanation: Explanation,
+    windows: Sequence[Exemplar],
+    config: ScoringConfig,
+    *,
+    other: Explanation | None,
+) -> Score:
+    """Score `explanation` on held-out windows of its feature.
+
+    Args:
+        client: The simulator.
+        explanation: What is tested.
+        windows: Windows of the `test` split, active ones and controls.
+        config: Method and settings.
+        other: Another feature's explanation, which gives the chance line on the same windows; None: no line.
+
+    Returns:
+        A score, whose value may be undefined with its reason; with an error where nothing could be asked.
+
+    Raises:
+        BudgetExceededError: the next call does not fit; what was answered before is in the cache.
+        LLMUnavailableError: the endpoint is dead.
+    """
+    feature = explanation.feature
+    assert all(e.window.split == "test" for e in windows), "a score needs held-out windows"
+    assert all(e.feature == feature for e in windows), "windows of another feature"
+    assert other is None or other.feature != feature, "chance needs another feature's explanation"
+    context = context_of(feature, config)
+    simulation = await simulate(client, explanation.text, windows, config, context)
+    chance = None
+    # Not after answers that were paid for and of no use. A dry run has no answers, and prices the chance line too.
+    if other is not None and (simulation.windows or not simulation.tokens):
+        chance = await simulate(client, other.text, windows, config, context)
+    simulator = f"{config.model} @ {client.endpoint}"
+    return score_of(feature, simulator, simulation, chance, config, context.prompt_hash)
 
 
 async def simulate(
-    client: MeteredClient,
+    client: Client,
     explanation_text: str,
     windows: Sequence[Exemplar],
     config: ScoringConfig,
@@ -89,16 +111,16 @@ async def simulate(
         BudgetExceededError: the next batch does not fit; those before it are in the cache.
         LLMUnavailableError: the endpoint is dead.
     """
-    total = Simulation((), (), 0, 0)
+    total = Simulation()
     for batch in batches_of(windows, config.calls_windows):
-        total = _added(total, await _ask(client, explanation_text, batch, config, context))
+        total += await _ask(client, explanation_text, batch, config, context)
         if _decided(total.windows, config):
             break
     return total
 
 
 async def _ask(
-    client: MeteredClient,
+    client: Client,
     explanation_text: str,
     batch: Sequence[Exemplar],
     config: ScoringConfig,
@@ -111,14 +133,8 @@ async def _ask(
         answered = await client.ask(request, context, lambda text: _parse(text, units, config))
         predicted = _parse(answered.answer.text, units, config)
     except BadAnswerError as error:
-        return _lost(batch, error)
-    return Simulation(tuple(map(Simulated, units, predicted)), (), 0, answered.answer.tokens)
-
-
-def _added(a: Simulation, b: Simulation) -> Simulation:
-    return Simulation(
-        a.windows + b.windows, a.failures + b.failures, a.n_failed + b.n_failed, a.tokens + b.tokens
-    )
+        return Simulation(failures=(error,), n_failed=len(batch), tokens=error.tokens)
+    return Simulation(tuple(map(Simulated, units, predicted)), tokens=answered.answer.tokens)
 
 
 def _decided(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
@@ -222,12 +238,7 @@ def _labels(units: Sequence[Units], config: ScoringConfig) -> list[str]:
     ]
 
 
-def _lost(batch: Sequence[Exemplar], error: BadAnswerError) -> Simulation:
-    failure = Failed(batch[0].feature, STAGE, type(error).__name__, str(error))
-    return Simulation((), (failure,), len(batch), error.tokens)
-
-
-def _place(exemplar: Exemplar) -> bytes:
+def _rank(exemplar: Exemplar) -> bytes:
     """Rank of a window: a hash of where it lies, which knows nothing of the feature."""
     key = f"{exemplar.window.document_id}/{exemplar.window.start}"
     return hashlib.blake2b(key.encode(), digest_size=8).digest()

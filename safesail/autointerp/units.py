@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.config import ScoringConfig
 from safesail.domain.records import Exemplar
+from safesail.errors import BadAnswerError
 from safesail.prompting.marking import marked, plain, safe_text
 from safesail.prompting.segments import cut_segments
 
@@ -17,7 +18,7 @@ class Units:
     """One window as a simulator sees it."""
 
     texts: tuple[str, ...]
-    """One a unit: its segments, its tokens, or the whole window."""
+    """One per unit: its segments, its tokens, or the whole window."""
 
     true: tuple[float, ...]
     """What a simulation is compared with, one a unit: 0 or 1, or an activation in SAE units."""
@@ -32,7 +33,30 @@ class Simulated:
 
     units: Units
     predicted: tuple[float, ...]
-    """One a unit: 0 or 1, or a rating from 0 to 10."""
+    """One per unit: 0 or 1, or a rating from 0 to 10."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """All that a simulator said of one explanation."""
+
+    windows: tuple[Simulated, ...] = ()
+    failures: tuple[BadAnswerError, ...] = ()
+    """One a batch whose answer could not be used."""
+
+    n_failed: int = 0
+    """Windows in those batches."""
+
+    tokens: int = 0
+    """Billed for all answers, those from the cache as they were billed then."""
+
+    def __add__(self, other: "Simulation") -> "Simulation":
+        return Simulation(
+            self.windows + other.windows,
+            self.failures + other.failures,
+            self.n_failed + other.n_failed,
+            self.tokens + other.tokens,
+        )
 
 
 def units_of(windows: Sequence[Exemplar], config: ScoringConfig) -> list[Units]:

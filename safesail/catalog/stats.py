@@ -36,6 +36,10 @@ class Figures:
     chance: float | None
     """Mean of the chance line."""
 
+    method: str | None
+    """How the scores were made: method and simulator; None where there is none, or where SAEs differ in it, and then
+    there is no distribution either."""
+
 
 @dataclass(frozen=True)
 class Stats:

@@ -1,13 +1,20 @@
 """`safesail explain`, `score`, `ledger` and `cache`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from safesail.cli.options import Decorator, json_option, quiet_option, store_option
 from safesail.cli.output import print_json, print_table
+from safesail.errors import ConfigError
+
+if TYPE_CHECKING:
+    from safesail.autointerp.clients import ChatSettings
+    from safesail.autointerp.config import Answer, AutointerpConfig, Method
+    from safesail.autointerp.ranking import FeatureChoice
+    from safesail.autointerp.report import RunReport
 
 METHODS = click.Choice(["segment", "token", "detection", "fuzzing"])
 
@@ -99,16 +106,14 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
         safesail explain --budget 10k --dry-run
         safesail explain --budget 10k --weight violence=2
     """
-    from safesail.autointerp.run import ExplainOptions, explain_store, forecast_store
+    from safesail.autointerp.run import explain_store, forecast_store
 
+    settings = _settings(**asked)
     if dry_run:
-        forecast = forecast_store(store, ExplainOptions(**asked))
+        forecast = forecast_store(store, *settings)
         print_json(forecast.as_json()) if as_json else click.echo(forecast.as_text())
         return
-    report = explain_store(store, ExplainOptions(**asked), quiet=quiet)
-    print_json(report.as_json()) if as_json else click.echo(report.as_text())
-    if report.failed:
-        raise click.exceptions.Exit(3)
+    _print_report(explain_store(store, *settings, quiet=quiet), as_json=as_json)
 
 
 @click.command()
@@ -123,9 +128,62 @@ def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
     Example:
         safesail score --scoring token --budget 200k
     """
-    from safesail.autointerp.run import ExplainOptions, score_store
+    from safesail.autointerp.run import score_store
 
-    report = score_store(store, ExplainOptions(explainer=None, **asked), quiet=quiet)
+    _print_report(score_store(store, *_settings(**asked), quiet=quiet), as_json=as_json)
+
+
+def _settings(
+    *,
+    budget: str,
+    method: "Method",
+    simulator: str | None,
+    base_url: str | None,
+    prices: Path | None,
+    replay: bool,
+    chance_every: int,
+    concurrency: int,
+    stop_width: float | None,
+    explainer: str | None = None,
+    answer: "Answer" = "json",
+    weights: Sequence[str] = (),
+    tell_concept: bool = False,
+    **choice: Any,
+) -> "tuple[FeatureChoice, ChatSettings, AutointerpConfig]":
+    """What the options say: which features, whom to ask, and how; the built-in model where none is named."""
+    from safesail.autointerp.clients import ChatSettings
+    from safesail.autointerp.config import AutointerpConfig, ExplainConfig, OrderConfig, ScoringConfig
+    from safesail.autointerp.ranking import FeatureChoice
+    from safesail.llm.budget import load_prices, parse_budget
+
+    chat = ChatSettings(
+        explainer or "lexical",
+        simulator or explainer or "lexical",
+        parse_budget(budget),
+        base_url,
+        None if prices is None else load_prices(prices),
+        replay,
+        concurrency,
+    )
+    config = AutointerpConfig(
+        scoring=ScoringConfig(method=method, stop_width=stop_width),
+        explain=ExplainConfig(answer=answer),
+        order=OrderConfig.read({"weights": dict(map(_weight, weights))}, "--weight"),
+        tell_concept=tell_concept,
+        chance_every=chance_every,
+        concurrency=concurrency,
+    )
+    return FeatureChoice(**choice), chat, config
+
+
+def _weight(text: str) -> tuple[str, str]:
+    domain, equals, weight = text.partition("=")
+    if not domain or not equals:
+        raise ConfigError(f"--weight {text!r} is not understood; write DOMAIN=NUMBER, as violence=2")
+    return domain, weight
+
+
+def _print_report(report: "RunReport", *, as_json: bool) -> None:
     print_json(report.as_json()) if as_json else click.echo(report.as_text())
     if report.failed:
         raise click.exceptions.Exit(3)

@@ -165,17 +165,23 @@ class Explanation:
     prompt_hash: str
     """SHA-256 of the prompt template's text."""
 
+    confidence: float | None = None
+    """The explainer's own, in [0, 1]; None where it gave none."""
+
 
 @dataclass(frozen=True)
 class Failed:
-    """An item that could not be done: it becomes a row, and the run goes on."""
+    """A feature that could not be explained: it becomes a row, and the run goes on."""
 
     feature: FeatureId
-    stage: str
     error: str
     """Class of the error."""
 
     message: str
+    explainer: str | None = None
+    """Model and endpoint that were asked; None where nobody was."""
+
+    prompt_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -186,20 +192,34 @@ class Score:
     method: str
     """e.g. `"segment"`."""
 
+    simulator: str
+    """Model and endpoint that predicted."""
+
     value: float | None
     """Pearson correlation over all units pooled, in [-1, 1]; None with a `reason`."""
 
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     """95 % bootstrap interval over windows."""
 
-    chance: float | None
-    """The same figure with another feature's explanation; None where none could be drawn."""
+    chance: float | None = None
+    """The same figure with another feature's explanation; None where none was measured."""
 
-    n_units: int
-    n_windows: int
-    reason: str | None
+    auc: float | None = None
+    """Probability that an active unit is rated above a silent one, in [0, 1]; None where a side has no unit."""
+
+    balanced_accuracy: float | None = None
+    """In [0, 1]; None where a side has no unit."""
+
+    n_units: int | None = None
+    n_windows: int | None = None
+    reason: str | None = None
     """Why `value` is None."""
 
-    simulator: str
-    prompt_hash: str
+    error: str | None = None
+    """Class of the error where nothing could be asked or answered: the score failed, and is not undefined."""
+
+    tokens: int | None = None
+    """LLM tokens billed for it, the chance line's left out; those of cached answers as billed then."""
+
+    prompt_hash: str | None = None

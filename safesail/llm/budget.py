@@ -22,6 +22,10 @@ class Budget:
     amount: float
     """Tokens (prompt plus completion, as billed), US dollars or calls."""
 
+    def written(self, amount: float) -> str:
+        """An amount in the budget's unit, for people."""
+        return f"${amount:,.4f}" if self.unit == "dollars" else f"{amount:,.0f} {self.unit}"
+
 
 class Price(Config):
     """What a model costs."""

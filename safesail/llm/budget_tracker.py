@@ -58,9 +58,10 @@ class BudgetTracker:
         need = self._cost(model, worst)
         while need > self.left:
             if not self._held:
+                written = self.budget.written
                 raise BudgetExceededError(
-                    f"the next call may cost {self._written(need)}, and {self._written(max(0.0, self.left))}"
-                    f" of the budget of {self._written(self.budget.amount)} are left; give a larger --budget"
+                    f"the next call may cost {written(need)}, and {written(max(0.0, self.left))}"
+                    f" of the budget of {written(self.budget.amount)} are left; give a larger --budget"
                 )
             freed = asyncio.get_running_loop().create_future()
             self._waiting.append(freed)
@@ -120,6 +121,3 @@ class BudgetTracker:
                 return cost
             case _:
                 return tokens
-
-    def _written(self, amount: float) -> str:
-        return f"${amount:,.4f}" if self.budget.unit == "dollars" else f"{amount:,.0f} {self.budget.unit}"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safesail.autointerp.budgeted import BudgetedConfig
+from safesail.autointerp.config import AutointerpConfig
 from safesail.catalog.config import ReleaseOptions
 from safesail.domain.config import Config
 from safesail.harvest.config import HarvestConfig
@@ -51,5 +51,5 @@ class PipelineConfig(Config):
     selection: SelectionConfig = SelectionConfig()
     harvest: HarvestConfig = HarvestConfig()
     chat: ChatConfig = ChatConfig()
-    scoring: BudgetedConfig = BudgetedConfig()
+    autointerp: AutointerpConfig = AutointerpConfig()
     release: ReleaseOptions

@@ -8,10 +8,13 @@ from time import perf_counter
 import numpy as np
 
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.explaining import Outcome, explain_candidates, rank_candidates
+from safesail.autointerp.ranking import FeatureChoice
+from safesail.autointerp.report import RunReport
+from safesail.autointerp.run import make_plan, run_plan
 from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.concepts.read import load_concepts
+from safesail.domain.records import Score
 from safesail.errors import NotFoundError
 from safesail.harvest.run import HarvestJob, harvest
 from safesail.llm.budget import parse_budget
@@ -26,8 +29,7 @@ from safesail.selection.result import SelectionResult
 from safesail.selection.run import select
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
-from safesail.store.explanations import ScoredRow, read_scores
-from safesail.store.selection import CandidateFeature
+from safesail.store.explanations import headline_scores
 from safesail.subject.loading import ModelConfig
 from safesail.subject.model import SubjectModel
 
@@ -64,10 +66,10 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     subject = ModelConfig(config.model).load(quiet=quiet)
     saes = open_saes(config.saes, subject)
     with open_writer(store) as db:
-        chosen, candidates = _choose(db, subject, saes, config, quiet=quiet)
+        chosen = _choose(db, subject, saes, config, quiet=quiet)
         sae_id = chosen.best
-        outcome = _explain(db, sae_id, candidates, config, quiet=quiet)
-        scores = [s for s in read_scores(db, sae_id) if s.feature in set(outcome.bought.reached)]
+        report = _explain(db, sae_id, config, quiet=quiet)
+        scores = [s for s in headline_scores(db, sae_id) if s.feature in set(report.explained)]
         tokens_total = total_tokens(db)
     build_release(store, folder / "release", config.release, quiet=quiet)
     verify_release(folder / "release")
@@ -75,15 +77,15 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
         pipeline=config.name,
         sae_id=sae_id,
         why=_why(chosen),
-        features_explained=len(outcome.bought.explained),
-        features_scored=len(outcome.bought.scored),
-        features_undefined=len(outcome.bought.undefined),
-        features_failed=len(outcome.bought.failed),
+        features_explained=len(report.explained),
+        features_scored=len(report.scored),
+        features_undefined=len(report.undefined),
+        features_failed=len(report.failed),
         score=mean_interval(scores, lambda s: s.value),
         chance=mean_interval(scores, lambda s: s.chance),
-        tokens_spent=outcome.tokens,
+        tokens_spent=report.tokens,
         tokens_total=tokens_total,
-        stopped_by_budget=outcome.bought.stopped_by_budget,
+        stopped_by_budget=report.stopped_by is not None,
         seconds=perf_counter() - started,
         store=str(store),
         release=str(folder / "release"),
@@ -94,31 +96,27 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
 
 def _choose(
     db: Db, subject: SubjectModel, saes: Sequence[SAE], config: PipelineConfig, *, quiet: bool
-) -> tuple[SelectionResult, list[CandidateFeature]]:
-    """Select the SAE, harvest it, and name the features worth explaining."""
+) -> SelectionResult:
+    """Select the SAE and harvest it."""
     concepts = load_concepts(config.concepts, config.domains)
     chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
     best = next(sae for sae in saes if sae.info.sae_id == chosen.best)
     job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest)
     harvest(db, job, quiet=quiet)
     record_near(db, best)
-    order = config.scoring.order
-    return chosen, rank_candidates(
-        db, chosen.best, n=config.max_features, min_windows=config.min_windows, order=order
-    )
+    return chosen
 
 
-def _explain(
-    db: Db, sae_id: str, candidates: Sequence[CandidateFeature], config: PipelineConfig, *, quiet: bool
-) -> Outcome:
+def _explain(db: Db, sae_id: str, config: PipelineConfig, *, quiet: bool) -> RunReport:
     chat = ChatSettings(
         explainer=config.chat.explainer,
         simulator=config.chat.simulator,
         budget=parse_budget(config.budget),
         base_url=config.chat.base_url,
-        concurrency=config.scoring.concurrency,
+        concurrency=config.autointerp.concurrency,
     )
-    return explain_candidates(db, candidates, sae_id, chat, config.scoring, quiet=quiet)
+    choice = FeatureChoice(sae_id, n=config.max_features, min_windows=config.min_windows)
+    return run_plan(db, make_plan(db, choice, config.autointerp), chat, config.autointerp, quiet=quiet)
 
 
 def _why(chosen: SelectionResult) -> str:
@@ -131,7 +129,7 @@ def _why(chosen: SelectionResult) -> str:
 
 
 def mean_interval(
-    scores: Sequence[ScoredRow], figure: Callable[[ScoredRow], float | None], *, seed: int = 0
+    scores: Sequence[Score], figure: Callable[[Score], float | None], *, seed: int = 0
 ) -> Interval | None:
     """Mean of a figure over the features that have it, with a 95 % bootstrap interval over features."""
     values = np.array([v for s in scores if (v := figure(s)) is not None])

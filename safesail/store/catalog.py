@@ -103,7 +103,13 @@ _TABLES = {
         SELECT r.explanation_id, c.sae_id, c.feature AS "index", c.method, c.simulator, c.prompt_hash, c.value,
                c.low, c.high, c.chance, c.auc, c.balanced_accuracy, c.n_units, c.n_windows, c.reason, c.error,
                c.tokens, row_number() OVER (ORDER BY c.ordinal) AS ordinal
-        FROM scores c JOIN released_explanations r ON r.old_id = c.explanation_id
+        FROM (
+            -- The format has one row for each method and simulator: of the settings that the catalog scores by, or
+            -- else of those with a value and a chance line.
+            SELECT c.* FROM scores c LEFT JOIN headline_methods h USING (sae_id, method, simulator, settings_hash)
+            QUALIFY row_number() OVER (PARTITION BY c.explanation_id, c.method, c.simulator ORDER BY
+                (h.sae_id IS NULL), (c.value IS NULL), (c.chance IS NULL), c.ordinal) = 1
+        ) c JOIN released_explanations r ON r.old_id = c.explanation_id
         ORDER BY c.sae_id, c.feature, ordinal
     """,
     # A window in which a redacted feature fires strongly is a text of its domain, whoever else fires in it.
@@ -172,11 +178,12 @@ def released_counts(db: Db) -> dict[str, Any]:
     """Counts over the release, by name."""
     row = one(
         db,
+        # SAEs that are scored in several ways have no mean together.
         """
         WITH e AS (
             SELECT e.*, r.redacted FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
         ), c AS (
-            SELECT c.* FROM scores c JOIN released_explanations r ON r.old_id = c.explanation_id
+            SELECT c.* FROM headline_scores c SEMI JOIN released USING (sae_id, feature)
         )
         SELECT
             (SELECT count(*) FROM released),
@@ -185,8 +192,8 @@ def released_counts(db: Db) -> dict[str, Any]:
             (SELECT count(*) FROM e WHERE error IS NOT NULL),
             (SELECT count(*) FROM c WHERE value IS NOT NULL),
             (SELECT count(*) FROM c WHERE value IS NULL),
-            (SELECT avg(value ORDER BY value) FROM c),
-            (SELECT avg(chance ORDER BY chance) FROM c),
+            (SELECT avg(value ORDER BY value) FROM c HAVING count(DISTINCT (method, simulator, settings_hash)) = 1),
+            (SELECT avg(chance ORDER BY chance) FROM c HAVING count(DISTINCT (method, simulator, settings_hash)) = 1),
             (SELECT count(DISTINCT (sae_id, feature)) FROM live_tags t SEMI JOIN released USING (sae_id, feature))
         """,
     )

@@ -47,6 +47,23 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     return HarvestedFeature(feature, int(row[0]), int(row[1]), int(row[2]), row[3], tuple(row[4] or ()))
 
 
+def harvest_of(db: Db, sae_id: str) -> str:
+    """Identity of an SAE's harvest.
+
+    Raises:
+        NotFoundError: the SAE has none that is finished.
+    """
+    row = one(
+        db,
+        "SELECT harvest_id FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
+        " WHERE sae_id = ? AND finished",
+        [sae_id],
+    )
+    if row is None:
+        raise NotFoundError(f"no finished harvest of {sae_id} in this store; run `safesail harvest` first")
+    return str(row[0])
+
+
 class ActiveWindows(NamedTuple):
     """Windows in which a feature fires, in columns of one length, in the order of their places."""
 

@@ -1,82 +1,45 @@
-"""Explanations, scores and tags: how they are written, and what is still to do."""
+"""Explanations, scores and tags: how they are written and read."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import NotFoundError
 from safesail.store.bulk import insert
 from safesail.store.connection import Db
-from safesail.store.selection import candidate_features
 from safesail.store.sql import one, rows, transaction
 
 NOBODY = "none"
-"""Stands for the explainer or simulator where an item failed before any was asked."""
+"""Stands for the explainer where a feature failed before any was asked."""
+
+_FIGURES = (
+    "method", "simulator", "value", "low", "high", "chance", "auc", "balanced_accuracy", "n_units", "n_windows",
+    "reason", "error", "tokens", "prompt_hash",
+)  # fmt: skip
+"""Columns of `scores` that are fields of `Score`."""
 
 
 @dataclass(frozen=True)
-class ConfidentExplanation(Explanation):
-    """An explanation with the explainer's own confidence in it."""
+class ScoreOrigin:
+    """How scores were made: rows made differently stand beside each other."""
 
-    confidence: float | None
-    """In [0, 1]; None where it gave none."""
+    run_id: str
+    settings: Mapping[str, Any]
+    """Everything besides explanation, method and simulator that changes a score: windows, prompt, seeds."""
 
+    @property
+    def settings_json(self) -> str:
+        """The settings as they are stored."""
+        return json.dumps(self.settings, sort_keys=True, ensure_ascii=False)
 
-@dataclass(frozen=True)
-class FailedExplanation(Failed):
-    """A feature that could not be explained."""
-
-    explainer: str
-    prompt_hash: str
-
-
-@dataclass(frozen=True)
-class DetailedScore(Score):
-    """A score with the figures beside it."""
-
-    auc: float | None
-    """Chance that an active unit is rated above a silent one, in [0, 1]; None where a side has no unit."""
-
-    balanced_accuracy: float | None
-    """In [0, 1]; None where a side has no unit."""
-
-    tokens: int
-    """LLM tokens billed for it, the chance line's left out; those of cached answers as billed then."""
-
-
-@dataclass(frozen=True)
-class FailedScore(Failed):
-    """An explanation that could not be scored."""
-
-    method: str
-    simulator: str
-    prompt_hash: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """A row of `scores`."""
-
-    feature: FeatureId
-    method: str
-    simulator: str
-    value: float | None
-    """None where undefined, with `reason`, or failed, with `error` too."""
-
-    low: float | None
-    high: float | None
-    chance: float | None
-    auc: float | None
-    balanced_accuracy: float | None
-    n_units: int | None
-    n_windows: int | None
-    reason: str | None
-    error: str | None
-    tokens: int | None
+    @property
+    def settings_hash(self) -> str:
+        """Their identity."""
+        return hashlib.sha256(self.settings_json.encode()).hexdigest()[:16]
 
 
 def explanation_id(explanation: Explanation) -> str:
@@ -91,43 +54,47 @@ def record_explanation(db: Db, outcome: Explanation | Failed, *, origin: str = "
     it is explained.
     """
     failed_id = _hash(outcome.feature, "failed")
+    row: dict[str, Any] = {
+        "sae_id": outcome.feature.sae_id,
+        "feature": outcome.feature.index,
+        "origin": origin,
+    }
+    row |= {"prompt_hash": outcome.prompt_hash}
     if isinstance(outcome, Failed):
-        _write_failed(db, failed_id, outcome, origin)
+        row |= {"explanation_id": failed_id, "explainer": outcome.explainer or NOBODY}
+        _write(db, "explanations", row | {"error": outcome.error, "message": outcome.message}, "REPLACE")
         return failed_id
     identity = explanation_id(outcome)
-    confidence = outcome.confidence if isinstance(outcome, ConfidentExplanation) else None
+    row |= {"explanation_id": identity, "explainer": outcome.explainer, "text": outcome.text}
     with transaction(db):
         db.execute("DELETE FROM explanations WHERE explanation_id = ?", [failed_id])
-        db.execute(
-            "INSERT OR IGNORE INTO explanations"
-            " (explanation_id, sae_id, feature, text, explainer, prompt_hash, origin, confidence)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            [identity, outcome.feature.sae_id, outcome.feature.index, outcome.text, outcome.explainer,
-             outcome.prompt_hash, origin, confidence],
-        )  # fmt: skip
+        _write(db, "explanations", row | {"confidence": outcome.confidence}, "IGNORE")
         record_tags(db, outcome.feature, outcome.tags, source="explainer")
     return identity
 
 
-def record_score(db: Db, explanation: Explanation, outcome: Score | Failed) -> None:
+def record_score(db: Db, explanation: Explanation, score: Score, origin: ScoreOrigin) -> None:
     """Store how an explanation was scored: a value, an undefined value with its reason, or a failure.
 
-    A score by the same method and simulator is replaced; the same one again changes nothing.
+    Only a score of the same explanation by the same method, simulator and settings is replaced, and a chance line
+    that it has is kept where the new one has none. The same one again changes nothing.
     """
-    row = _score_row(explanation, outcome)
-    names = ", ".join(row)
-    held = one(
-        db,
-        f"SELECT {names} FROM scores WHERE explanation_id = ? AND method = ? AND simulator = ?",
-        [row["explanation_id"], row["method"], row["simulator"]],
-    )
-    if held == tuple(row.values()):
+    assert score.feature == explanation.feature, "a score of another feature"
+    key = {
+        "explanation_id": explanation_id(explanation),
+        "method": score.method,
+        "simulator": score.simulator,
+        "settings_hash": origin.settings_hash,
+    }
+    figures = {name: getattr(score, name) for name in _FIGURES}
+    where = " AND ".join(f"{name} = ?" for name in key)
+    stored = one(db, f"SELECT {', '.join(_FIGURES)} FROM scores WHERE {where}", list(key.values()))
+    if stored is not None and score.chance is None:
+        figures["chance"] = stored[_FIGURES.index("chance")]
+    if stored == tuple(figures.values()):
         return
-    marks = ", ".join("?" * len(row))
-    db.execute(
-        f"INSERT OR REPLACE INTO scores ({names}, ordinal) VALUES ({marks}, nextval('score_order'))",
-        list(row.values()),
-    )
+    row = {"sae_id": score.feature.sae_id, "feature": score.feature.index} | key | figures
+    _write(db, "scores", row | {"run_id": origin.run_id, "settings": origin.settings_json}, "REPLACE")
 
 
 def record_tags(
@@ -150,13 +117,13 @@ def record_tags(
 
 def read_tags(db: Db, feature: FeatureId) -> dict[str, tuple[str, ...]]:
     """A feature's tags by source, both in alphabetical order."""
-    found = rows(
+    by_source = rows(
         db,
         "SELECT source, list(tag ORDER BY tag) FROM tags WHERE sae_id = ? AND feature = ?"
         " GROUP BY source ORDER BY source",
         [feature.sae_id, feature.index],
     )
-    return {str(source): tuple(tags) for source, tags in found}
+    return {str(source): tuple(tags) for source, tags in by_source}
 
 
 def read_explanation(db: Db, feature: FeatureId) -> Explanation:
@@ -167,121 +134,57 @@ def read_explanation(db: Db, feature: FeatureId) -> Explanation:
     """
     row = one(
         db,
-        "SELECT text, explainer, coalesce(prompt_hash, ''), confidence FROM newest_explanations"
-        " WHERE sae_id = ? AND feature = ? AND text IS NOT NULL",
+        "SELECT text, explainer, coalesce(prompt_hash, ''), confidence FROM explanations"
+        " WHERE sae_id = ? AND feature = ? AND error IS NULL AND text IS NOT NULL"
+        " ORDER BY (lang = 'en') DESC, ordinal DESC LIMIT 1",
         [feature.sae_id, feature.index],
     )
     if row is None:
         raise NotFoundError(f"no explanation of {feature} in this store; run `safesail explain` first")
     text, explainer, prompt_hash, confidence = row
     tags = read_tags(db, feature).get("explainer", ())
-    return ConfidentExplanation(feature, text, tags, explainer, prompt_hash, confidence)
+    return Explanation(feature, text, tags, explainer, prompt_hash, confidence)
 
 
 def explained_features(db: Db, sae_id: str) -> list[int]:
     """Features of an SAE with an explanation of our own runs that can be read, in the order they were written."""
-    found = rows(
+    explained = rows(
         db,
         "SELECT feature FROM explanations WHERE sae_id = ? AND error IS NULL AND text IS NOT NULL"
         " AND origin = 'run' GROUP BY feature ORDER BY min(ordinal)",
         [sae_id],
     )
-    return [int(row[0]) for row in found]
+    return [int(row[0]) for row in explained]
 
 
-def read_scores(db: Db, sae_id: str, *, method: str | None = None) -> list[ScoredRow]:
-    """Scores of an SAE's features by feature, oldest first; of one method, or of all."""
-    found = rows(
+def read_scores(
+    db: Db, sae_id: str, *, method: str | None = None, simulator: str | None = None
+) -> list[Score]:
+    """Every score of an SAE's features, by feature, oldest first; of one method or simulator, or of all."""
+    return _scores(
         db,
-        """
-        SELECT feature, method, simulator, value, low, high, chance, auc, balanced_accuracy, n_units,
-               n_windows, reason, error, tokens
-        FROM scores WHERE sae_id = ? AND coalesce(method = ?, true) ORDER BY feature, ordinal
-        """,
-        [sae_id, method],
+        "scores WHERE sae_id = ? AND coalesce(method = ?, true) AND coalesce(simulator = ?, true)"
+        " ORDER BY feature, ordinal",
+        [sae_id, method, simulator],
     )
-    return [ScoredRow(FeatureId(sae_id, row[0]), *row[1:]) for row in found]
 
 
-def pending(
-    db: Db, sae_id: str, *, method: str, selection_id: str | None = None, limit: int | None = None
-) -> list[FeatureId]:
-    """Candidate features without both an explanation and a score of it, the most distinguishing first.
-
-    An undefined score is finished; a failed one is not.
-
-    Args:
-        db: The open store.
-        sae_id: Key of the SAE.
-        method: Method of the score, as stored.
-        selection_id: That nominated the candidates; None: the SAE's newest.
-        limit: At most this many.
-
-    Raises:
-        NotFoundError: the SAE has no selection.
-    """
-    done = {int(row[0]) for row in rows(
-        db,
-        """
-        SELECT DISTINCT e.feature FROM explanations e JOIN scores s USING (explanation_id)
-        WHERE e.sae_id = ? AND e.error IS NULL AND s.error IS NULL AND s.method = ?
-        """,
-        [sae_id, method],
-    )}  # fmt: skip
-    candidates = candidate_features(db, sae_id, selection_id=selection_id)
-    left = [FeatureId(sae_id, c.feature) for c in candidates if c.feature not in done]
-    return left[:limit]
+def headline_scores(db: Db, sae_id: str) -> list[Score]:
+    """The score of each of an SAE's features that the catalog shows, all made by one method, simulator and settings."""
+    return _scores(db, "headline_scores WHERE sae_id = ? ORDER BY feature", [sae_id])
 
 
-def _write_failed(db: Db, identity: str, failed: Failed, origin: str) -> None:
-    explainer, prompt_hash = NOBODY, None
-    if isinstance(failed, FailedExplanation):
-        explainer, prompt_hash = failed.explainer, failed.prompt_hash
-    db.execute(
-        "INSERT OR REPLACE INTO explanations"
-        " (explanation_id, sae_id, feature, explainer, prompt_hash, origin, error, message)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [identity, failed.feature.sae_id, failed.feature.index, explainer, prompt_hash, origin,
-         failed.error, failed.message],
-    )  # fmt: skip
+def _scores(db: Db, source: str, parameters: Sequence[str | None]) -> list[Score]:
+    stored = rows(db, f"SELECT sae_id, feature, {', '.join(_FIGURES)} FROM {source}", parameters)
+    return [
+        Score(FeatureId(sae_id, feature), **dict(zip(_FIGURES, figures, strict=True)))
+        for sae_id, feature, *figures in stored
+    ]
 
 
-def _score_row(explanation: Explanation, outcome: Score | Failed) -> dict[str, str | float | int | None]:
-    assert outcome.feature == explanation.feature, "a score of another feature"
-    row: dict[str, str | float | int | None] = {
-        "explanation_id": explanation_id(explanation),
-        "sae_id": explanation.feature.sae_id,
-        "feature": explanation.feature.index,
-    }
-    empty = dict.fromkeys(
-        ("value", "low", "high", "chance", "auc", "balanced_accuracy", "n_units", "n_windows", "error")
-    )
-    if isinstance(outcome, Failed):
-        known = isinstance(outcome, FailedScore)
-        return row | empty | {
-            "method": outcome.method if known else NOBODY,
-            "simulator": outcome.simulator if known else NOBODY,
-            "prompt_hash": outcome.prompt_hash if known else None,
-            "tokens": outcome.tokens if known else None,
-            "reason": outcome.message,
-            "error": outcome.error,
-        }  # fmt: skip
-    detail = outcome if isinstance(outcome, DetailedScore) else None
-    return row | empty | {
-        "method": outcome.method,
-        "simulator": outcome.simulator,
-        "prompt_hash": outcome.prompt_hash,
-        "value": outcome.value,
-        "low": outcome.low,
-        "high": outcome.high,
-        "chance": outcome.chance,
-        "auc": detail.auc if detail else None,
-        "balanced_accuracy": detail.balanced_accuracy if detail else None,
-        "n_units": outcome.n_units,
-        "n_windows": outcome.n_windows,
-        "reason": outcome.reason,
-        "tokens": detail.tokens if detail else None,
-    }  # fmt: skip
+def _write(db: Db, table: str, row: Mapping[str, Any], on_conflict: str) -> None:
+    names, marks = ", ".join(row), ", ".join("?" * len(row))
+    db.execute(f"INSERT OR {on_conflict} INTO {table} ({names}) VALUES ({marks})", list(row.values()))
 
 
 def _hash(feature: FeatureId, *parts: str) -> str:

@@ -9,7 +9,7 @@ from safesail.store.sql import rows
 
 @dataclass(frozen=True)
 class ExportRow:
-    """One explanation, its feature, and its best score."""
+    """One explanation, its feature, and its score where it is of the catalog's kind."""
 
     explanation_id: str
     sae_id: str
@@ -49,8 +49,7 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
                 WHERE CAST(? AS TEXT) IS NULL OR source = ? OR starts_with(source, concat(?, '/')) GROUP BY ALL)
             GROUP BY ALL
         ), c AS (
-            SELECT * FROM scores QUALIFY row_number() OVER (
-                PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1
+            SELECT scores.* FROM scores JOIN headline_methods USING (sae_id, method, simulator, settings_hash)
         )
         SELECT e.explanation_id, e.sae_id, s.model_id, s.layer, s.hook, e.feature, e.text, e.masked, e.lang,
                e.explainer, e.origin, e.error, e.message, f.density, f.maximum, c.value, c.low, c.high, c.chance,

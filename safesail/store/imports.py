@@ -154,7 +154,7 @@ _INSERTS = {
     "scores": """
         INSERT OR IGNORE INTO scores BY NAME
         SELECT explanation_id, sae_id, "index" AS feature, method, simulator, prompt_hash, value, low, high, chance,
-               auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, ordinal
+               auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, 'unknown' AS settings_hash, ordinal
         FROM _incoming ORDER BY ordinal
     """,
     "concepts": """

@@ -41,6 +41,15 @@ def m003_names(db: Db) -> None:
     db.execute("UPDATE sae_scores SET measure = 'pair_' || measure WHERE starts_with(measure, 'isolation')")
 
 
+@migration
+def m004_origin_of_scores(db: Db) -> None:
+    """Scores get their run and settings, unknown for those that are there, and one row for each way of scoring."""
+    db.execute("ALTER TABLE scores RENAME TO scores_before")
+    db.execute(next(table for table in TABLES if "CREATE TABLE scores (" in table))
+    db.execute("INSERT INTO scores BY NAME FROM scores_before ORDER BY ordinal")
+    db.execute("DROP TABLE scores_before")
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -13,22 +13,24 @@ _GROUPED = """
         SELECT sae_id, feature, bool_or(text IS NOT NULL) AS explained, bool_or(masked) AS masked,
                bool_and(error IS NOT NULL) AS failed
         FROM explanations GROUP BY ALL
-    ), s AS (
-        SELECT DISTINCT ON (sae_id, feature) sae_id, feature, value, chance FROM scores
-        ORDER BY sae_id, feature, (value IS NULL), ordinal DESC
     ), f AS (
         SELECT f.sae_id, a.layer, f.feature, coalesce(e.explained, false) AS explained,
                coalesce(e.masked, false) AS masked, coalesce(e.failed, false) AS failed,
-               s.value, s.chance, s.sae_id IS NOT NULL AS tried
+               s.value, s.chance, s.sae_id IS NOT NULL AS tried,
+               concat_ws(' by ', s.method, s.simulator) AS method,
+               concat_ws('/', s.method, s.simulator, s.settings_hash) AS way
         FROM features f JOIN saes a USING (sae_id) LEFT JOIN e USING (sae_id, feature)
-        LEFT JOIN s USING (sae_id, feature)
+        LEFT JOIN headline_scores s USING (sae_id, feature)
     )
 """
 _FIGURES = """
     count(*), count(*) FILTER (explained), count(*) FILTER (masked), count(*) FILTER (failed),
-    count(value), count(*) FILTER (tried AND value IS NULL), avg(value ORDER BY value),
-    quantile_cont(value, 0.1), quantile_cont(value, 0.5), quantile_cont(value, 0.9), avg(chance ORDER BY chance)
-"""
+    count(value), count(*) FILTER (tried AND value IS NULL),
+    CASE WHEN alike THEN avg(value ORDER BY value) END, CASE WHEN alike THEN quantile_cont(value, 0.1) END,
+    CASE WHEN alike THEN quantile_cont(value, 0.5) END, CASE WHEN alike THEN quantile_cont(value, 0.9) END,
+    CASE WHEN alike THEN avg(chance ORDER BY chance) END, CASE WHEN alike THEN any_value(method) FILTER (tried) END
+""".replace("alike", "count(DISTINCT way) FILTER (tried) = 1")
+"""Several SAEs may be scored in several ways; a figure over them all would compare what cannot be compared."""
 
 
 def figures_by_sae(db: Db) -> list[Row]:
@@ -75,19 +77,24 @@ def all_tags(db: Db) -> list[Row]:
 
 
 def scores_by_layer(db: Db) -> list[Row]:
-    """layer, score: a row a scored feature."""
-    return rows(db, f"{_GROUPED} SELECT layer, value FROM f WHERE value IS NOT NULL ORDER BY 1 NULLS LAST, 2")
+    """layer, score: a row a scored feature, of layers that are scored in one way."""
+    return rows(
+        db,
+        f"{_GROUPED} SELECT layer, value FROM f WHERE value IS NOT NULL"
+        " QUALIFY min(way) OVER (PARTITION BY layer) = max(way) OVER (PARTITION BY layer) ORDER BY 1 NULLS LAST, 2",
+    )
 
 
 def scores_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
-    """group, score: a row a scored feature and group of which it has a tag."""
+    """group, score: a row a scored feature and group of which it has a tag, of groups that are scored in one way."""
     db.register("_groups", _group_table(groups))
     try:
         return rows(
             db,
             f"{_GROUPED}, g AS (SELECT DISTINCT t.sae_id, t.feature, _groups.place FROM live_tags t"
             " JOIN _groups USING (tag)) SELECT g.place, f.value FROM f JOIN g USING (sae_id, feature)"
-            " WHERE f.value IS NOT NULL ORDER BY 1, 2",
+            " WHERE f.value IS NOT NULL"
+            " QUALIFY min(way) OVER (PARTITION BY g.place) = max(way) OVER (PARTITION BY g.place) ORDER BY 1, 2",
         )
     finally:
         db.unregister("_groups")

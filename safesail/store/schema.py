@@ -260,8 +260,11 @@ TABLES = (
         reason         TEXT,                    -- why value is NULL
         error          TEXT,                    -- class of the failure, where it failed
         tokens         BIGINT,                  -- billed for it, cached answers included
+        run_id         TEXT,                    -- NULL: unknown, of an earlier version or imported
+        settings       TEXT,                    -- JSON: windows, prompt and other settings; NULL: unknown
+        settings_hash  TEXT NOT NULL DEFAULT 'unknown',
         ordinal        BIGINT NOT NULL DEFAULT nextval('score_order'),
-        PRIMARY KEY (explanation_id, method, simulator)
+        PRIMARY KEY (explanation_id, method, simulator, settings_hash)
     )
     """,
     "CREATE SEQUENCE call_order START 1",
@@ -304,10 +307,34 @@ TABLES = (
 
 VIEWS = (
     """
-    CREATE OR REPLACE VIEW newest_explanations AS -- one per feature: readable, English, then newest first
-    SELECT * FROM explanations WHERE error IS NULL
+    CREATE OR REPLACE VIEW headline_methods AS  -- by SAE, the one way of scoring whose scores stand in the catalog
+    -- The best-founded one: most features with a chance line, then most features with a value, then the newer
+    -- explanations, then known settings, then the one that was first. Never the one that ran last.
+    WITH founded AS (
+        SELECT c.sae_id, c.method, c.simulator, c.settings_hash,
+               count(DISTINCT c.feature) FILTER (c.value IS NOT NULL AND c.chance IS NOT NULL) AS n_chance,
+               count(DISTINCT c.feature) FILTER (c.value IS NOT NULL) AS n_scored,
+               max(e.ordinal) FILTER (c.value IS NOT NULL) AS newest,
+               c.settings_hash <> 'unknown' AS known, min(c.ordinal) AS first
+        FROM scores c LEFT JOIN explanations e USING (explanation_id)
+        GROUP BY c.sae_id, c.method, c.simulator, c.settings_hash
+    )
+    SELECT sae_id, method, simulator, settings_hash FROM founded
     QUALIFY row_number() OVER (
-        PARTITION BY sae_id, feature ORDER BY (text IS NULL), (lang = 'en') DESC, ordinal DESC) = 1
+        PARTITION BY sae_id ORDER BY n_chance DESC, n_scored DESC, newest DESC NULLS LAST, known DESC, first) = 1
+    """,
+    """
+    CREATE OR REPLACE VIEW headline_scores AS   -- one row per feature: of its newest explanation that is scored so
+    SELECT c.* FROM scores c JOIN headline_methods USING (sae_id, method, simulator, settings_hash)
+    JOIN explanations e USING (explanation_id)
+    QUALIFY row_number() OVER (PARTITION BY c.sae_id, c.feature ORDER BY
+        (c.value IS NULL), (e.text IS NULL), (e.lang = 'en') DESC, e.ordinal DESC) = 1
+    """,
+    """
+    CREATE OR REPLACE VIEW shown_explanations AS -- one per feature: readable, scored, English, then newest first
+    SELECT e.* FROM explanations e LEFT JOIN headline_scores h USING (explanation_id) WHERE e.error IS NULL
+    QUALIFY row_number() OVER (PARTITION BY e.sae_id, e.feature ORDER BY
+        (e.text IS NULL), (h.value IS NULL), (e.lang = 'en') DESC, e.ordinal DESC) = 1
     """,
     """
     CREATE OR REPLACE VIEW live_tags AS         -- what no person took back; severity 0: "the feature does not have it"
@@ -318,10 +345,7 @@ VIEWS = (
     """,
     """
     CREATE OR REPLACE VIEW catalog AS           -- one row per feature
-    WITH scored AS (
-        SELECT * FROM scores
-        QUALIFY row_number() OVER (PARTITION BY explanation_id ORDER BY (value IS NULL), ordinal DESC) = 1
-    ), tagged AS (
+    WITH tagged AS (
         SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags FROM live_tags GROUP BY sae_id, feature
     )
     SELECT
@@ -338,11 +362,12 @@ VIEWS = (
         f.top_tokens,
         e.explainer,
         c.method AS score_method,
+        c.simulator AS score_simulator,
         c.reason AS score_reason
     FROM features f
     JOIN saes s USING (sae_id)
-    LEFT JOIN newest_explanations e USING (sae_id, feature)
-    LEFT JOIN scored c USING (explanation_id)
+    LEFT JOIN shown_explanations e USING (sae_id, feature)
+    LEFT JOIN headline_scores c USING (explanation_id)
     LEFT JOIN tagged t ON t.sae_id = f.sae_id AND t.feature = f.feature
     """,
     """

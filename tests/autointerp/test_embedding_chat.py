@@ -32,10 +32,10 @@ def test_a_missing_extra_is_said_before_anything_is_opened(monkeypatch: pytest.M
 
 
 @needs_embedding
-def test_both_clients_spend_from_one_purse(db: Db) -> None:
+def test_both_clients_spend_from_one_budget(db: Db) -> None:
     pair = ChatSettings("lexical", "embedding", parse_budget("10k")).open(db, "run")
     request = LLMRequest("embedding", ENDPOINT, "", PROMPT, 0.0, 100)
     answered = asyncio.run(pair.simulator.ask(request, CallContext("simulate", "p")))
     # By words alone, nothing here is about killing.
     assert answered.answer.text == '{"active": ["B"]}'
-    assert pair.spent_tokens == answered.answer.tokens > 0
+    assert pair.explainer.spent_tokens == answered.answer.tokens > 0

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safesail.autointerp.exemplars import ExemplarConfig, collect, distinct, stratify
+from safesail.autointerp.config import ExemplarConfig
+from safesail.autointerp.exemplars import collect, distinct, stratify
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Split, Window
 from safesail.errors import NotFoundError

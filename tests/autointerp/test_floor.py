@@ -5,15 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
-from safesail.autointerp.explain_config import ExplainConfig
-from safesail.autointerp.explainer import Explainer
-from safesail.autointerp.score_feature import chance_partner, score_feature
-from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.config import ExplainConfig, ScoringConfig
+from safesail.autointerp.explainer import explain
+from safesail.autointerp.simulator import score_feature
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar, Explanation, Split
+from safesail.domain.records import Exemplar, Explanation, Score, Split
 from safesail.llm.lexical import LexicalModel
 from safesail.store.connection import Db
-from safesail.store.explanations import DetailedScore
 from tests.made_windows import metered
 from tests.planted import noise, planted, windows
 
@@ -31,24 +29,20 @@ def pick(number: int, split: Split) -> list[Exemplar]:
 @pytest.mark.parametrize("method", ["segment", "token"])
 def test_planted_features_score_far_above_chance(db: Db, method: str) -> None:
     client = metered(db, LexicalModel())
-    explainer = Explainer(client, ExplainConfig())
     config = ScoringConfig.model_validate({"method": method, "draws": 50})
 
-    async def run() -> list[DetailedScore]:
+    async def run() -> list[Score]:
         explained: dict[FeatureId, Explanation] = {}
         for number in range(N_FEATURES):
             shown = pick(number, "train")
-            active = [e for e in shown if e.kind == "active"]
-            controls = [e for e in shown if e.kind != "active"]
-            found = await explainer.explain(shown[0].feature, active, controls, q999=10.0)
+            found = await explain(client, shown[0].feature, shown, ExplainConfig(), q999=10.0)
             assert isinstance(found, Explanation)
             explained[found.feature] = found
-        partners = chance_partner(list(explained), seed=0)
-        scores: list[DetailedScore] = []
-        for feature, explanation in explained.items():
-            other = explained[partners[feature]]
+        others = [*list(explained.values())[1:], *explained.values()]
+        scores: list[Score] = []
+        for (feature, explanation), other in zip(explained.items(), others, strict=False):
             score = await score_feature(client, explanation, pick(feature.index, "test"), config, other=other)
-            assert isinstance(score, DetailedScore)
+            assert isinstance(score, Score)
             scores.append(score)
         return scores
 

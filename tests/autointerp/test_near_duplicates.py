@@ -1,14 +1,15 @@
 """Near-identical features: found by direction and activity together, explained once."""
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
-from safesail.autointerp.budgeted import BudgetedConfig, BudgetedRun, Plan
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.forecast import Forecaster
-from safesail.autointerp.near_duplicates import NearDuplicatesConfig, near_duplicates
+from safesail.autointerp.config import AutointerpConfig, NearDuplicatesConfig
+from safesail.autointerp.forecast import forecast
+from safesail.autointerp.loop import Plan
+from safesail.autointerp.ranking import near_duplicates
+from safesail.autointerp.run import run_plan
 from safesail.domain.ids import FeatureId
 from safesail.llm.budget import parse_budget
 from safesail.store.connection import Db, open_writer
@@ -17,6 +18,7 @@ from safesail.store.selection import write_near
 from safesail.store.sql import rows, value
 from tests.pipeline.conftest import Made
 
+UNLIMITED = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
 LOOSE = NearDuplicatesConfig(direction=0.9, activity=0.5)
 
 
@@ -71,11 +73,10 @@ def test_a_shared_explanation_costs_nothing_and_is_marked(made: Made, store: Pat
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
         first, second = unexplained_twins(db, sae_id)
-        clients = ChatSettings("lexical", "lexical", parse_budget("unlimited")).open(db, "run")
-        run = BudgetedRun(db, clients.explainer, clients.simulator, BudgetedConfig(chance_every=1))
-        bought = asyncio.run(run.run(Plan([first, second], {second: first}), quiet=True))
-        assert set(bought.explained) == {first, second}
-        assert bought.shared == [second]
+        plan = Plan(sae_id, [first, second], {second: first})
+        report = run_plan(db, plan, UNLIMITED, AutointerpConfig(chance_every=1), quiet=True)
+        assert set(report.explained) == {first, second}
+        assert report.shared == [second]
         mine, theirs = read_explanation(db, first), read_explanation(db, second)
         assert theirs.text == mine.text
         assert theirs.explainer == f"{mine.explainer}, shared from {first.index}"
@@ -89,9 +90,8 @@ def test_a_dry_run_expects_one_explanation_for_two(made: Made, store: Path) -> N
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
         first, second = unexplained_twins(db, sae_id)
-        chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
-        forecaster = Forecaster(db, chat.models(), BudgetedConfig(chance_every=0), {})
-        alone = forecaster.forecast(sae_id, Plan([first, second]), chat.budget)
-        shared = forecaster.forecast(sae_id, Plan([first, second], {second: first}), chat.budget)
+        config = AutointerpConfig(chance_every=0)
+        alone = forecast(db, Plan(sae_id, [first, second]), UNLIMITED, config)
+        shared = forecast(db, Plan(sae_id, [first, second], {second: first}), UNLIMITED, config)
         assert alone.cost.calls - shared.cost.calls == 1
         assert shared.cost.tokens < alone.cost.tokens

@@ -1,6 +1,7 @@
 """Which features money goes to first."""
 
-from safesail.autointerp.ranking import OrderConfig, by_value
+from safesail.autointerp.config import OrderConfig
+from safesail.autointerp.ranking import by_value
 from safesail.store.selection import CandidateFeature
 
 DOMAINS = {"war.raid": "war", "war.siege": "war", "food.soup": "food"}

@@ -6,17 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesail.autointerp.score_feature import chance_partner, score_feature
-from safesail.autointerp.scoring_config import Method, ScoringConfig
-from safesail.autointerp.simulator import batches_of
+from safesail.autointerp.config import Method, ScoringConfig
+from safesail.autointerp.loop import chance_partners
+from safesail.autointerp.simulator import batches_of, score_feature
 from safesail.autointerp.units import units_of
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Exemplar, Explanation, Failed, Score, Window
+from safesail.domain.records import Exemplar, Explanation, Score, Window
 from safesail.errors import BudgetExceededError
 from safesail.llm.budget import parse_budget
 from safesail.llm.lexical import LexicalModel
 from safesail.store.connection import Db, open_writer
-from safesail.store.explanations import DetailedScore, FailedScore
 from safesail.store.sql import value
 from tests.made_windows import FEATURE, ScriptedModel, exemplar, metered
 
@@ -32,7 +31,7 @@ WINDOWS = [
 
 def scored(
     db: Db, model: ScriptedModel | LexicalModel, config: ScoringConfig, other: Explanation | None = None
-) -> Score | Failed:
+) -> Score:
     return asyncio.run(score_feature(metered(db, model), BOMBS, WINDOWS, config, other=other))
 
 
@@ -53,7 +52,6 @@ def truth(config: ScoringConfig) -> list[str]:
 def test_a_simulator_that_knows_scores_one(db: Db, method: Method) -> None:
     config = ScoringConfig(method=method)
     found = scored(db, ScriptedModel(truth(config)), config)
-    assert isinstance(found, DetailedScore)
     assert found.value == pytest.approx(1.0)
     assert (found.auc, found.balanced_accuracy, found.reason) == (1.0, 1.0, None)
     assert (found.method, found.simulator, found.n_windows) == (method, "lexical @ scripted", 4)
@@ -63,7 +61,6 @@ def test_a_simulator_that_knows_scores_one(db: Db, method: Method) -> None:
 @pytest.mark.parametrize("method", ["segment", "token", "detection", "fuzzing"])
 def test_the_right_explanation_scores_above_another_features(db: Db, method: Method) -> None:
     found = scored(db, LexicalModel(), ScoringConfig(method=method), OTHER)
-    assert isinstance(found, DetailedScore)
     assert found.value is not None
     assert found.chance is not None
     assert found.value > 0.6 > 0.2 > found.chance
@@ -74,7 +71,6 @@ def test_the_right_explanation_scores_above_another_features(db: Db, method: Met
 
 def test_a_constant_simulator_is_undefined_with_its_reason(db: Db) -> None:
     found = scored(db, ScriptedModel(['{"active": {}}']), ScoringConfig())
-    assert isinstance(found, DetailedScore)
     assert (found.value, found.low, found.high) == (None, None, None)
     assert found.reason == "simulated values are constant"
     assert found.balanced_accuracy == 0.5
@@ -82,7 +78,6 @@ def test_a_constant_simulator_is_undefined_with_its_reason(db: Db) -> None:
 
 def test_nothing_answered_is_a_failure(db: Db) -> None:
     found = scored(db, ScriptedModel(["As an AI, I prefer not to."]), ScoringConfig())
-    assert isinstance(found, FailedScore)
     assert (found.error, found.method, found.tokens) == ("RefusedAnswerError", "segment", 15)
 
 
@@ -90,7 +85,6 @@ def test_a_score_over_less_than_half_of_the_windows_is_undefined(db: Db) -> None
     config = ScoringConfig(windows_per_call=1)
     answers = [truth(config)[0], "?", "?", "?"]
     found = scored(db, ScriptedModel(answers), config)
-    assert isinstance(found, DetailedScore)
     assert found.value is None
     assert found.reason is not None
     assert found.reason.startswith("only 1 of 4 windows were answered; UnparsableAnswerError: not JSON")
@@ -99,14 +93,12 @@ def test_a_score_over_less_than_half_of_the_windows_is_undefined(db: Db) -> None
 def test_half_of_the_windows_is_enough(db: Db) -> None:
     config = ScoringConfig(windows_per_call=2)
     found = scored(db, ScriptedModel([truth(config)[0], "?"]), config)
-    assert isinstance(found, DetailedScore)
     assert found.value == pytest.approx(1.0)
     assert found.n_windows == 2
 
 
 def test_chance_is_none_where_the_other_explanation_gets_no_answer(db: Db) -> None:
     found = scored(db, ScriptedModel([*truth(ScoringConfig()), "?"]), ScoringConfig(), OTHER)
-    assert isinstance(found, DetailedScore)
     assert found.value == pytest.approx(1.0)
     assert found.chance is None
     assert found.tokens == 15  # the chance line is not part of what the score cost
@@ -115,7 +107,6 @@ def test_chance_is_none_where_the_other_explanation_gets_no_answer(db: Db) -> No
 def test_no_windows_is_a_failure_that_costs_nothing(db: Db) -> None:
     model = ScriptedModel([])
     found = asyncio.run(score_feature(metered(db, model), BOMBS, [], ScoringConfig(), other=None))
-    assert isinstance(found, FailedScore)
     assert (found.error, found.tokens, model.asked) == ("NoWindows", 0, [])
 
 
@@ -152,26 +143,20 @@ def test_segments_cost_a_fraction_of_tokens(tmp_path: Path) -> None:
                     metered(db, LexicalModel()), BOMBS, windows, ScoringConfig(method=method), other=None
                 )
             )
-            assert isinstance(found, DetailedScore)
-            billed[method] = found.tokens
+            billed[method] = found.tokens or 0
     assert billed["segment"] < 0.15 * billed["token"]
 
 
-@given(st.lists(st.integers(0, 500), min_size=2, max_size=40, unique=True), st.integers(0, 99))
-def test_chance_partners_are_a_derangement_whatever_the_order(indices: list[int], seed: int) -> None:
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=40, unique=True), st.integers(0, 4))
+def test_chance_partners_come_before_and_do_not_depend_on_what_comes_after(
+    indices: list[int], every: int
+) -> None:
     features = [FeatureId("sae", i) for i in indices]
-    partners = chance_partner(features, seed)
-    assert set(partners) == set(partners.values()) == set(features)
-    assert all(a != b for a, b in partners.items())
-    assert chance_partner(features[::-1], seed) == partners
-
-
-def test_chance_partners_depend_on_the_seed_and_need_two_features() -> None:
-    features = [FeatureId("sae", i) for i in range(20)]
-    assert chance_partner(features, 0) != chance_partner(features, 1)
-    assert chance_partner(features[:1], 0) == {}
-    with pytest.raises(ValueError, match="differ"):
-        chance_partner([FEATURE, FEATURE], 0)
+    for number in range(len(features)):
+        partners = chance_partners(features, number, every)
+        assert partners == chance_partners(features[: number + 1], number, every)
+        has_line = every > 0 and number > 0 and number % every == 0
+        assert sorted(partners) == (list(range(number)) if has_line else [])
 
 
 @pytest.mark.shared
@@ -187,7 +172,6 @@ def test_human_puzzles_that_words_can_solve(db: Db, shared_dir: Path) -> None:
             claim = Explanation(FEATURE, text, (), "puzzle", "-")
             config = ScoringConfig(method="token")
             found = asyncio.run(score_feature(client, claim, windows, config, other=None))
-            assert isinstance(found, Score)
             scores.append(found.value or 0.0)
         assert scores[0] > max(scores[1:]), name
 

@@ -1,6 +1,6 @@
 import pytest
 
-from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.config import ScoringConfig
 from safesail.autointerp.units import units_of
 from tests.made_windows import exemplar
 

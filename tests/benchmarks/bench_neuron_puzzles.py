@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.config import ScoringConfig
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Window
 from safesail.llm.lexical import LexicalModel

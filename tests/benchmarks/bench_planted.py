@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from safesail.autointerp.config import ScoringConfig
 from safesail.autointerp.score import agreement
-from safesail.autointerp.score_feature import chance_partner
-from safesail.autointerp.scoring_config import ScoringConfig
 from safesail.autointerp.simulator import batches_of, context_of, simulate
 from safesail.autointerp.units import Simulated
 from safesail.domain.ids import FeatureId
@@ -66,10 +65,16 @@ async def score(
     return (0.0 if isinstance(value, Undefined) else value), len(bought)
 
 
+def shuffled(features: list[FeatureId], seed: int) -> dict[FeatureId, FeatureId]:
+    """For every feature another one, each taken once: one cycle in random order."""
+    order = np.random.default_rng(seed).permutation(len(features)).tolist()
+    return {features[a]: features[b] for a, b in zip(order, [*order[1:], order[0]], strict=True)}
+
+
 def run(model: ChatClient, config: ScoringConfig, budget: int, seed: int) -> dict[str, Any]:
     """AUC by one simulator and method at one budget."""
     features = [FeatureId("planted", i) for i in range(len(PLANTED))]
-    partners = [chance_partner(features, seed + s) for s in range(N_SHUFFLES)]
+    partners = [shuffled(features, seed + s) for s in range(N_SHUFFLES)]
     scores = np.zeros((len(features), 1 + N_SHUFFLES))
     counts: list[int] = []
     for i, feature in enumerate(features):

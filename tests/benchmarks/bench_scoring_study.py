@@ -19,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safesail.autointerp.exemplars import ExemplarConfig, collect
-from safesail.autointerp.scoring_config import ScoringConfig
+from safesail.autointerp.config import ExemplarConfig, ScoringConfig
+from safesail.autointerp.exemplars import collect
 from safesail.domain.ids import FeatureId
 from safesail.llm.builtin_prompts import count_tokens, prompt_tokens
 from safesail.llm.lexical import LexicalModel

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.explaining import explain_candidates
+from safesail.autointerp.run import plan_candidates, run_plan
 from safesail.concepts.read import load_concepts
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
@@ -31,7 +31,7 @@ from safesail.selection.config import SelectionConfig
 from safesail.selection.encode import Encoder
 from safesail.selection.run import select
 from safesail.store.connection import Db
-from safesail.store.explanations import read_scores, read_tags
+from safesail.store.explanations import headline_scores, read_tags
 from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
 from safesail.store.selection import read_scores as read_figures
 from safesail.store.sql import rows, value
@@ -227,8 +227,9 @@ def try_features(
     if not {o.feature for _, o in chosen} <= finished_features(db, sae_id):
         candidates = [CandidateFeature(o.feature, (o.concept_id,), o.frequency, o.swapped) for _, o in chosen]
         chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
-        explain_candidates(db, candidates, sae_id, chat, config.scoring, quiet=quiet)
-    scores = {s.feature.index: s for s in read_scores(db, sae_id)}
+        plan = plan_candidates(db, sae_id, candidates, config.autointerp)
+        run_plan(db, plan, chat, config.autointerp, quiet=quiet)
+    scores = {s.feature.index: s for s in headline_scores(db, sae_id)}
     tried: list[Tried] = []
     for domain, o in chosen:
         score = scores.get(o.feature)

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from safesail.autointerp.budgeted import BudgetedConfig
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.explaining import explain_candidates, rank_candidates
+from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.ranking import FeatureChoice
+from safesail.autointerp.run import make_plan, run_plan
 from safesail.catalog.verify import verify_release
 from safesail.errors import ConfigError, NotFoundError
 from safesail.llm.budget import parse_budget
@@ -59,17 +60,17 @@ def test_a_budget_is_never_exceeded_and_more_of_it_goes_on(made: Made) -> None:
     with open_writer(store) as db:
         for table in ("llm_calls", "explanations", "scores"):
             db.execute(f"DELETE FROM {table}")
-        candidates = rank_candidates(db, made.summary.sae_id, n=4, min_windows=2)
-        config = BudgetedConfig(concurrency=2)
+        config = AutointerpConfig(concurrency=2)
+        plan = make_plan(db, FeatureChoice(made.summary.sae_id, n=4, min_windows=2), config)
         half = made.summary.tokens_total // 2
         spent = []
         for budget in (str(half), "unlimited"):
             chat = ChatSettings("lexical", "lexical", parse_budget(budget))
-            spent.append(explain_candidates(db, candidates, made.summary.sae_id, chat, config, quiet=True))
-        assert spent[0].bought.stopped_by_budget
+            spent.append(run_plan(db, plan, chat, config, quiet=True))
+        assert spent[0].stopped_by is not None
         assert 0 < spent[0].tokens <= half
         assert spent[0].tokens + spent[1].tokens == made.summary.tokens_total
-        assert spent[1].bought.left == 0
+        assert spent[1].left == 0
 
 
 def test_a_pipeline_that_is_not_there_names_those_that_are() -> None:

@@ -6,15 +6,11 @@ import pytest
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import NotFoundError
-from safesail.store.bulk import insert
 from safesail.store.connection import Db
 from safesail.store.explanations import (
-    ConfidentExplanation,
-    DetailedScore,
-    FailedExplanation,
-    FailedScore,
+    ScoreOrigin,
     explanation_id,
-    pending,
+    headline_scores,
     read_explanation,
     read_scores,
     read_tags,
@@ -25,14 +21,13 @@ from safesail.store.explanations import (
 from safesail.store.sql import rows, value
 
 FEATURE = FeatureId("sae", 3)
-BOMBS = ConfidentExplanation(FEATURE, "Bombs", ("weapons",), "m @ here", "ab" * 32, 0.75)
-FAILED = FailedExplanation(
-    FEATURE, "explain", "UnparsableAnswerError", "not JSON: 'x'", "m @ here", "ab" * 32
-)
-SCORE = DetailedScore(
-    feature=FEATURE, method="segment", value=0.5, low=0.4, high=0.6, chance=0.1, n_units=80, n_windows=20,
-    reason=None, simulator="m @ here", prompt_hash="cd" * 32, auc=0.8, balanced_accuracy=0.7, tokens=1234,
+BOMBS = Explanation(FEATURE, "Bombs", ("weapons",), "m @ here", "ab" * 32, 0.75)
+FAILED = Failed(FEATURE, "UnparsableAnswerError", "not JSON: 'x'", "m @ here", "ab" * 32)
+SCORE = Score(
+    FEATURE, "segment", "m @ here", 0.5, low=0.4, high=0.6, chance=0.1, auc=0.8, balanced_accuracy=0.7, n_units=80,
+    n_windows=20, tokens=1234, prompt_hash="cd" * 32,
 )  # fmt: skip
+RUN = ScoreOrigin("run", {"windows": 20})
 
 
 def count(db: Db, table: str) -> int:
@@ -91,7 +86,7 @@ def test_a_failure_is_a_row_until_the_feature_is_explained(db: Db) -> None:
 
 
 def test_a_failure_before_anyone_was_asked_names_nobody(db: Db) -> None:
-    record_explanation(db, Failed(FEATURE, "explain", "NoExemplars", "never fires"))
+    record_explanation(db, Failed(FEATURE, "NoExemplars", "never fires"))
     assert rows(db, "SELECT explainer, prompt_hash FROM explanations") == [("none", None)]
 
 
@@ -105,64 +100,52 @@ def test_an_explanation_is_stored_with_its_tags_or_not_at_all(db: Db) -> None:
 
 def test_a_score_comes_back_as_it_was(db: Db) -> None:
     record_explanation(db, BOMBS)
-    record_score(db, BOMBS, SCORE)
-    (row,) = read_scores(db, "sae")
-    assert (row.feature, row.method, row.value, row.low, row.high, row.chance) == (
-        FEATURE, "segment", 0.5, 0.4, 0.6, 0.1,
-    )  # fmt: skip
-    assert (row.auc, row.balanced_accuracy, row.tokens, row.n_units, row.n_windows) == (
-        0.8,
-        0.7,
-        1234,
-        80,
-        20,
-    )
-    assert (row.reason, row.error, row.simulator) == (None, None, "m @ here")
+    record_score(db, BOMBS, SCORE, RUN)
+    assert read_scores(db, "sae") == [SCORE]
+    assert rows(db, "SELECT run_id, settings, settings_hash FROM scores") == [
+        ("run", '{"windows": 20}', RUN.settings_hash)
+    ]
 
 
 def test_the_same_score_again_changes_nothing_and_another_one_replaces_it(db: Db) -> None:
-    record_score(db, BOMBS, SCORE)
+    record_score(db, BOMBS, SCORE, RUN)
     before = rows(db, "SELECT * FROM scores")
-    record_score(db, BOMBS, SCORE)
+    record_score(db, BOMBS, SCORE, ScoreOrigin("later", RUN.settings))
     assert rows(db, "SELECT * FROM scores") == before
-    record_score(db, BOMBS, replace(SCORE, value=None, reason="true values are constant"))
-    (row,) = read_scores(db, "sae")
-    assert (row.value, row.reason) == (None, "true values are constant")
-    assert value(db, "SELECT ordinal FROM scores") > before[0][-1]
+    undefined = replace(SCORE, value=None, reason="true values are constant")
+    record_score(db, BOMBS, undefined, RUN)
+    assert read_scores(db, "sae") == [undefined]
 
 
-def test_methods_and_simulators_stand_beside_each_other(db: Db) -> None:
+def test_a_chance_line_is_not_lost_to_the_same_score_without_one(db: Db) -> None:
+    record_score(db, BOMBS, SCORE, RUN)
+    record_score(db, BOMBS, replace(SCORE, chance=None), ScoreOrigin("later", RUN.settings))
+    assert read_scores(db, "sae") == [SCORE]
+
+
+def test_scores_made_differently_stand_beside_each_other(db: Db) -> None:
     for score in (SCORE, replace(SCORE, method="token"), replace(SCORE, simulator="n @ there")):
-        record_score(db, BOMBS, score)
-    assert count(db, "scores") == 3
+        record_score(db, BOMBS, score, RUN)
+    other_windows = replace(SCORE, value=0.9, chance=None)
+    record_score(db, BOMBS, other_windows, ScoreOrigin("later", {"windows": 10}))
+    assert count(db, "scores") == 4
+    assert read_scores(db, "sae", method="segment", simulator="m @ here") == [SCORE, other_windows]
     assert [r.method for r in read_scores(db, "sae", method="token")] == ["token"]
     assert read_scores(db, "another") == []
 
 
-def test_a_plain_score_leaves_unknown_figures_empty(db: Db) -> None:
-    plain = Score(FEATURE, "segment", 0.1, None, None, None, 4, 1, None, "person", "-")
-    record_score(db, BOMBS, plain)
-    (row,) = read_scores(db, "sae")
-    assert (row.auc, row.tokens, row.low) == (None, None, None)
-
-
 def test_a_failed_score_is_a_row_with_its_error(db: Db) -> None:
-    failed = FailedScore(
-        FEATURE, "simulate", "RefusedAnswerError", "declined", "segment", "m @ here", "cd" * 32, 15
-    )
-    record_score(db, BOMBS, failed)
-    (row,) = read_scores(db, "sae")
-    assert (row.value, row.error, row.reason, row.tokens) == (None, "RefusedAnswerError", "declined", 15)
-    record_score(db, BOMBS, Failed(FEATURE, "simulate", "NoWindows", "none"))
-    assert {(r.method, r.simulator) for r in read_scores(db, "sae")} == {
-        ("segment", "m @ here"),
-        ("none", "none"),
-    }
+    failed = Score(
+        FEATURE, "segment", "m @ here", None, reason="declined", error="RefusedAnswerError", tokens=15,
+        prompt_hash="cd" * 32,
+    )  # fmt: skip
+    record_score(db, BOMBS, failed, RUN)
+    assert read_scores(db, "sae") == [failed]
 
 
 def test_a_score_of_another_feature_is_our_own_bug(db: Db) -> None:
     with pytest.raises(AssertionError, match="another feature"):
-        record_score(db, replace(BOMBS, feature=FeatureId("sae", 4)), SCORE)
+        record_score(db, replace(BOMBS, feature=FeatureId("sae", 4)), SCORE, RUN)
 
 
 def test_tags_of_several_sources(db: Db) -> None:
@@ -174,56 +157,67 @@ def test_tags_of_several_sources(db: Db) -> None:
     assert value(db, "SELECT severity FROM tags WHERE source = 'person'") == 2
 
 
-def add_candidates(db: Db, frequencies: dict[int, float]) -> None:
-    db.execute(
-        "INSERT INTO concepts VALUES ('violence.weapons.bombs', 'violence', 'weapons', 'bombs', 'Bombs.')"
-    )
-    db.execute("INSERT INTO selections VALUES ('sel', 'sae', 'set', '{\"controls\": []}', 1.0, NULL, 1.0)")
-    n = len(frequencies)
-    insert(
-        db,
-        "feature_concepts",
-        {
-            "selection_id": ["sel"] * n, "sae_id": ["sae"] * n, "feature": list(frequencies),
-            "concept_id": ["violence.weapons.bombs"] * n, "frequency": list(frequencies.values()),
-            "swapped": [0.0] * n, "n_pairs": [10] * n, "candidate": [True] * n,
-        },
-    )  # fmt: skip
-
-
-def test_pending_are_candidates_that_lack_an_explanation_or_a_score_best_first(db: Db) -> None:
-    add_candidates(db, {1: 0.5, 3: 0.9, 4: 0.7, 5: 0.6, 6: 0.8})
-    for index in (3, 4, 6):
-        explanation = replace(BOMBS, feature=FeatureId("sae", index))
-        record_explanation(db, explanation)
-    record_score(db, BOMBS, SCORE)  # 3: done
-    four = replace(BOMBS, feature=FeatureId("sae", 4))
-    record_score(
-        db, four, replace(SCORE, feature=FeatureId("sae", 4), value=None, reason="constant")
-    )  # undefined: done
-    six = replace(BOMBS, feature=FeatureId("sae", 6))
-    failed = FailedScore(
-        FeatureId("sae", 6), "simulate", "RefusedAnswerError", "-", "segment", "m @ here", "-", 1
-    )
-    record_score(db, six, failed)  # failed: not done
-    record_explanation(db, replace(FAILED, feature=FeatureId("sae", 5)))
-
-    assert [f.index for f in pending(db, "sae", method="segment")] == [6, 5, 1]
-    assert [f.index for f in pending(db, "sae", method="segment", limit=1)] == [6]
-    assert [f.index for f in pending(db, "sae", method="token")] == [3, 6, 4, 5, 1]
-
-
-def test_pending_needs_a_selection(db: Db) -> None:
-    with pytest.raises(NotFoundError, match="run `safesail select-sae` first"):
-        pending(db, "sae", method="segment")
-
-
-def test_the_catalog_shows_the_newest_explanation_with_its_score(db: Db) -> None:
+@pytest.fixture
+def catalog(db: Db) -> Db:
+    """A store with an SAE and feature 3 and 4 of it, explained."""
     db.execute(
         "INSERT INTO saes VALUES ('sae', 1, 'm', 14, 'blocks.14.hook_mlp_out', 8, 16, 'topk', 2, NULL, 'here')"
     )
-    db.execute("INSERT INTO features (sae_id, feature) VALUES ('sae', 3)")
-    record_explanation(db, BOMBS)
-    record_score(db, BOMBS, SCORE)
-    shown = rows(db, 'SELECT explanation, tags, score, score_low, chance_score, score_method FROM "catalog"')
-    assert shown == [("Bombs", ["weapons"], 0.5, 0.4, 0.1, "segment")]
+    db.execute("INSERT INTO features (sae_id, feature) VALUES ('sae', 3), ('sae', 4)")
+    for explanation in (BOMBS, replace(BOMBS, feature=FeatureId("sae", 4))):
+        record_explanation(db, explanation)
+    return db
+
+
+SHOWN = (
+    'SELECT explanation, score, chance_score, score_method, score_simulator FROM "catalog" WHERE "index" = 3'
+)
+
+
+def test_the_catalog_shows_an_explanation_with_its_score_method_and_simulator(catalog: Db) -> None:
+    record_score(catalog, BOMBS, SCORE, RUN)
+    assert rows(catalog, SHOWN) == [("Bombs", 0.5, 0.1, "segment", "m @ here")]
+
+
+def test_a_feature_with_a_scored_explanation_never_shows_as_unscored(catalog: Db) -> None:
+    record_score(catalog, BOMBS, SCORE, RUN)
+    newer = replace(BOMBS, text="Blasts")
+    record_explanation(catalog, newer)
+    assert rows(catalog, SHOWN) == [("Bombs", 0.5, 0.1, "segment", "m @ here")]
+    record_score(catalog, newer, replace(SCORE, value=0.7), RUN)
+    assert rows(catalog, SHOWN) == [("Blasts", 0.7, 0.1, "segment", "m @ here")]
+
+
+@pytest.mark.parametrize(
+    ("later", "settings"),
+    [
+        (replace(SCORE, value=0.9, chance=None), {"windows": 10}),
+        (replace(SCORE, value=0.9, method="token"), RUN.settings),
+        (replace(SCORE, value=0.9, simulator="n @ there"), RUN.settings),
+    ],
+)
+def test_what_ran_last_is_not_the_headline(catalog: Db, later: Score, settings: dict[str, int]) -> None:
+    record_score(catalog, BOMBS, SCORE, RUN)
+    before = rows(catalog, SHOWN)
+    record_score(catalog, BOMBS, later, ScoreOrigin("later", settings))
+    assert rows(catalog, SHOWN) == before
+    assert headline_scores(catalog, "sae") == [SCORE]
+
+
+def test_the_headline_is_the_way_with_most_chance_lines_and_all_of_one_way(catalog: Db) -> None:
+    four = replace(BOMBS, feature=FeatureId("sae", 4))
+    other = replace(SCORE, feature=four.feature)
+    record_score(catalog, four, other, RUN)
+    better = ScoreOrigin("later", {"windows": 40})
+    record_score(catalog, four, replace(other, value=0.8), better)
+    assert [s.value for s in headline_scores(catalog, "sae")] == [0.5]  # a tie: the first stays
+    record_score(catalog, BOMBS, replace(SCORE, value=0.3), better)
+    assert [s.value for s in headline_scores(catalog, "sae")] == [0.3, 0.8]
+
+
+def test_newer_explanations_scored_as_well_are_the_headline(catalog: Db) -> None:
+    record_score(catalog, BOMBS, SCORE, RUN)
+    newer = replace(BOMBS, text="Blasts", explainer="n @ there")
+    record_explanation(catalog, newer)
+    record_score(catalog, newer, replace(SCORE, simulator="n @ there", value=0.6), RUN)
+    assert rows(catalog, SHOWN) == [("Blasts", 0.6, 0.1, "segment", "n @ there")]

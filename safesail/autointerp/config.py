@@ -1,0 +1,215 @@
+"""Settings of explaining and scoring."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from safesail.domain.config import Config
+from safesail.store.selection import NEAR
+
+Answer = Literal["json", "text"]
+Method = Literal["segment", "token", "detection", "fuzzing"]
+"""`segment` is the default and the cheap one; `token` asks for every token; the last two are Delphi's."""
+
+Answers = Literal["active", "list"]
+"""`active`: an answer names the active segments only; `list`: it has a value for every segment."""
+
+_EXPLAIN_TEMPLATES: dict[Answer, str] = {"json": "v1", "text": "text_v1"}
+_SIMULATE_TEMPLATES: dict[Method, str] = {
+    "segment": "segment_v1",
+    "token": "token_v1",
+    "detection": "detection_v1",
+    "fuzzing": "fuzzing_v1",
+}
+
+
+class ExemplarConfig(Config):
+    """How many windows of each kind are taken."""
+
+    n_active: Annotated[int, Field(ge=1)] = 10
+    """Windows in which the feature fires, spread over activation levels."""
+
+    n_random: Annotated[int, Field(ge=0)] = 5
+    """Windows in which it does not fire, drawn from the whole split."""
+
+    n_hard: Annotated[int, Field(ge=0)] = 5
+    """Windows in which it does not fire although they hold a token on which it often does."""
+
+    n_boundary: Annotated[int, Field(ge=0)] = 0
+    """Windows in which it does not fire, of documents in which it fires elsewhere."""
+
+    n_levels: Annotated[int, Field(ge=1, le=10)] = 5
+    """Activation levels, cut by linear steps up to the feature's 0.999 quantile."""
+
+    seed: int = 0
+
+
+class ExplainConfig(Config):
+    """What an explainer is shown and asked."""
+
+    model: str = "lexical"
+    """Name of the model that explains, as its endpoint knows it."""
+
+    answer: Answer = "json"
+    """`json`: explanation, tags and confidence. `text`: one plain sentence, for models too small to hold JSON."""
+
+    template: str | None = None
+    """Prompt template `prompts/explain/<template>.j2`; None: the one of the form of answer."""
+
+    n_active: PositiveInt = 10
+    """Windows with the feature's activity shown at most."""
+
+    n_controls: NonNegativeInt = 8
+    """Windows without activity shown at most."""
+
+    tokens_before: NonNegativeInt = 24
+    """Tokens shown ahead of a window's strongest one; the rest of the window is cut off to save tokens."""
+
+    tokens_after: NonNegativeInt = 8
+    """Tokens shown behind it."""
+
+    max_words: PositiveInt = 60
+    """Words asked for at most; an answer of more than twice as many is refused."""
+
+    tags: bool = True
+    """Ask for tags from the taxonomy; a plain sentence has none."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """None: not sent, as reasoning models demand."""
+
+    max_tokens: PositiveInt = 300
+    """Room for the answer. Reasoning models need thousands."""
+
+    @property
+    def template_name(self) -> str:
+        """Template in use."""
+        return self.template or _EXPLAIN_TEMPLATES[self.answer]
+
+    @property
+    def asks_tags(self) -> bool:
+        """Whether the answer is to hold tags."""
+        return self.tags and self.answer == "json"
+
+
+class ScoringConfig(Config):
+    """How an explanation is tested.
+
+    The defaults of the segment method are the cheapest that keep the token method's verdicts: on 95 features of
+    the demo they take 86 % fewer tokens than it, and their scores correlate with its at 0.95. Segments of 4 tokens
+    agree as well and save 83 %; of 8, or without ratings, they save more and agree less
+    (`tests/benchmarks/bench_scoring_study.py`).
+    """
+
+    model: str = "lexical"
+    """Name of the model that simulates, as its endpoint knows it."""
+
+    method: Method = "segment"
+
+    template: str | None = None
+    """Prompt template `prompts/simulate/<template>.j2`; None: the method's own."""
+
+    segment_tokens: PositiveInt = 6
+    """Length of a segment, about; it ends at a word boundary."""
+
+    windows_per_call: Annotated[int, Field(ge=1, le=26)] = 20
+    """Windows in one prompt, which names them A to Z; the token method always asks about one."""
+
+    graded: bool = True
+    """Segments are rated 1 to 10 and compared with their largest activation; else 1 or 0: active or not."""
+
+    answers: Answers = "active"
+
+    threshold: NonNegativeFloat = 0.0
+    """A unit counts as active when its largest activation is greater than this, in SAE units."""
+
+    draws: PositiveInt = 1000
+    """Bootstrap resamples of the windows behind the interval."""
+
+    stop_width: Annotated[float, Field(gt=0, le=2)] | None = None
+    """Stop asking about further windows once the interval is this narrow; None: ask about all."""
+
+    decide_at: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Stop once the interval lies on one side of this score, which decides whether an explanation is kept."""
+
+    seed: NonNegativeInt = 0
+    """Of the bootstrap and of the marks that fuzzing puts at random."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """None: not sent, as reasoning models demand."""
+
+    extra_tokens: NonNegativeInt = 0
+    """Room in the answer beside what its form needs, for models that think aloud."""
+
+    @property
+    def template_name(self) -> str:
+        """Template in use."""
+        return self.template or _SIMULATE_TEMPLATES[self.method]
+
+    @property
+    def calls_windows(self) -> int:
+        """Windows that go into one call."""
+        return 1 if self.method == "token" else self.windows_per_call
+
+    @property
+    def label(self) -> str:
+        """Name of the method under which scores are stored: settings that differ from the default are in it."""
+        default = type(self)()
+        parts: list[str] = [self.method]
+        if self.method == "segment":
+            parts += [f"s{self.segment_tokens}"] if self.segment_tokens != default.segment_tokens else []
+            parts += ["list"] if self.answers == "list" else []
+            parts += [] if self.graded else ["binary"]
+        if self.method != "token" and self.windows_per_call != default.windows_per_call:
+            parts.append(f"w{self.windows_per_call}")
+        if self.threshold != default.threshold:
+            parts.append(f"t{self.threshold:g}")
+        parts += [] if self.stop_width is None else [f"stop{self.stop_width:g}"]
+        parts += [] if self.decide_at is None else [f"at{self.decide_at:g}"]
+        return "-".join(parts)
+
+
+class OrderConfig(Config):
+    """What makes a feature come first."""
+
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
+    """By domain, how much a feature of it counts; 1 where nothing is said, 0 leaves the domain out."""
+
+    novelty: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """What is left of a concept's value each time a feature for it was taken; 1: all of it."""
+
+
+class NearDuplicatesConfig(Config):
+    """When two features count as nearly the same."""
+
+    direction: Annotated[float, Field(ge=NEAR, le=1)] = 0.9
+    """Cosine of their decoder directions, at least."""
+
+    activity: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Cosine of their activations over the harvested tokens, at least."""
+
+
+class AutointerpConfig(Config):
+    """How features are explained and scored, within a budget."""
+
+    explain: ExplainConfig = ExplainConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    train_exemplars: ExemplarConfig = ExemplarConfig()
+    """Windows of the `train` split that the explainer sees."""
+
+    test_exemplars: ExemplarConfig = ExemplarConfig()
+    """Windows of the `test` split that the score is computed on."""
+
+    chance_every: int = 1
+    """The chance line is measured on every n-th feature; 0: on none. It doubles the cost of a score."""
+
+    order: OrderConfig = OrderConfig()
+    """Which features come first."""
+
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    """Which features share one explanation."""
+
+    tell_concept: bool = False
+    """Tell the explainer which concept nominated the feature; it may then find what it was told."""
+
+    concurrency: int = 8
+    """Features under way at once."""
