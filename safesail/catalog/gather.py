@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,8 @@ import pyarrow as pa
 from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import TABLES
 from safesail.domain.ids import FeatureId, content_id
+from safesail.domain.text import clean_text
+from safesail.errors import ConfigError, DataError
 from safesail.store.arrow import ArrowTable
 from safesail.store.imports import NOT_STATED, ImportedModel, ImportedSae
 
@@ -20,6 +24,7 @@ EMPTY = "EmptyExplanation"
 """Stored as the error of an explanation that its source lists without a text."""
 
 N_EXAMPLES = 3
+MAX_EXEMPLARS = 20
 
 
 @dataclass(frozen=True)
@@ -59,40 +64,56 @@ class Gathered:
     models: dict[str, ImportedModel] = field(default_factory=dict)
     saes: dict[str, ImportedSae] = field(default_factory=dict)
     batches: dict[str, list[ArrowTable]] = field(default_factory=lambda: {name: [] for name in TABLES})
-    _open: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    _counts: dict[str, int] = field(default_factory=dict)
-    _examples: dict[str, list[str]] = field(default_factory=dict)
+    _rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
+    _faults: Counter[str] = field(default_factory=Counter)
+    _examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _windows: Counter[FeatureId] = field(default_factory=Counter)
     _seen: set[str] = field(default_factory=set)
 
     def fault(self, kind: str, example: str) -> None:
         """Count a fault."""
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        examples = self._examples.setdefault(kind, [])
-        if len(examples) < N_EXAMPLES:
-            examples.append(example[:100])
+        self._faults[kind] += 1
+        if len(self._examples[kind]) < N_EXAMPLES:
+            self._examples[kind].append(example[:100])
 
     def faults(self) -> tuple[Fault, ...]:
         """All faults, by kind."""
-        return tuple(Fault(kind, n, tuple(self._examples[kind])) for kind, n in sorted(self._counts.items()))
+        return tuple(Fault(kind, n, tuple(self._examples[kind])) for kind, n in sorted(self._faults.items()))
 
-    def add(self, table: str, **cells: Any) -> None:
+    def _add(self, table: str, feature: FeatureId, **cells: Any) -> None:
         """Append a row; cells left out are null."""
-        columns = self._open.setdefault(table, {name: [] for name in TABLES[table].names})
-        for name, column in columns.items():
-            column.append(cells.get(name))
-        if len(columns[TABLES[table].names[0]]) >= BATCH:
+        self._rows[table].append({"sae_id": feature.sae_id, "index": feature.index, **cells})
+        if len(self._rows[table]) >= BATCH:
             self._close(table)
+
+    def model_of(self, where: str, stated: str | None = None) -> str:
+        """The subject model, by the catalog or by the options.
+
+        Args:
+            where: Names the row or file in errors.
+            stated: What the catalog says there.
+
+        Raises:
+            ConfigError: neither says it.
+            DataError: they say two things.
+        """
+        model = stated or self.options.model
+        if model is None:
+            raise ConfigError(f"{where} does not say which model it explains; name it with --model")
+        if self.options.model not in (None, model):
+            raise DataError(f"{where} is about {model!r}, not {self.options.model!r}")
+        return model
 
     def sae(self, source: str, *, layer: int | None, model: str, hook: str | None = None) -> str:
         """The id of an SAE that the catalog calls `source`; noted on first sight."""
         options = self.options
-        names = {"model": model, "source": source, "layer": layer}
-        sae_id = (options.sae or "{model}/{source}").format(**names)
+        names = {"model": model, "source": source, "layer": str(layer)}
+        sae_id = _filled(options.sae or "{model}/{source}", names)
         if sae_id not in self.saes:
-            place = options.hook.format(**names) if options.hook else (hook or NOT_STATED)
+            hook = _filled(options.hook, names) if options.hook else (hook or NOT_STATED)
             self.models.setdefault(model, ImportedModel(model))
             self.saes[sae_id] = ImportedSae(
-                sae_id, model, place, layer, d_in=options.d_in, d_sae=options.d_sae, source=options.name
+                sae_id, model, hook, layer, d_in=options.d_in, d_sae=options.d_sae, source=options.name
             )
         return sae_id
 
@@ -101,14 +122,7 @@ class Gathered:
         if str(feature) not in self._seen:
             self._seen.add(str(feature))
             layer = self.saes[feature.sae_id].layer
-            self.add(
-                "features",
-                sae_id=feature.sae_id,
-                index=feature.index,
-                layer=layer,
-                redacted=False,
-                **statistics,
-            )
+            self._add("features", feature, layer=layer, redacted=False, **statistics)
 
     def explanation(
         self, feature: FeatureId, text: str | None, *, lang: str | None = None, explainer: str | None = None
@@ -118,28 +132,27 @@ class Gathered:
         Returns:
             Its id, or None where the very same one was met before.
         """
-        masked = text is not None and text.strip() == MASK
-        empty = text is None or not text.strip()
-        if masked:
-            self.fault("masked", str(feature))
-        elif empty:
-            self.fault("empty", str(feature))
-        elif text is not None and MASK in text:
-            self.fault("masked in part", str(feature))
-        who = explainer or self.options.explainer or NOT_STATED
-        tongue = lang or self.options.lang or "en"
-        known = [feature.sae_id, feature.index, None if masked or empty else text, who, tongue]
+        stripped = (text or "").strip()
+        masked, empty = stripped == MASK, not stripped
+        kind = "masked" if masked else "empty" if empty else "masked in part" if MASK in stripped else None
+        if kind is not None:
+            self.fault(kind, str(feature))
+        if text is not None and clean_text(text) != text:
+            self.fault("control characters", str(feature))
+        readable = None if masked or empty else text
+        explainer = explainer or self.options.explainer or NOT_STATED
+        lang = lang or self.options.lang or "en"
+        identity = [feature.sae_id, feature.index, readable, explainer, lang]
         # An unknown text is nobody else's: two catalogs that mask one feature keep a row each.
-        key = content_id(json.dumps([*known, self.options.name] if masked or empty else known))
+        key = content_id(json.dumps([*identity, self.options.name] if readable is None else identity))
         if key in self._seen:
             self.fault("repeated", str(feature))
             return None
         self._seen.add(key)
-        self.add(
-            "explanations", explanation_id=key, sae_id=feature.sae_id, index=feature.index,
-            text=None if masked or empty else text, masked=masked, lang=tongue, explainer=who,
-            origin=self.options.name, error=EMPTY if empty else None,
-            message=("null" if text is None else f"empty: {text!r}") if empty else None, ordinal=len(self._seen),
+        self._add(
+            "explanations", feature, explanation_id=key, text=readable, masked=masked, lang=lang, explainer=explainer,
+            origin=self.options.name, error=EMPTY if empty else None, ordinal=len(self._seen),
+            message=("null" if text is None else f"empty: {text!r}") if empty else None,
         )  # fmt: skip
         return key
 
@@ -150,44 +163,54 @@ class Gathered:
         if value is not None and not (math.isfinite(value) and abs(value) <= 1):
             self.fault("score outside [-1, 1]", f"{feature}: {value}")
             value, more = None, {**more, "reason": f"the source says {value}, which is no correlation"}
-        self.add(
-            "scores", explanation_id=explanation_id, sae_id=feature.sae_id, index=feature.index, method=method,
-            simulator=NOT_STATED, value=value, ordinal=len(self._seen), **more,
+        self._add(
+            "scores", feature, explanation_id=explanation_id, method=method, simulator=NOT_STATED, value=value,
+            ordinal=len(self._seen), **more,
         )  # fmt: skip
 
     def tags(self, feature: FeatureId, tags: Iterable[str]) -> None:
         """Tags in their order; a repeated one counts once."""
         for position, tag in enumerate(tags, start=1):
-            key = f"{feature} {tag}"
-            if key in self._seen:
-                continue
-            self._seen.add(key)
-            self.add(
-                "tags", sae_id=feature.sae_id, index=feature.index, position=position, tag=tag,
-                source=self.options.name,
-            )  # fmt: skip
+            if f"{feature} {tag}" not in self._seen:
+                self._seen.add(f"{feature} {tag}")
+                self._add("tags", feature, position=position, tag=tag, source=self.options.name)
 
-    def exemplar(self, feature: FeatureId, rank: int, tokens: Sequence[str], values: Sequence[float]) -> None:
-        """A window in which the feature fires; it counts as shown to an explainer (split `train`)."""
-        if max(values, default=0.0) <= 0:
+    def exemplar(self, feature: FeatureId, tokens: Sequence[str], values: Sequence[float]) -> None:
+        """The next of the feature's strongest windows; it counts as shown to an explainer (split `train`).
+
+        Windows in which it is silent, and those after the first `MAX_EXEMPLARS`, are passed over.
+        """
+        if max(values, default=0.0) <= 0 or self._windows[feature] == MAX_EXEMPLARS:
             return
         document = content_id("".join(tokens))
         if f"{feature} window {document}" in self._seen:
             self.fault("repeated window", str(feature))
             return
         self._seen.add(f"{feature} window {document}")
-        self.add(
-            "exemplars", sae_id=feature.sae_id, index=feature.index, rank=rank, split="train",
-            document_id=document, start=0, maximum=max(values), tokens=list(tokens),
-            activations=list(values),
+        self._windows[feature] += 1
+        self._add(
+            "exemplars", feature, rank=self._windows[feature], split="train", document_id=document, start=0,
+            maximum=max(values), tokens=list(tokens), activations=list(values),
         )  # fmt: skip
 
     def tables(self) -> dict[str, list[ArrowTable]]:
         """All rows so far, as batches of the release format's tables."""
-        for table in list(self._open):
+        for table in TABLES:
             self._close(table)
         return self.batches
 
     def _close(self, table: str) -> None:
-        columns = self._open.pop(table)
-        self.batches[table].append(pa.table(columns, schema=TABLES[table]))
+        if self._rows[table]:
+            self.batches[table].append(pa.Table.from_pylist(self._rows[table], schema=TABLES[table]))
+            self._rows[table] = []
+
+
+def _filled(template: str, names: dict[str, str]) -> str:
+    """`template` with its `{model}`, `{source}` and `{layer}` filled in; nothing else in it means anything."""
+
+    def fill(match: re.Match[str]) -> str:
+        if match[1] not in names:
+            raise ConfigError(f"{template!r} may hold {{{'}, {'.join(names)}}}, not {match[0]}")
+        return names[match[1]]
+
+    return re.sub(r"\{(.*?)\}", fill, template)

@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,13 +36,26 @@ from safesail.store.sql import transaction
 Format = Literal["release", "safe-sail", "neuronpedia", "saedashboard", "delphi", "delphi-labels", "table"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-_READERS: dict[Format, Callable[[Path, Gathered], None]] = {
-    "safe-sail": safe_sail.read,
-    "neuronpedia": neuronpedia.read,
-    "saedashboard": saedashboard.read,
-    "delphi": delphi.read,
-    "delphi-labels": delphi.read_labels,
-    "table": tabular.read,
+
+@dataclass(frozen=True)
+class Importer:
+    """Reads one format, and tells whether something is in it."""
+
+    read: Callable[[Path, Gathered], None]
+    folder: str | None = None
+    """A folder is in this format where a file matches this pattern."""
+
+    document: Callable[[Any], bool] | None = None
+    """Whether a JSON document is in this format."""
+
+
+IMPORTERS: dict[Format, Importer] = {
+    "neuronpedia": Importer(neuronpedia.read, neuronpedia.FOLDER),
+    "delphi": Importer(delphi.read, delphi.FOLDER),
+    "safe-sail": Importer(safe_sail.read, safe_sail.FOLDER, safe_sail.fits),
+    "saedashboard": Importer(saedashboard.read, saedashboard.FOLDER, saedashboard.fits),
+    "delphi-labels": Importer(delphi.read_labels, document=delphi.fits_labels),
+    "table": Importer(tabular.read),
 }
 
 
@@ -72,9 +85,12 @@ def import_catalog(
             with opened_release(source) as (folder, manifest), open_writer(store) as db:
                 return import_release(db, folder, manifest, options.name)
         gathered = Gathered(options)
-        _READERS[form](source, gathered)
+        IMPORTERS[form].read(source, gathered)
+        tables = gathered.tables()
+        rows = {table: sum(map(len, batches)) for table, batches in tables.items()}
+        report = ImportReport(options.name, form, _digest(source), rows, {}, gathered.faults())
         with open_writer(store) as db:
-            return _write(db, gathered, form, _digest(source))
+            return _write(db, report, gathered.models.values(), gathered.saes.values(), tables)
     except BaseException:
         if new_store:
             store.unlink(missing_ok=True)
@@ -91,31 +107,15 @@ def detect(source: Path) -> Format:
         return "release"
     if source.name.endswith((".csv", ".jsonl", ".jsonl.gz")):
         return "table"
-    found = _detect_folder(source) if source.is_dir() else _detect_json(source)
-    if found is None:
-        raise ConfigError(
-            f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}"
-        )
-    return found
-
-
-def _detect_folder(folder: Path) -> Format | None:
-    if neuronpedia.fits(folder):
-        return "neuronpedia"
-    if delphi.fits(folder):
-        return "delphi"
-    files = sorted(folder.glob("*_db.json")) + sorted(folder.glob("batch-*.json"))
-    return _detect_json(files[0]) if files else None
-
-
-def _detect_json(path: Path) -> Format | None:
-    if path.suffix != ".json":
-        return None
-    content = read_json(path)
-    checks: tuple[tuple[Format, Callable[[Any], bool]], ...] = (
-        ("safe-sail", safe_sail.fits), ("saedashboard", saedashboard.fits), ("delphi-labels", delphi.fits_labels),
-    )  # fmt: skip
-    return next((form for form, fits in checks if fits(content)), None)
+    content = read_json(source) if source.suffix == ".json" and source.is_file() else None
+    for form, importer in IMPORTERS.items():
+        if source.is_dir():
+            fits = importer.folder is not None and any(source.glob(importer.folder))
+        else:
+            fits = importer.document is not None and importer.document(content)
+        if fits:
+            return form
+    raise ConfigError(f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}")
 
 
 @contextmanager
@@ -134,16 +134,30 @@ def opened_release(path: Path) -> Generator[tuple[Path, Manifest], None, None]:
 
 def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> ImportReport:
     """Bring a verified release into an open store."""
+    rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
+    report = ImportReport(name, "release", release_digest(manifest), rows, {}, ())
+    models = [ImportedModel(**model.model_dump()) for model in manifest.subject_models]
+    saes = [ImportedSae(**sae.model_dump()) for sae in manifest.saes]
+    return _write(
+        db, report, models, saes, {table: _batches(folder / f"{table}.parquet") for table in TABLES}
+    )
+
+
+def _write(
+    db: Db,
+    report: ImportReport,
+    models: Iterable[ImportedModel],
+    saes: Iterable[ImportedSae],
+    tables: Mapping[str, Iterable[ArrowTable]],
+) -> ImportReport:
+    """All of it or nothing; returns the report with what was new."""
     with transaction(db):
-        for model in manifest.subject_models:
-            register_model(db, ImportedModel(**model.model_dump()))
-        for sae in manifest.saes:
-            register_imported_sae(db, ImportedSae(**sae.model_dump()))
-        tables = {table: _batches(folder / f"{table}.parquet") for table in TABLES}
-        new = add_tables(db, tables, tuple(TABLES))
-        rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
-        report = ImportReport(name, "release", release_digest(manifest), rows, new, ())
-        record_import(db, name, report.format, report.sha256, asdict(report))
+        for model in models:
+            register_model(db, model)
+        for sae in saes:
+            register_imported_sae(db, sae)
+        report = replace(report, new=add_tables(db, tables, tuple(TABLES)))
+        record_import(db, report.name, report.format, report.sha256, asdict(report))
     return report
 
 
@@ -156,29 +170,11 @@ def _batches(path: Path) -> Generator[ArrowTable, None, None]:
             yield pa.Table.from_batches([batch]).cast(schema)
 
 
-def _write(db: Db, gathered: Gathered, form: str, sha256: str) -> ImportReport:
-    options, tables = gathered.options, gathered.tables()
-    with transaction(db):
-        for model in gathered.models.values():
-            register_model(db, model)
-        for sae in gathered.saes.values():
-            register_imported_sae(db, sae)
-        new = add_tables(db, tables, tuple(TABLES))
-        rows = {table: sum(map(len, batches)) for table, batches in tables.items()}
-        report = ImportReport(options.name, form, sha256, rows, new, gathered.faults())
-        record_import(db, options.name, form, sha256, asdict(report))
-    return report
-
-
 def _digest(source: Path) -> str:
     """SHA-256 over a file, or over the names and contents of a folder's files."""
     if source.is_file():
         return file_digest(source)
     digest = hashlib.sha256()
-    for path in _files(source):
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(source)}\0{file_digest(path)}\n".encode())
     return digest.hexdigest()
-
-
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())

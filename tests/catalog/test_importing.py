@@ -62,7 +62,8 @@ def test_safe_sails_database_goes_in_out_and_round_and_is_the_same(shared_dir: P
     report = bring(tmp_path, source, name="safe-sail", **QWEN)
     assert report.format == "safe-sail"
     assert (report.rows["features"], report.rows["explanations"], report.rows["scores"]) == (4700, 4700, 4700)
-    assert {f.kind: f.n for f in report.faults} == {"empty": 13, "masked": 1144, "masked in part": 5}
+    assert {f.kind: f.n for f in report.faults} == {
+        "control characters": 1, "empty": 13, "masked": 1144, "masked in part": 5}  # fmt: skip
     before = dump(tmp_path / "s.duckdb")
     again = bring(tmp_path, source, name="safe-sail", **QWEN)
     assert set(again.new.values()) == {0}
@@ -216,11 +217,11 @@ def test_a_features_windows_may_lie_in_two_batches_and_come_once(tmp_path: Path)
     gathered = Gathered(ImportOptions(name="x"))
     feature = FeatureId(gathered.sae("4-res", layer=4, model="m"), 1)
     gathered.feature(feature)
-    gathered.exemplar(feature, 1, ["a", "b"], [0.0, 2.0])
-    gathered.exemplar(feature, 2, ["a", "b"], [0.0, 2.0])
-    gathered.exemplar(feature, 3, ["silent"], [0.0])
+    gathered.exemplar(feature, ["a", "b"], [0.0, 2.0])
+    gathered.exemplar(feature, ["a", "b"], [0.0, 2.0])
+    gathered.exemplar(feature, ["silent"], [0.0])
     gathered.tables()
-    gathered.exemplar(feature, 2, ["c"], [1.0])
+    gathered.exemplar(feature, ["c"], [1.0])
     assert {f.kind: f.n for f in gathered.faults()} == {"repeated window": 1}
     with open_writer(tmp_path / "s.duckdb") as db:
         register_model(db, ImportedModel("m"))
@@ -343,17 +344,30 @@ def test_a_harvested_sae_keeps_its_own_statistics_and_windows(release: Path, sto
 HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "NaN": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": NaN, "tag_list": []}}', "NaN"),
     "infinity": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": 1e999, "tag_list": []}}', "too large"),
-    "huge integer": ("x.json", b'{"3_1": {"explanation": "a", "correlation_score": ' + b"9" * 400 + b"}}", "too large"),
-    "huge index": ("x.json", b'{"3_99999999999": {"explanation": "a", "correlation_score": 1, "tag_list": []}}', "format"),  # noqa: E501
+    "huge integer": ("x.json",
+        b'{"3_1": {"explanation": "a", "correlation_score": ' + b"9" * 400 + b"}}", "too large"),
+    "huge index": ("x.json",
+        b'{"3_99999999999": {"explanation": "a", "correlation_score": 1, "tag_list": []}}', "format"),
     "key twice": ("x.json", b'{"3_1": {"correlation_score": 1}, "3_1": {}}', "'3_1' is there twice"),
-    "wrong shape": ("x.json", b'{"3_1": {"correlation_score": 1, "explanation": ["a"], "tag_list": []}}', "must be text"),  # noqa: E501
-    "missing field": ("x.json", b'{"3_1": {"correlation_score": 1}}', "is not `layer_index`"),
+    "wrong shape": ("x.json",
+        b'{"3_1": {"correlation_score": 1, "explanation": ["a"], "tag_list": []}}', "explanation must be text"),
+    "missing field": ("x.json", b'{"3_1": {"correlation_score": 1}}', "explanation is missing"),
     "tags no list": (
-        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": 1, "tag_list": "violence"}}', "list of texts"),
+        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": 1, "tag_list": "violence"}}',
+        "tag_list must be a list"),
     "score as text": (
-        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": "1", "tag_list": []}}', "a number or null"),
+        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": "1", "tag_list": []}}',
+        "correlation_score must be a number"),
     "boolean score": (
-        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": true, "tag_list": []}}', "a number or null"),
+        "x.json", b'{"3_1": {"explanation": "a", "correlation_score": true, "tag_list": []}}',
+        "correlation_score must be a number"),
+    "half a character": (
+        "x.json", b'{"3_1": {"explanation": "a \\ud800 b", "correlation_score": 1, "tag_list": []}}',
+        r"explanation cannot be taken: not valid Unicode: half a character \(U\+D800\) at offset 2"),
+    "half a character in a line": ("x.jsonl", b'{"text": "a \\udfff", "index": 1}\n', "line 1: cells.text cannot be taken"),
+    "overlong text": (
+        "x.json", b'{"3_1": {"explanation": "' + b"a" * 20_001 + b'", "correlation_score": 1, "tag_list": []}}',
+        "20,001 characters; at most 20,000 are taken"),
     "nested": ("x.json", b'{"3_1": ' + b"[" * 100_000, "nested too deeply"),
     "no JSON": ("x.json", b"PK\x03\x04", "not sound JSON"),
     "not UTF-8": ("x.json", b'{"3_1": "\xff"}', "not UTF-8"),
@@ -365,13 +379,15 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "broken quote": ("x.csv", b'index,text\n1,"a\n', "not sound CSV"),
     "broken gzip": ("x.jsonl.gz", b"\x1f\x8b\x08nonsense", "cannot be read"),
     "gzip bomb": ("x.jsonl.gz", gzip.compress(b" " * 300_000_000), "too long, or the file unpacks"),
-    "batch no list": ("x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": 5}', "not an SAEDashboard"),
+    "batch no list": ("x.json",
+        b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": 5}', "features must be a list"),
     "feature no index": (
-        "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{}]}', "no feature_index"),
+        "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{}]}',
+        r"features\.0\.feature_index is missing"),
     "uneven window": (
         "x.json", b'{"model_id": "m", "layer": 1, "sae_set": "s", "features": [{"feature_index": 1,'
-        b' "activations": [{"tokens": ["a"], "values": []}]}]}', "one value a token"),
-    "label no object": ("x.json", b'{"1": {"explanation": {"label": "a"}}, "x": 3}', "not a latent"),
+        b' "activations": [{"tokens": ["a"], "values": []}]}]}', "has 1 tokens but 0 values"),
+    "label no object": ("x.json", b'{"1": {"explanation": {"label": "a"}}, "x": 3}', "not the number of a latent"),
     "unknown": ("x.json", b'{"hello": "world"}', "no format that is known"),
     "unknown file": ("x.exe", b"MZ", "no format that is known"),
 }  # fmt: skip
@@ -390,12 +406,12 @@ def test_hostile_files_are_refused_with_one_line_and_leave_no_store(case: str, t
 
 NEURONPEDIA_FAULTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "index text": ("explanations/batch-0", {"index": "x"}, "index must be a number"),
-    "no model": ("explanations/batch-0", {"modelId": None}, "modelId and layer must be texts"),
+    "no model": ("explanations/batch-0", {"modelId": None}, "modelId must be text"),
     "other model": ("explanations/batch-0", {"modelId": "z"}, "is about 'z', not 'm'"),
     "density": ("features/batch-0", {"frac_nonzero": 7}, "frac_nonzero must lie"),
     "description": ("explanations/batch-0", {"description": 3}, "description must be text"),
     "uneven": ("activations/batch-0", {"values": [1.0]}, "2 tokens but 1 values"),
-    "token no text": ("activations/batch-0", {"tokens": [1, 2]}, "tokens must be texts"),
+    "token no text": ("activations/batch-0", {"tokens": [1, 2]}, "tokens.0 must be text"),
 }
 
 

@@ -1,7 +1,7 @@
 """Delphi's result folders, and files of labels made from them.
 
 `explanations/<hook>_latent<i>.txt` holds one JSON string; `scores/<scorer>/<hook>_latent<i>.txt` a list of
-`{activating, prediction, correct, probability, ...}`, one a window. Delphi's scorers classify windows: that is an
+`{activating, prediction, correct, probability, ...}`, one per window. Delphi's scorers classify windows: that is an
 accuracy, not a correlation, and is stored as such.
 """
 
@@ -11,24 +11,51 @@ from pathlib import Path
 from typing import Any
 
 from safesail.catalog.gather import Gathered
-from safesail.catalog.reading import parse_json, read_json
+from safesail.catalog.importers.rows import FileRow, Text, files_of, parse_index
+from safesail.catalog.reading import read_json
 from safesail.domain.ids import FeatureId, layer_of
 from safesail.errors import ConfigError, DataError
 
-_FILE = re.compile(r"^(?P<hook>.+)_latent(?P<index>\d{1,9})\.txt$")
+FOLDER = "**/explanations/*_latent*.txt"
 NOT_A_CORRELATION = "the scorer classifies windows; see balanced_accuracy"
+_FILE = re.compile(r"^(?P<hook>.+)_latent(?P<index>\d{1,9})\.txt$")
 
 
-def fits(source: Path) -> bool:
-    """Does a folder look like this format?"""
-    return source.is_dir() and any(source.rglob("explanations/*_latent*.txt"))
+class ExplanationFile(FileRow):
+    """The text in a file of explanations/."""
+
+    text: Text | None
+
+
+class Prediction(FileRow):
+    """What a scorer said of one window."""
+
+    activating: bool | None = None
+    prediction: bool | int | None = None
+
+
+class ScoreFile(FileRow):
+    """All windows in a file of scores/."""
+
+    windows: list[Prediction]
+
+
+class Label(FileRow):
+    """An explanation in a file of labels."""
+
+    label: Text | None = None
+    description: Text | None = None
+
+
+class LabelEntry(FileRow):
+    """One latent in a file of labels."""
+
+    explanation: Label
 
 
 def fits_labels(content: Any) -> bool:
     """Does a JSON document look like a file of labels?"""
-    if not isinstance(content, dict) or not content:
-        return False
-    key, entry = next(iter(content.items()))
+    key, entry = next(iter(content.items()), ("", None)) if isinstance(content, dict) else ("", None)
     return key.isdigit() and isinstance(entry, dict) and isinstance(entry.get("explanation"), dict)
 
 
@@ -39,24 +66,19 @@ def read(source: Path, into: Gathered) -> None:
         ConfigError: the options do not name the subject model.
         DataError: a file that is not in this format.
     """
-    model = _model(source, into)
     ids: dict[FeatureId, str] = {}
-    for path in sorted(source.rglob("explanations/*.txt")):
-        feature = _feature(path, model, into)
-        text = read_json(path)
-        if not isinstance(text, str | None):
-            raise DataError(f"{path} must hold one text")
+    for path in files_of(source, FOLDER):
+        feature = _feature(path, into)
+        text = ExplanationFile.read({"text": read_json(path)}, str(path)).text
         into.feature(feature)
         if (explanation_id := into.explanation(feature, text)) is not None:
             ids[feature] = explanation_id
-    if not ids:
-        raise DataError(f"{source} holds no explanations/<hook>_latent<number>.txt")
-    for path in sorted(source.rglob("scores/*/*.txt")):
-        feature = _feature(path, model, into)
-        if feature not in ids:
+    for path in sorted(source.glob("**/scores/*/*.txt")):
+        feature = _feature(path, into)
+        if feature in ids:
+            _add_score(path, feature, ids[feature], into)
+        else:
             into.fault("score without explanation", str(feature))
-            continue
-        _read_scores(path, (feature, ids[feature]), into)
 
 
 def read_labels(source: Path, into: Gathered) -> None:
@@ -66,45 +88,37 @@ def read_labels(source: Path, into: Gathered) -> None:
         ConfigError: the options do not name the subject model and the hook.
         DataError: not in this format.
     """
-    model = _model(source, into)
-    if into.options.hook is None:
-        raise ConfigError(f"{source} does not say which hook it is about; name it with --hook")
     hook = into.options.hook
-    sae_id = into.sae(hook, layer=layer_of(hook), model=model)
+    if hook is None:
+        raise ConfigError(f"{source} does not say which hook it is about; name it with --hook")
+    sae_id = into.sae(hook, layer=layer_of(hook), model=into.model_of(str(source)))
     content: Any = read_json(source)
     for key, entry in content.items():
-        parts = entry.get("explanation") if isinstance(entry, dict) else None
-        if not key.isdigit() or len(key) > 9 or not isinstance(parts, dict):
-            raise DataError(f"{source}: {key[:40]!r} is not a latent with an explanation")
-        texts = [parts[name] for name in ("label", "description") if isinstance(parts.get(name), str)]
-        feature = FeatureId(sae_id, int(key))
+        index = parse_index(key)
+        if index is None:
+            raise DataError(f"{source}: {key[:40]!r} is not the number of a latent")
+        parts = LabelEntry.read(entry, f"{source}: {key}").explanation
+        feature = FeatureId(sae_id, index)
         into.feature(feature)
-        into.explanation(feature, ": ".join(texts) or None)
+        into.explanation(feature, ": ".join(t for t in (parts.label, parts.description) if t) or None)
 
 
-def _model(source: Path, into: Gathered) -> str:
-    if into.options.model is None:
-        raise ConfigError(f"{source} does not say which model it explains; name it with --model")
-    return into.options.model
-
-
-def _feature(path: Path, model: str, into: Gathered) -> FeatureId:
-    found = _FILE.match(path.name)
-    if not found:
+def _feature(path: Path, into: Gathered) -> FeatureId:
+    match = _FILE.match(path.name)
+    if match is None:
         raise DataError(f"{path} is not named <hook>_latent<number>.txt")
-    hook = found["hook"]
-    sae_id = into.sae(hook, layer=layer_of(hook), model=model, hook=hook)
-    return FeatureId(sae_id, int(found["index"]))
+    hook, model = match["hook"], into.model_of(str(path))
+    return FeatureId(into.sae(hook, layer=layer_of(hook), model=model, hook=hook), int(match["index"]))
 
 
-def _read_scores(path: Path, place: tuple[FeatureId, str], into: Gathered) -> None:
-    feature, explanation_id = place
-    content = parse_json(path.read_bytes(), str(path))
-    if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
-        raise DataError(f"{path} must hold a list of predictions")
-    answered = [(bool(p["activating"]), bool(p["prediction"])) for p in content
-                if isinstance(p.get("activating"), bool) and p.get("prediction") is not None]  # fmt: skip
-    for _ in range(len(content) - len(answered)):
+def _add_score(path: Path, feature: FeatureId, explanation_id: str, into: Gathered) -> None:
+    windows = ScoreFile.read({"windows": read_json(path)}, str(path)).windows
+    answered = [
+        (w.activating, bool(w.prediction))
+        for w in windows
+        if w.activating is not None and w.prediction is not None
+    ]
+    for _ in range(len(windows) - len(answered)):
         into.fault("prediction failed", f"{feature} {path.parent.name}")
     into.score(
         feature, explanation_id, None, method=f"delphi {path.parent.name}", reason=NOT_A_CORRELATION,

@@ -9,6 +9,7 @@ from typing import Any
 from safesail.catalog.config import ColumnMap
 from safesail.catalog.gather import Gathered
 from safesail.catalog.importers.neuronpedia import layer_of_source
+from safesail.catalog.importers.rows import FileRow, Text, parse_index
 from safesail.catalog.reading import MAX_LINE_BYTES, read_jsonl, read_lines
 from safesail.domain.ids import FeatureId, layer_of
 from safesail.errors import ConfigError, DataError
@@ -16,6 +17,12 @@ from safesail.errors import ConfigError, DataError
 METHOD = "as imported"
 _REF = re.compile(r"(?:neuronpedia\.org/(?P<model>[^/]+)/)?(?P<source>[^/\s]+)/(?P<index>\d{1,9})$")
 Cells = dict[str, Any]
+
+
+class TableRow(FileRow):
+    """The cells of the columns that are read."""
+
+    cells: dict[str, Text | int | float | bool | list[Text | int | float | bool | None] | None]
 
 
 def read(source: Path, into: Gathered) -> None:
@@ -28,10 +35,12 @@ def read(source: Path, into: Gathered) -> None:
     columns = into.options.columns
     rows = _read_csv(source) if source.suffix == ".csv" else read_jsonl(source)
     met: set[str] = set()
+    named = {name for name in columns.model_dump().values() if name is not None}
     for number, cells in rows:
         met |= cells.keys()
-        _read_row(f"{source} line {number}", cells, columns, into)
-    named = {name for name in columns.model_dump().values() if name is not None}
+        where = f"{source} line {number}"
+        chosen = {name: cell for name, cell in cells.items() if name in named}
+        _read_row(where, TableRow.read({"cells": chosen}, where).cells, columns, into)
     if columns.ref is not None:
         named.discard(columns.index or "")
     if missing := sorted(named - met):
@@ -56,18 +65,18 @@ def _read_csv(path: Path) -> Generator[tuple[int, Cells], None, None]:
 
 
 def _read_row(where: str, cells: Cells, columns: ColumnMap, into: Gathered) -> None:
-    place = _place(where, cells, columns, into)
-    text = cells.get(columns.text)
-    if place is None:
+    feature = _feature(where, cells, columns, into)
+    if feature is None:
+        into.fault("no feature named", where)
         return
-    if text is None:
+    if cells.get(columns.text) is None:
         into.fault("no text", where)
         return
-    feature = FeatureId(*place)
     density = _number(where, cells, columns.density, into)
     into.feature(feature, density=density if density is None or 0 <= density <= 1 else None)
+    text = _text(cells, columns.text)
     explanation_id = into.explanation(
-        feature, str(text), lang=_text(cells, columns.lang), explainer=_text(cells, columns.explainer)
+        feature, text, lang=_text(cells, columns.lang), explainer=_text(cells, columns.explainer)
     )
     score = _number(where, cells, columns.score, into)
     if explanation_id is not None and score is not None:
@@ -75,33 +84,22 @@ def _read_row(where: str, cells: Cells, columns: ColumnMap, into: Gathered) -> N
     into.tags(feature, _tags(cells, columns.tags))
 
 
-def _place(where: str, cells: Cells, columns: ColumnMap, into: Gathered) -> tuple[str, int] | None:
-    """SAE and index of a row; None, and a fault, where it names none."""
-    model, source, index = into.options.model, _text(cells, columns.sae), _text(cells, columns.index)
+def _feature(where: str, cells: Cells, columns: ColumnMap, into: Gathered) -> FeatureId | None:
+    """The feature that a row names, if it names one."""
+    model, source, index = None, _text(cells, columns.sae), _text(cells, columns.index)
     if columns.ref is not None:
-        found = _REF.search(_text(cells, columns.ref) or "")
-        if found is None:
-            into.fault("no feature named", where)
-            return None
-        model, source, index = found["model"] or model, found["source"], found["index"]
-    if index is None or not (index.isascii() and index.isdigit() and len(index) < 10):
-        into.fault("no feature named", where)
+        match = _REF.search(_text(cells, columns.ref) or "")
+        model, source, index = match.groups() if match else (None, None, None)
+    number = parse_index(index)
+    if number is None:
         return None
-    if model is None:
-        raise ConfigError(f"{where} does not say which model it explains; name it with --model")
-    if into.options.model not in (None, model):
-        raise DataError(f"{where} is about {model!r}, not {into.options.model!r}")
-    return into.sae(
-        source or into.options.name, layer=_layer(cells, columns, source, into), model=model
-    ), int(index)
-
-
-def _layer(cells: Cells, columns: ColumnMap, source: str | None, into: Gathered) -> int | None:
-    stated = _text(cells, columns.layer)
-    if stated is not None and stated.isdigit():
-        return int(stated)
-    found = layer_of_source(source) if source else None
-    return found if found is not None or into.options.hook is None else layer_of(into.options.hook)
+    layer = parse_index(_text(cells, columns.layer))
+    if layer is None and source is not None:
+        layer = layer_of_source(source)
+    if layer is None and into.options.hook is not None:
+        layer = layer_of(into.options.hook)
+    name = source or into.options.name
+    return FeatureId(into.sae(name, layer=layer, model=into.model_of(where, model)), number)
 
 
 def _text(cells: Cells, column: str | None) -> str | None:
