@@ -364,7 +364,8 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "half a character": (
         "x.json", b'{"3_1": {"explanation": "a \\ud800 b", "correlation_score": 1, "tag_list": []}}',
         r"explanation cannot be taken: not valid Unicode: half a character \(U\+D800\) at offset 2"),
-    "half a character in a line": ("x.jsonl", b'{"text": "a \\udfff", "index": 1}\n', "line 1: cells.text cannot be taken"),
+    "half a character in a line": (
+        "x.jsonl", b'{"text": "a \\udfff", "index": 1}\n', r"line 1: cells\.text cannot be taken: not valid"),
     "overlong text": (
         "x.json", b'{"3_1": {"explanation": "' + b"a" * 20_001 + b'", "correlation_score": 1, "tag_list": []}}',
         "20,001 characters; at most 20,000 are taken"),

@@ -40,7 +40,8 @@ class FileRow(BaseModel):
             return cls.model_validate(value)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in first["loc"])
+            # Parts with brackets name a branch of a union, which says nothing to the reader.
+            field = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
             words = _WORDS.get(first["type"], first["msg"].removeprefix("Value error, "))
             raise DataError(f"{where}: {field} {words}" if field else f"{where} {words}") from error
 
