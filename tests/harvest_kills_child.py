@@ -9,11 +9,11 @@ from safesail.harvest.engine import Loaded
 from safesail.harvest.run import harvest as harvest
 from safesail.sae.load import open_sae
 from safesail.sae.saelens import SaeLensWrapped as SaeLensWrapped
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
 
 
 def load(model: str, saes: Sequence[str]) -> Loaded:
     """The model and its SAEs, on one thread."""
     torch.set_num_threads(1)
-    subject = SubjectModel.load(model)
+    subject = load_subject(ModelConfig(model))
     return subject, [open_sae(sae, model=subject.info) for sae in saes]

@@ -159,9 +159,9 @@ def remembering(embed: Embed) -> Embed:
 
 def embedding() -> EmbeddingModel:
     """The built-in simulator that goes by meaning."""
-    from safesail.subject.minilm import load_minilm
+    from safesail.subject.minilm import load_embed
 
-    return EmbeddingModel(remembering(load_minilm().embed))
+    return EmbeddingModel(remembering(load_embed()))
 
 
 def compared(a: Sequence[float | None], b: Sequence[float | None], draws: int = 2000) -> dict[str, object]:

@@ -8,13 +8,12 @@ from safesail.autointerp.config import AutointerpConfig
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.llm.budget import Budget, Prices
-from safesail.llm.embedding import Embed
 from safesail.llm.factory import EMBEDDING, make_client
 from safesail.llm.metered import Check, MeteredClient
 from safesail.llm.types import Answered, CallContext, ChatClient, LLMRequest
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db
-from safesail.subject.minilm import load_minilm, weights_folder
+from safesail.subject.minilm import load_embed, weights_folder
 
 
 class Client(Protocol):
@@ -97,7 +96,7 @@ class ChatSettings:
         explainer = make_client(self.explainer, base_url=self.base_url)
         if self.simulator == self.explainer:
             return explainer, explainer
-        return explainer, make_client(self.simulator, base_url=self.base_url, load_embed=_load_embed)
+        return explainer, make_client(self.simulator, base_url=self.base_url, load_embed=load_embed)
 
     def open(self, db: Db, run_id: str) -> ChatPair:
         """Clients whose calls go to the ledger of `db` under `run_id`.
@@ -117,7 +116,3 @@ class ChatSettings:
         return ChatPair(
             explainer, explainer if simulator is inner else explainer.sharing(simulator), self.budget
         )
-
-
-def _load_embed() -> Embed:
-    return load_minilm().embed

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from safesail.catalog.search import By, SearchIndex
 from safesail.store.connection import Db
-from safesail.subject.minilm import D_VECTOR, NAME, MiniLM, is_installed, load_minilm, model_digest
+from safesail.subject.minilm import D_VECTOR, NAME, Embed, is_installed, load_embed, model_digest
 
 MADE_UNASKED = 500
 """Explanations whose vectors are made without being asked for: some seconds' work."""
@@ -24,13 +24,13 @@ class MiniLMEmbedder:
 
     def __init__(self) -> None:
         self.name = f"{NAME}-{model_digest()}"
-        self._model: MiniLM | None = None
+        self._embed: Embed | None = None
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """A vector of length 1 a text."""
-        if self._model is None:
-            self._model = load_minilm()
-        return self._model.embed(texts)
+        """A vector of length 1 per text."""
+        if self._embed is None:
+            self._embed = load_embed()
+        return self._embed(texts)
 
 
 def open_index(db: Db, by: By | None, *, quiet: bool) -> tuple[SearchIndex, str | None]:

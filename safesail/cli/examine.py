@@ -48,7 +48,7 @@ def _package(name: str) -> Check:
 def _device() -> Check:
     import torch
 
-    from safesail.subject.device import choose_device
+    from safesail.subject.loading import choose_device
 
     return Check("device", True, f"{choose_device('auto')}, {torch.get_num_threads()} CPU threads")
 

@@ -5,17 +5,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor
 
-from safesail.errors import SubjectError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_windows, in_sample
+from safesail.harvest.shards import Shard, WindowCut, cut_windows, in_sample
 from safesail.harvest.template import opening
+from safesail.sae.encode import encode_rows
 from safesail.sae.protocol import SAE
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
+from safesail.subject.rows import batches_by_length
 from safesail.subject.workers import BatchWorkers
 
 MANTISSA_BITS_DROPPED = 17
@@ -74,30 +72,29 @@ class StartedShard:
 
     shard: Shard
     windows: list[WindowCut]
-    batches: list[list[int]]
-    """Numbers of the windows of every batch."""
-
-    found: list[Future[dict[str, Nonzeros]]]
-    """Nonzeros of every batch by sae_id, their tokens numbered through its windows."""
+    batches: list[Future[dict[str, Nonzeros]]]
+    """Nonzeros of every batch by sae_id."""
 
 
 def start_shard(
-    subject: SubjectModel, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, streams: BatchWorkers
+    subject: Subject, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, streams: BatchWorkers
 ) -> StartedShard:
     """Have the subject model run once over a shard, and every SAE encode what stands at its hook."""
     assert config.batch_tokens != "auto", "the harvest has put a number in its place"
     windows = cut_windows(shard, config.n_ctx)
-    before = opening_of(subject, config)
-    lengths = [len(before) + len(w.token_ids) for w in windows]
-    batches = batches_by_length(lengths, config.batch_tokens // streams.n)
-    found = [
-        streams.submit(_encode_batch, subject, saes, [windows[i] for i in batch], before) for batch in batches
+    before = len(chat_prefix(subject, config))
+    lengths = [before + len(w.token_ids) for w in windows]
+    batches = [
+        streams.submit(_encode_batch, subject, saes, [windows[i] for i in batch], np.array(batch), config)
+        for batch in reversed(
+            batches_by_length(lengths, config.batch_tokens // streams.n)
+        )  # the largest first
     ]
-    return StartedShard(shard, windows, batches, found)
+    return StartedShard(shard, windows, batches)
 
 
 def finish_shard(
-    subject: SubjectModel,
+    subject: Subject,
     started: StartedShard,
     config: HarvestConfig,
     keep: Mapping[str, NDArray[np.bool_]] | None = None,
@@ -118,7 +115,11 @@ def finish_shard(
     whole = [in_sample(d.document.document_id, config.whole_documents, config.seed) for d in shard.documents]
     documents = [number[w.document.document.document_id] for w in windows]
     kept_windows = np.array([whole[d] for d in documents], dtype=bool)
-    joined = {sae_id: _join(parts) for sae_id, parts in _parts(started, config.n_ctx).items()}
+    parts: dict[str, list[Nonzeros]] = {}
+    while started.batches:  # a batch's own are dropped once they are taken
+        for sae_id, nonzeros in started.batches.pop(0).result().items():
+            parts.setdefault(sae_id, []).append(nonzeros)
+    joined = {sae_id: _join(of_sae) for sae_id, of_sae in parts.items()}
     return ShardResult(
         shard=shard,
         window_document=documents,
@@ -134,22 +135,13 @@ def finish_shard(
     )
 
 
-def _parts(started: StartedShard, n_ctx: int) -> dict[str, list[Nonzeros]]:
-    """Nonzeros of every batch by sae_id, their tokens numbered through the shard; the batches' own are dropped."""
-    parts: dict[str, list[Nonzeros]] = {}
-    for batch in started.batches:
-        for sae_id, nonzeros in started.found.pop(0).result().items():
-            parts.setdefault(sae_id, []).append(_place(nonzeros, np.array(batch), n_ctx))
-    return parts
-
-
-def opening_of(subject: SubjectModel, config: HarvestConfig) -> tuple[int, ...]:
+def chat_prefix(subject: Subject, config: HarvestConfig) -> tuple[int, ...]:
     """Tokens that stand before every window, after the BOS; they never count as activity.
 
     Raises:
         ConfigError: a chat template was asked for, and the model has none.
     """
-    return opening(subject.tokenizer, bos_id=subject.bos_id) if config.chat_template else ()
+    return opening(subject.tokenizer, special=subject.prefix) if config.chat_template else ()
 
 
 def histogram(nonzeros: Nonzeros) -> Bins:
@@ -180,7 +172,7 @@ def bin_middle(bins: NDArray[np.int32]) -> NDArray[np.float32]:
     )
 
 
-def _spell(subject: SubjectModel, windows: Sequence[WindowCut]) -> list[tuple[str, ...]]:
+def _spell(subject: Subject, windows: Sequence[WindowCut]) -> list[tuple[str, ...]]:
     """Token strings of every window; each token of the vocabulary is spelled once."""
     used = sorted({token_id for w in windows for token_id in w.token_ids})
     string = dict(zip(used, subject.token_strings(used), strict=True))
@@ -188,58 +180,24 @@ def _spell(subject: SubjectModel, windows: Sequence[WindowCut]) -> list[tuple[st
 
 
 def _encode_batch(
-    subject: SubjectModel, saes: Sequence[SAE], windows: Sequence[WindowCut], before: tuple[int, ...]
+    subject: Subject,
+    saes: Sequence[SAE],
+    batch: Sequence[WindowCut],
+    numbers: NDArray[np.int64],
+    config: HarvestConfig,
 ) -> dict[str, Nonzeros]:
-    """Nonzeros of one batch, their tokens numbered through its windows; only they leave the device."""
-    lengths = torch.tensor([len(before) + len(w.token_ids) for w in windows])
-    padded = torch.zeros((len(windows), int(lengths.max())), dtype=torch.int64)
-    for row, window in zip(padded, windows, strict=True):
-        row[: len(before) + len(window.token_ids)] = torch.tensor([*before, *window.token_ids])
-    seen = torch.arange(padded.shape[1])[None, :] < lengths[:, None]
-    acts = subject.capture(
-        padded, sorted({sae.info.hook for sae in saes}), attention_mask=seen.to(torch.int64)
-    )
-    text = seen.clone()
-    text[:, : len(before)] = False
-    hidden = {hook: values[text.to(values.device)] for hook, values in acts.items()}
-    for hook, values in hidden.items():
-        _check_finite(subject, hook, values, windows)
-    found: dict[str, Nonzeros] = {}
-    for sae in saes:
-        sparse = sae.encode(hidden[sae.info.hook])
-        found[sae.info.sae_id] = Nonzeros(
-            feature=sparse.feature.cpu().numpy().astype(np.int32),
-            token=_token_numbers(windows)[sparse.token.cpu().numpy()],
-            value=sparse.value.cpu().numpy().astype(np.float32),
-        )
-    return found
+    """Nonzeros of one batch, whose windows have these numbers in the shard."""
 
+    def name_row(row: int) -> str:
+        document = batch[row].document.document
+        return f"document {document.document_id} of {document.source}"
 
-def _token_numbers(windows: Sequence[WindowCut]) -> NDArray[np.int64]:
-    """Of every token of a batch: number of its window in the batch << 32 | position in the window."""
-    return np.concatenate(
-        [np.arange(len(w.token_ids), dtype=np.int64) | i << 32 for i, w in enumerate(windows)]
-    )
-
-
-def _place(nonzeros: Nonzeros, batch: NDArray[np.int64], n_ctx: int) -> Nonzeros:
-    """Token numbers of the batch to those of the shard, where window i of the batch is `batch[i]`."""
-    token = batch[nonzeros.token >> 32] * n_ctx + (nonzeros.token & 0xFFFFFFFF)
-    return Nonzeros(nonzeros.feature, token, nonzeros.value)
-
-
-def _check_finite(
-    subject: SubjectModel, hook: str, values: Float[Tensor, "n_tokens d_model"], windows: Sequence[WindowCut]
-) -> None:
-    finite = torch.isfinite(values).all(dim=1)
-    if bool(finite.all()):
-        return
-    first = int(torch.nonzero(~finite)[0])
-    document = windows[int(_token_numbers(windows)[first] >> 32)].document.document
-    raise SubjectError(
-        f"{subject.info.model_id} gives numbers that are not finite at {hook} (document {document.document_id} of "
-        f"{document.source}); run it in float32, or leave that text out"
-    )
+    prefix = chat_prefix(subject, config)
+    encoded = encode_rows(subject, saes, [w.token_ids for w in batch], prefix=prefix, name_row=name_row)
+    return {
+        sae_id: Nonzeros(acts.feature, numbers[acts.row] * config.n_ctx + acts.position, acts.value)
+        for sae_id, acts in encoded.by_sae.items()
+    }
 
 
 def _join(parts: list[Nonzeros]) -> Nonzeros:

@@ -8,8 +8,9 @@ from time import perf_counter
 
 import torch
 
+from safesail.sae.encode import encode_rows
 from safesail.sae.protocol import SAE
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.subject.workers import open_workers
 
 SMALLEST = 512
@@ -21,7 +22,7 @@ _SHARE = 0.8
 
 
 def find_batch_tokens(
-    subject: SubjectModel, saes: Sequence[SAE], row_tokens: int, *, memory_gb: float | None, most: int
+    subject: Subject, saes: Sequence[SAE], row_tokens: int, *, memory_gb: float | None, most: int
 ) -> int:
     """Tokens a batch should hold: doubled while that is faster and the next doubling fits into memory.
 
@@ -33,13 +34,9 @@ def find_batch_tokens(
         most: No batch is larger than this, except that it holds one row.
     """
     limit = _SHARE * _memory_there() if memory_gb is None else memory_gb * 1e9
-    hooks = sorted({sae.info.hook for sae in saes})
 
     def run_one(batch_tokens: int) -> None:
-        rows = torch.zeros((max(1, batch_tokens // row_tokens), row_tokens), dtype=torch.int64)
-        acts = subject.capture(rows, hooks)
-        for sae in saes:
-            sae.encode(acts[sae.info.hook].flatten(0, 1))
+        encode_rows(subject, saes, [[0] * row_tokens] * max(1, batch_tokens // row_tokens))
 
     def run(batch_tokens: int) -> None:
         with open_workers(subject.device, batch_tokens) as streams:

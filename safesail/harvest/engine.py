@@ -19,11 +19,11 @@ from safesail.harvest.activations import ShardResult, finish_shard, start_shard
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.shards import Shard
 from safesail.sae.protocol import SAE
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.subject.workers import BatchWorkers, open_workers
 
 Keep = Mapping[str, NDArray[np.bool_]] | None
-Loaded = tuple[SubjectModel, Sequence[SAE]]
+Loaded = tuple[Subject, Sequence[SAE]]
 Started = TypeVar("Started")
 
 SHARDS_PER_WORKER = 2
@@ -60,7 +60,7 @@ class LocalEngine:
             )
 
 
-def _streams(subject: SubjectModel, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
+def _streams(subject: Subject, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
     assert config.batch_tokens != "auto", "the harvest has put a number in its place"
     return open_workers(subject.device, config.batch_tokens)
 

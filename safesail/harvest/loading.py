@@ -17,7 +17,7 @@ from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.selection import candidate_features
-from safesail.subject.loading import ModelConfig
+from safesail.subject.loading import ModelConfig, load_subject
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ def run_harvest(
         quiet: No progress bar.
 
     Raises:
-        SafeSailError: as `safesail.harvest.run.harvest`, `open_saes` and `ModelConfig.load`.
+        SafeSailError: as `safesail.harvest.run.harvest`, `open_saes` and `load_subject`.
     """
     engine = _engine(model, what.cluster, what.saes)  # fails before the model is loaded, where Ray is missing
-    subject = model.load(quiet=quiet)
+    subject = load_subject(model, quiet=quiet)
     saes = open_saes(what.saes, subject, device=model.device)
     with open_writer(store) as db:
         keep = _kept(db, saes, config, what.listed)
@@ -89,5 +89,5 @@ def _engine(model: ModelConfig, cluster: Cluster | None, specs: Sequence[str]) -
 
 
 def _load_on_worker(model: ModelConfig, specs: tuple[str, ...]) -> Loaded:
-    subject = model.load(quiet=True)
+    subject = load_subject(model)
     return subject, open_saes(specs, subject, device=model.device)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from safesail.errors import ConfigError, FingerprintError
-from safesail.harvest.activations import bin_middle, opening_of
+from safesail.harvest.activations import bin_middle, chat_prefix
 from safesail.harvest.batch_size import find_batch_tokens
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import Engine, LocalEngine
@@ -30,7 +30,7 @@ from safesail.store.harvest import (
     read_harvest,
     set_batch_tokens,
 )
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.text.documents import read_documents
 
 STORE_MEGABYTES = 64
@@ -61,7 +61,7 @@ class HarvestReport:
 class HarvestJob:
     """What to run: everything that decides which rows a harvest stores."""
 
-    subject: SubjectModel
+    subject: Subject
     saes: Sequence[SAE]
     """SAEs of that model, at any of its hooks."""
 
@@ -151,7 +151,7 @@ def _check_pipe(record: HarvestRecord, job: HarvestJob) -> None:
 def _check(job: HarvestJob) -> None:
     for sae in job.saes:
         job.subject.check_hook(sae.info.hook)
-    before = len(opening_of(job.subject, job.config))
+    before = len(chat_prefix(job.subject, job.config))
     most = job.subject.n_ctx_max - before
     if job.config.n_ctx > most:
         raise ConfigError(
@@ -208,7 +208,7 @@ def _with_batches(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestConf
         return job.config
     found = record.settings["batch_tokens"]
     if not isinstance(found, int):
-        row_tokens = job.config.n_ctx + len(opening_of(job.subject, job.config))
+        row_tokens = job.config.n_ctx + len(chat_prefix(job.subject, job.config))
         found = find_batch_tokens(
             job.subject,
             job.saes,

@@ -98,23 +98,6 @@ def cut_windows(shard: Shard, n_ctx: int) -> list[WindowCut]:
     ]
 
 
-def batches_by_length(lengths: list[int], batch_tokens: int) -> list[list[int]]:
-    """Group indices into batches of like length, so that little of a batch is padding.
-
-    Args:
-        lengths: Tokens of every window.
-        batch_tokens: A batch's rows times its longest row stay at or under this, unless one row exceeds it.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batches and (len(batches[-1]) + 1) * longest <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 def in_sample(document_id: str, share: float, seed: int) -> bool:
     """Whether a document is in the uniform sample of `share`; the same document always gets the same answer."""
     digest = hashlib.blake2b(f"whole/{seed}/{document_id}".encode(), digest_size=8).digest()

@@ -7,14 +7,14 @@ from safesail.errors import ConfigError
 _PLACE = "safesail-text-goes-here"
 
 
-def opening(tokenizer: Any, *, bos_id: int) -> tuple[int, ...]:
+def opening(tokenizer: Any, *, special: tuple[int, ...]) -> tuple[int, ...]:
     """Token ids from the template's start up to the user's text, without a BOS.
 
     The model is causal: what the template puts after the text cannot reach the text's activations, and is left out.
 
     Args:
         tokenizer: A Hugging Face tokenizer.
-        bos_id: Token that the subject model puts before every row by itself.
+        special: Tokens that the subject model puts before every row by itself.
 
     Raises:
         ConfigError: the tokenizer has no chat template, or one that does not show the text.
@@ -27,4 +27,4 @@ def opening(tokenizer: Any, *, bos_id: int) -> tuple[int, ...]:
     if not found:
         raise ConfigError("the chat template does not show the text as it is; harvest without chat_template")
     token_ids = tuple(tokenizer.encode(before, add_special_tokens=False))
-    return token_ids[1:] if token_ids[:1] == (bos_id,) else token_ids
+    return token_ids[len(special) :] if token_ids[: len(special)] == special else token_ids

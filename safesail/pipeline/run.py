@@ -30,8 +30,8 @@ from safesail.selection.run import select
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
-from safesail.subject.loading import ModelConfig
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 
 
 def find_pipeline(name_or_path: str) -> Path:
@@ -63,7 +63,7 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     config = PipelineConfig.from_yaml(path)
     folder = Path("runs") / config.name if out is None else out
     store = folder / "safesail.duckdb"
-    subject = ModelConfig(config.model).load(quiet=quiet)
+    subject = load_subject(ModelConfig(config.model), quiet=quiet)
     saes = open_saes(config.saes, subject)
     with open_writer(store) as db:
         chosen = _choose(db, subject, saes, config, quiet=quiet)
@@ -95,7 +95,7 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
 
 
 def _choose(
-    db: Db, subject: SubjectModel, saes: Sequence[SAE], config: PipelineConfig, *, quiet: bool
+    db: Db, subject: Subject, saes: Sequence[SAE], config: PipelineConfig, *, quiet: bool
 ) -> SelectionResult:
     """Select the SAE and harvest it."""
     concepts = load_concepts(config.concepts, config.domains)

@@ -12,8 +12,8 @@ from safesail.errors import ConfigError, SaeError
 from safesail.resources import expand
 from safesail.sae.protocol import SAE
 from safesail.sae.save import CONFIG, WEIGHTS
-from safesail.subject.device import choose_device
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import choose_device
+from safesail.subject.protocol import Subject
 
 
 def find_saes(specs: Sequence[str]) -> list[str]:
@@ -176,7 +176,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
 
 
-def open_saes(specs: Sequence[str], subject: SubjectModel, *, device: str = "auto") -> list[SAE]:
+def open_saes(specs: Sequence[str], subject: Subject, *, device: str = "auto") -> list[SAE]:
     """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
 
     Raises:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from safesail.domain.records import Concept
 from safesail.errors import ConfigError
 from safesail.selection.config import SelectionConfig
+from safesail.subject.rows import batches_by_length
 
 Tokenize = Callable[[str], Sequence[int]]
 
@@ -90,21 +91,13 @@ def cut_chunks(pairs: Sequence[Sequence[TokenPair]], batch_tokens: int) -> list[
     for number in range(len(pairs)):
         waiting.append(number)
         if sum(len(pairs[i]) for i in waiting) >= _CHUNK_PAIRS or number == len(pairs) - 1:
-            inside = sorted((p for i in waiting for p in pairs[i]), key=lambda p: p.longest)
-            chunks.append(Chunk(tuple(waiting), tuple(_batches(inside, batch_tokens))))
+            inside = [p for i in waiting for p in pairs[i]]
+            batches = batches_by_length(
+                [p.longest for p in inside], batch_tokens // 2
+            )  # both sides of a pair
+            chunks.append(Chunk(tuple(waiting), tuple(Batch(tuple(inside[i] for i in b)) for b in batches)))
             waiting = []
     return chunks
-
-
-def _batches(pairs: Sequence[TokenPair], batch_tokens: int) -> Iterator[Batch]:
-    batch: list[TokenPair] = []
-    for pair in pairs:  # shortest first: the newcomer is the longest
-        if batch and 2 * (len(batch) + 1) * pair.longest > batch_tokens:
-            yield Batch(tuple(batch))
-            batch = []
-        batch.append(pair)
-    if batch:
-        yield Batch(tuple(batch))
 
 
 def _pairs(

@@ -13,7 +13,7 @@ from safesail.selection.result import SelectionResult
 from safesail.selection.run import select
 from safesail.store.connection import open_writer
 from safesail.subject.aliases import resolve, unknown_model
-from safesail.subject.loading import ModelConfig
+from safesail.subject.loading import ModelConfig, load_subject
 
 
 def candidates_of(model: str, saes: Sequence[str]) -> list[str]:
@@ -45,10 +45,10 @@ def run_selection(
     """Load what a selection needs, and run it.
 
     Raises:
-        SafeSailError: as `safesail.selection.run.select`, `open_saes` and `ModelConfig.load`.
+        SafeSailError: as `safesail.selection.run.select`, `open_saes` and `load_subject`.
     """
     names = candidates_of(model.model, saes)
-    subject = model.load(quiet=quiet)
+    subject = load_subject(model, quiet=quiet)
     candidates = open_saes(names, subject, device=model.device)
     with open_writer(store) as db:
         found = select(db, subject, candidates, concepts, config, quiet=quiet)

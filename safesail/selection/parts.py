@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from safesail import __version__
 from safesail.domain.records import Concept
 from safesail.metrics.contrast import MEASURES
+from safesail.sae.encode import Spread
 from safesail.selection.batches import Chunk
 from safesail.selection.core import ConceptResult
-from safesail.selection.encode import Spread, Tally
+from safesail.selection.encode import Tally
 from safesail.selection.figures import Sums, concept_rows
 from safesail.store.selection import ScoreRow
 from safesail.store.staging import read_part, write_part

@@ -21,7 +21,7 @@ from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
 from safesail.store.selection import SelectionRow, finished_selections, write_selection
 from safesail.store.staging import clear, staging_dir
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 
 _FORMAT = 1
 """Goes into every selection id: to be raised when the figures themselves change."""
@@ -29,7 +29,7 @@ _FORMAT = 1
 
 def select(
     db: Db,
-    subject: SubjectModel,
+    subject: Subject,
     saes: Sequence[SAE],
     concepts: Sequence[Concept],
     config: SelectionConfig,

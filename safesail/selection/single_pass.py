@@ -11,18 +11,22 @@ import numpy as np
 from tqdm import tqdm
 
 from safesail.domain.records import Concept
+from safesail.sae.encode import SparseColumns
 from safesail.sae.protocol import SAE
 from safesail.selection.activity import ActivityHistogram, text_maxima
 from safesail.selection.batches import Batch, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.selection.core import Scorer
-from safesail.selection.encode import Encoder, TextActs
+from safesail.selection.encode import Encoder
 from safesail.selection.parts import Part, part_name
 from safesail.store.staging import clear, has_part
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 
 CLOCKS: tuple[str, ...] = ("model", "encode", "contrast")
 """What time is counted by: the model's forward passes, all SAEs, the figures."""
+
+_COLUMNS = ("row", "position", "feature", "value")
+"""Of `SparseColumns`, in order."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,14 @@ class _Spill:
     folder: Path
     histogram: ActivityHistogram
 
-    def save(self, name: str, acts: TextActs) -> None:
+    def save(self, name: str, acts: SparseColumns) -> None:
         self.histogram.add(acts.feature, acts.value)
         with (self.folder / f"{name}.npz").open("wb") as file:
-            np.savez(file, text=acts.text, feature=acts.feature, value=acts.value)
+            np.savez(file, **{column: getattr(acts, column) for column in _COLUMNS})
 
-    def load(self, name: str) -> TextActs:
+    def load(self, name: str) -> SparseColumns:
         with np.load(self.folder / f"{name}.npz") as columns:
-            return TextActs(columns["text"], columns["feature"], columns["value"])
+            return SparseColumns(*(columns[column] for column in _COLUMNS), squared_error=None, seconds=0.0)
 
 
 class Pass:
@@ -50,7 +54,7 @@ class Pass:
 
     def __init__(
         self,
-        subject: SubjectModel,
+        subject: Subject,
         saes: Mapping[str, SAE],
         concepts: Sequence[Concept],
         config: SelectionConfig,
@@ -124,16 +128,17 @@ class Pass:
                 self._add(sae, batch, spill.load(f"{part}-{number}"), above)
             self._close(sae, part, encoders[part])
 
-    def _encode(self, encoder: Encoder, batch: Batch) -> Iterator[tuple[SAE, TextActs]]:
+    def _encode(self, encoder: Encoder, batch: Batch) -> Iterator[tuple[SAE, SparseColumns]]:
         before = encoder.model_seconds
-        yield from encoder.encode(batch)
+        found = encoder.encode(batch)
         self.seconds["model"] += encoder.model_seconds - before
         self.n_tokens += sum(map(len, batch.rows))
+        return ((self._saes[name], acts) for name, acts in found.items())
 
-    def _add(self, sae: SAE, batch: Batch, acts: TextActs, above: np.ndarray | None) -> None:
+    def _add(self, sae: SAE, batch: Batch, acts: SparseColumns, above: np.ndarray | None) -> None:
         started = time.perf_counter()
         n_texts = 2 * len(batch.pairs)
-        maxima = text_maxima(acts.text, acts.feature, acts.value, n_texts, sae.info.d_sae)
+        maxima = text_maxima(acts.row, acts.feature, acts.value, n_texts, sae.info.d_sae)
         self._scorers[sae.info.sae_id].add(batch, maxima > (0 if above is None else above))
         self._contrast[sae.info.sae_id] += time.perf_counter() - started
 

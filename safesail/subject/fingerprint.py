@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from pathlib import Path
 
-from safesail.errors import SubjectError
+from safesail.errors import DataError, SubjectError
+from safesail.files import whole_file
 from safesail.resources import cache_dir
-
-_CHUNK_BYTES = 1 << 22
 
 
 def fingerprint(directory: Path, *, memory: Path | None = None) -> str:
@@ -47,11 +45,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 def sha256_of(file: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _recall(memory: Path) -> dict[str, str]:
@@ -63,12 +58,6 @@ def _recall(memory: Path) -> dict[str, str]:
 
 
 def _remember(memory: Path, known: dict[str, str]) -> None:
-    partial = memory.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
+    # A cache that cannot be written only makes the next start slower.
+    with suppress(DataError), whole_file(memory) as partial:
         partial.write_text(json.dumps(known, indent=0), encoding="utf-8")
-        partial.replace(memory)
-    except OSError:
-        # A cache that cannot be written only makes the next start slower.
-        with suppress(OSError):
-            partial.unlink()

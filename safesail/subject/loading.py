@@ -1,11 +1,30 @@
-"""Which subject model, and where it runs."""
+"""Which subject model, where it runs, and how it is loaded."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from safesail.errors import SubjectError
 from safesail.resources import cache_dir
-from safesail.subject.device import choose_device
 from safesail.subject.fetch import fetch
-from safesail.subject.model import SubjectModel
+from safesail.subject.fingerprint import fingerprint
+from safesail.subject.protocol import Subject
+
+_ENCODERS = frozenset(
+    {
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "distilbert",
+        "mpnet",
+        "electra",
+        "deberta-v2",
+        "modernbert",
+    }
+)
+"""Model types whose attention goes both ways; all others are run as causal language models."""
 
 
 @dataclass(frozen=True)
@@ -13,17 +32,63 @@ class ModelConfig:
     """The subject model and where it runs."""
 
     model: str
+    """An alias, a local Hugging Face directory, or a hub id; a text encoder (`minilm`) or a causal language model."""
+
     device: str = "auto"
     dtype: str = "float32"
+    """bfloat16 is many times slower than float32 on most CPUs."""
+
     threads: int | None = None
+    """CPU threads torch may use; None leaves torch's own choice."""
 
-    def load(self, *, quiet: bool) -> SubjectModel:
-        """Fetch the model where it is not here yet, and load it.
 
-        Raises:
-            SubjectError: it cannot be fetched or loaded.
-        """
-        fetch(self.model, cache=cache_dir(), quiet=quiet)
-        return SubjectModel.load(
-            self.model, device=choose_device(self.device), dtype=self.dtype, threads=self.threads
-        )
+def load_subject(config: ModelConfig, *, quiet: bool = True) -> Subject:
+    """Fetch the model where it is not here yet, and load it.
+
+    Raises:
+        SubjectError: it cannot be fetched or loaded.
+    """
+    path = fetch(config.model, cache=cache_dir(), quiet=quiet)
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoTokenizer
+    from transformers.utils import logging as transformers_logging
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    transformers_logging.disable_progress_bar()
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        options = {
+            "dtype": getattr(torch, config.dtype),
+            "device": choose_device(config.device),
+            "local_files_only": True,
+            "trust_remote_code": False,  # a folder's own code is never run
+        }
+        kind = _class_of(path)
+        return kind.load(path, tokenizer, config.model, fingerprint(path), options)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SubjectError(f"cannot load model {config.model!r} from {path}: {reason}") from error
+
+
+def _class_of(path: Path) -> Any:
+    """The class that runs the model in a directory, by what its config.json says."""
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    causal = any("CausalLM" in name or "LMHead" in name for name in config.get("architectures") or ())
+    if config.get("model_type") in _ENCODERS and not causal:
+        from safesail.subject.encoder import TextEncoder
+
+        return TextEncoder
+    from safesail.subject.causal import CausalModel
+
+    return CausalModel
+
+
+def choose_device(name: str) -> str:
+    """`auto` becomes CUDA where it is here, else the CPU (MPS lacks float64); any other name is taken as it is."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

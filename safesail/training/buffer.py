@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from safesail.domain.records import Document
-from safesail.subject.model import SubjectModel
+from safesail.sae.encode import run_rows
+from safesail.subject.protocol import Subject
+from safesail.subject.rows import batches_by_length
 from safesail.text.windows import cut
 
 Window = tuple[int, ...]
@@ -73,29 +75,12 @@ def blocks_of(windows: Iterable[Window], block_tokens: int) -> list[list[Window]
 
 
 def block_activations(
-    subject: SubjectModel, windows: Sequence[Window], hooks: Sequence[str]
+    subject: Subject, windows: Sequence[Window], hooks: Sequence[str]
 ) -> dict[str, Float[Tensor, "n_tokens d_model"]]:
     """Activations on every token of `windows`, rows in the same order at each hook."""
-    parts: dict[str, list[Tensor]] = {hook: [] for hook in hooks}
-    for ids, mask in padded_batches(windows):
-        captured = subject.capture(ids, hooks, mask)
-        for hook in hooks:
-            parts[hook].append(captured[hook][mask.bool()].cpu())
-    return {hook: torch.cat(found) for hook, found in parts.items()}
-
-
-def padded_batches(
-    windows: Sequence[Window], batch_tokens: int = _BATCH_TOKENS
-) -> Iterator[tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]]:
-    """Ids and mask (1 = token) of rows of like length, so that little is spent on padding."""
-    waiting: list[Window] = []
-    for window in sorted(windows, key=len):
-        if waiting and (len(waiting) + 1) * len(window) > batch_tokens:
-            yield _padded(waiting)
-            waiting = []
-        waiting.append(window)
-    if waiting:
-        yield _padded(waiting)
+    batches = batches_by_length([len(window) for window in windows], _BATCH_TOKENS)
+    ran = [run_rows(subject, [windows[i] for i in batch], hooks).by_hook for batch in batches]
+    return {hook: torch.cat([by_hook[hook].cpu() for by_hook in ran]) for hook in hooks}
 
 
 def shuffled_batches(
@@ -108,12 +93,3 @@ def shuffled_batches(
         for rows in order.split(batch):
             if len(rows) == batch:
                 yield x[rows]
-
-
-def _padded(windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
-    ids = torch.zeros(len(windows), max(map(len, windows)), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, window in enumerate(windows):
-        ids[row, : len(window)] = torch.tensor(window)
-        mask[row, : len(window)] = 1
-    return ids, mask

@@ -7,9 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safesail.sae.edit import reconstruct
 from safesail.sae.protocol import SAE
-from safesail.subject.model import Replacement, SubjectModel
-from safesail.training.buffer import block_activations, blocks_of, padded_batches
+from safesail.subject.protocol import Intervention, Subject
+from safesail.subject.rows import mean_loss
+from safesail.training.buffer import block_activations, blocks_of
 
 Windows = Sequence[tuple[int, ...]]
 
@@ -86,7 +88,7 @@ class Accumulator:
 
 
 def measure(
-    subject: SubjectModel, saes: Sequence[SAE], windows: Windows, *, block_tokens: int, loss_tokens: int
+    subject: Subject, saes: Sequence[SAE], windows: Windows, *, block_tokens: int, loss_tokens: int
 ) -> list[Figures]:
     """Figures of each SAE, the subject model running once for all, and once an SAE for the losses.
 
@@ -106,7 +108,7 @@ def measure(
     few = blocks_of(windows, loss_tokens)[0]
     n_loss = sum(map(len, few))
     clean = mean_loss(subject, few)
-    zero = {hook: mean_loss(subject, few, (hook, torch.zeros_like)) for hook in hooks}
+    zero = {hook: mean_loss(subject, few, [Intervention(hook, _zeros)]) for hook in hooks}
     return [
         Figures(
             total.frac_variance_explained,
@@ -115,26 +117,12 @@ def measure(
             total.n_tokens,
             clean,
             zero[sae.info.hook],
-            mean_loss(subject, few, (sae.info.hook, _reconstruction(sae))),
+            mean_loss(subject, few, [reconstruct(sae)]),
             n_loss,
         )
         for sae, total in zip(saes, sums, strict=True)
     ]
 
 
-def mean_loss(
-    subject: SubjectModel, windows: Windows, replace: tuple[str, Replacement] | None = None
-) -> float:
-    """Cross-entropy of the subject model over all tokens of `windows`, nats a token."""
-    total = 0.0
-    for ids, mask in padded_batches(windows, batch_tokens=512):
-        total += subject.logits_loss(ids, mask, replace=replace) * int(mask.sum())
-    return total / sum(map(len, windows))
-
-
-def _reconstruction(sae: SAE) -> Replacement:
-    def replace(activations: Tensor) -> Tensor:
-        flat = activations.flatten(0, 1)
-        return sae.decode(sae.encode(flat)).view_as(activations)
-
-    return replace
+def _zeros(x: Tensor, positions: Tensor) -> Tensor:
+    return torch.zeros_like(x)

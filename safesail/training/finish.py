@@ -13,7 +13,7 @@ from safesail.errors import SaeError
 from safesail.sae.load import open_sae
 from safesail.sae.save import save_sae, topk_config
 from safesail.subject.aliases import resolve
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.training.card import CardFacts, render_card
 from safesail.training.config import TrainConfig
 from safesail.training.evaluate import Figures, measure
@@ -63,7 +63,7 @@ def check_free(config: TrainConfig, out: Path) -> None:
 
 def finish(
     config: TrainConfig,
-    subject: SubjectModel,
+    subject: Subject,
     texts: Texts,
     trainees: Sequence[Trainee],
     normalisers: Mapping[str, Normaliser],
@@ -97,7 +97,7 @@ def finish(
 
 def _measure(
     config: TrainConfig,
-    subject: SubjectModel,
+    subject: Subject,
     trainees: Sequence[Trainee],
     weights: Sequence[Mapping[str, Tensor]],
     configs: Sequence[Mapping[str, Any]],
@@ -119,7 +119,7 @@ def _measure(
 
 
 def _sae_config(
-    config: TrainConfig, trainee: Trainee, normaliser: Normaliser, subject: SubjectModel, texts: Texts
+    config: TrainConfig, trainee: Trainee, normaliser: Normaliser, subject: Subject, texts: Texts
 ) -> dict[str, Any]:
     plan = trainee.plan
     metadata = {
@@ -142,7 +142,7 @@ def _sae_config(
     return topk_config(subject.info.d_model, plan.d_sae, plan.k, metadata)
 
 
-def _facts(config: TrainConfig, subject: SubjectModel, texts: Texts, trainee: Trainee) -> CardFacts:
+def _facts(config: TrainConfig, subject: Subject, texts: Texts, trainee: Trainee) -> CardFacts:
     return CardFacts(
         base_model=_base_model(config.model),
         fingerprint=subject.info.fingerprint,

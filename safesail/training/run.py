@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from safesail.errors import DataError
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from safesail.training.buffer import Window, block_activations, blocks_of, shuffled, shuffled_batches
 from safesail.training.config import FamilyConfig, TrainConfig
 from safesail.training.family import Normaliser
@@ -55,7 +56,7 @@ def train(config: TrainConfig, *, out: Path, quiet: bool) -> list[TrainedSae]:
     checkpoint = out / CHECKPOINT
     if not checkpoint.is_file():
         check_free(config, out)
-    subject = SubjectModel.load(config.model, threads=config.threads)
+    subject = load_subject(ModelConfig(config.model, "cpu", threads=config.threads))
     for family in config.families:
         subject.check_hook(family.hook)
     texts = train_texts(config, subject)
@@ -65,9 +66,7 @@ def train(config: TrainConfig, *, out: Path, quiet: bool) -> list[TrainedSae]:
     return trained
 
 
-def learn(
-    config: TrainConfig, subject: SubjectModel, texts: Texts, *, checkpoint: Path, quiet: bool
-) -> Progress:
+def learn(config: TrainConfig, subject: Subject, texts: Texts, *, checkpoint: Path, quiet: bool) -> Progress:
     """Train all SAEs, one block of activations after another; `checkpoint` is written after each block.
 
     Raises:
@@ -97,7 +96,7 @@ def takes_part(block: int, share: float) -> bool:
 
 def _learn_block(
     config: TrainConfig,
-    subject: SubjectModel,
+    subject: Subject,
     progress: Progress,
     place: tuple[int, int],
     windows: Sequence[Window],
@@ -119,12 +118,12 @@ def _learn_block(
     return losses
 
 
-def _start(config: TrainConfig, subject: SubjectModel) -> Progress:
+def _start(config: TrainConfig, subject: Subject) -> Progress:
     d_in = subject.info.d_model
     return Progress([Trainee.start(plan, d_in, config) for plan in config.plans()], {}, 0)
 
 
-def _identity(config: TrainConfig, subject: SubjectModel, texts: Texts) -> str:
+def _identity(config: TrainConfig, subject: Subject, texts: Texts) -> str:
     parts = [
         config.model_dump(mode="json", exclude=_NOT_TRAINING),
         subject.info.fingerprint,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safesail.domain.records import Document, Split
 from safesail.errors import ConfigError
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.text.documents import read_documents
 from safesail.training.buffer import Tally, Window, shuffled, take_windows
 from safesail.training.config import TrainConfig
@@ -26,7 +26,7 @@ class Texts:
         return sum(tally.n_tokens for tally in self.tallies)
 
 
-def train_texts(config: TrainConfig, subject: SubjectModel) -> Texts:
+def train_texts(config: TrainConfig, subject: Subject) -> Texts:
     """Windows to train on: each source up to its own limit, all of them up to `n_tokens`.
 
     Raises:
@@ -41,7 +41,7 @@ def train_texts(config: TrainConfig, subject: SubjectModel) -> Texts:
     return texts
 
 
-def held_out_texts(config: TrainConfig, subject: SubjectModel) -> Texts:
+def held_out_texts(config: TrainConfig, subject: Subject) -> Texts:
     """Windows to measure on, of the `test` split, in random order; sources have the shares they have in training.
 
     Raises:
@@ -61,7 +61,7 @@ def source_name(source: str) -> str:
     return "/".join(path.parts[-2:]) if path.is_file() else path.resolve().name
 
 
-def _read(config: TrainConfig, subject: SubjectModel, split: Split, n_tokens: int) -> Texts:
+def _read(config: TrainConfig, subject: Subject, split: Split, n_tokens: int) -> Texts:
     limits = [min(text.max_tokens or config.n_tokens, config.n_tokens) for text in config.texts]
     factor = min(1.0, n_tokens / sum(limits))
     seen: set[str] = set()

@@ -16,7 +16,7 @@ from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.exemplars import window_counts
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from tests.harvest.conftest import TEXTS, write_texts
 
 CONFIG = ExemplarConfig(n_active=3, n_random=2, n_hard=2)
@@ -24,7 +24,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @pytest.fixture
-def feature(db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path) -> FeatureId:
+def feature(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> FeatureId:
     """The feature that fires in about half of the windows."""
     harvest(db, HarvestJob(subject, saes, [str(text_file)], HarvestConfig(n_ctx=8)), quiet=True)
     n_windows = value(db, "SELECT count(*) FROM windows")
@@ -75,7 +75,7 @@ def test_boundary_controls_are_silent_windows_of_documents_in_which_the_feature_
 
 
 def test_order_of_documents_and_batch_size_leave_no_trace(
-    db: Db, subject: SubjectModel, saes: list[SAE], feature: FeatureId, tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], feature: FeatureId, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"n_boundary": 2})
     path = write_texts(tmp_path / "reversed.jsonl", TEXTS[::-1])

@@ -38,7 +38,8 @@ from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.shown import exemplar_rows
 from safesail.store.sql import Row, rows, value
 from safesail.subject.fetch import fetch
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from safesail.subject.workers import open_workers
 from safesail.text.documents import read_documents
 
@@ -49,7 +50,7 @@ N_CTX, BATCH_TOKENS = 128, 2_048
 MEMORY_TOKENS = (50_000, 200_000, 800_000)
 READS = 120
 
-Loaded = tuple[SubjectModel, list[SAE]]
+Loaded = tuple[Subject, list[SAE]]
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def texts_file(folder: Path, n_characters: int, *, a_document: int = 1_500) -> P
 
 def made_sae(folder: Path, model: str, *, d_sae: int, k: int) -> str:
     """A TopK SAE with random directions at the second layer of `model`."""
-    info = SubjectModel.load(model).info
+    info = load_subject(ModelConfig(model)).info
     generator = torch.Generator().manual_seed(0)
     w_dec = torch.nn.functional.normalize(torch.randn(d_sae, info.d_model, generator=generator), dim=1)
     meta = {
@@ -103,7 +104,7 @@ def made_sae(folder: Path, model: str, *, d_sae: int, k: int) -> str:
 def smollm2(layers: Sequence[int]) -> Loaded:
     """SmolLM2 and its SAEs at these layers."""
     fetch("smollm2", cache=cache_dir(), quiet=True)
-    subject = SubjectModel.load("smollm2")
+    subject = load_subject(ModelConfig("smollm2"))
     return subject, [open_sae(str(SAES[layer]), model=subject.info) for layer in layers]
 
 
@@ -161,7 +162,7 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
         real_ones = torch.nn.utils.rnn.pad_sequence(
             [torch.ones_like(r) for r in rows_of_ids], batch_first=True
         )
-        acts = subject.capture(padded, hooks)
+        acts = subject.run(padded, capture=hooks).activations
         for sae in saes:
             torch.mm(acts[sae.info.hook][real_ones.bool()], encoders[sae.info.sae_id])
         return int(real_ones.sum())
@@ -212,7 +213,7 @@ def plain_count(loaded: Loaded, db: Db) -> int:
     subject, (sae,) = loaded
     count = 0
     for (ids,) in rows(db, "SELECT token_ids FROM windows"):
-        hidden = subject.capture(torch.tensor([ids]), [sae.info.hook])[sae.info.hook][0]
+        hidden = subject.run(torch.tensor([ids]), capture=[sae.info.hook]).activations[sae.info.hook][0]
         count += sum(len(sae.encode(token[None]).value) for token in hidden)
     return count
 
@@ -306,7 +307,7 @@ def memory(_: int) -> dict[str, Any]:
 
 def harvest_small(folder: Path, n_tokens: int, precision: str) -> dict[str, Any]:
     """In a process of its own: one harvest, and the most memory it ever held."""
-    subject = SubjectModel.load(str(SHARED / "models" / "stories260k"))
+    subject = load_subject(ModelConfig(str(SHARED / "models" / "stories260k")))
     sae = open_sae(str(folder / "made"), model=subject.info)
     before = most_memory()
     config = HarvestConfig.model_validate({"n_ctx": N_CTX, "n_tokens": n_tokens, "precision": precision})

@@ -39,7 +39,8 @@ from safesail.selection.config import SelectionConfig
 from safesail.selection.run import select
 from safesail.store.connection import open_writer
 from safesail.subject.fetch import fetch
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 
 PARTS = 24
 """Parts of the concept set that are timed in turn; each opens a store of its own, which counts as scoring."""
@@ -81,9 +82,9 @@ def concept_set(share: float) -> list[SourcedConcept]:
     return [concepts[i * len(concepts) // n] for i in range(n)]
 
 
-def load(pattern: str) -> tuple[SubjectModel, list[SAE]]:
+def load(pattern: str) -> tuple[Subject, list[SAE]]:
     """The model and SAEs that come along."""
-    subject = SubjectModel.load("smollm2")
+    subject = load_subject(ModelConfig("smollm2"))
     found = find_saes([expand(f"bundled:data/saes/{pattern}")])
     return subject, [open_sae(spec, model=subject.info) for spec in found]
 
@@ -118,7 +119,7 @@ def cost(share: float, limit: float, pattern: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def score(subject: SubjectModel, saes: Sequence[SAE], concepts: Sequence[SourcedConcept]) -> dict[str, Any]:
+def score(subject: Subject, saes: Sequence[SAE], concepts: Sequence[SourcedConcept]) -> dict[str, Any]:
     """What the command does, into a store of its own."""
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / "store.duckdb") as db:
         result = select(db, subject, saes, concepts, SelectionConfig(), quiet=True)
@@ -126,7 +127,7 @@ def score(subject: SubjectModel, saes: Sequence[SAE], concepts: Sequence[Sourced
 
 
 @torch.no_grad()
-def base(subject: SubjectModel, saes: Sequence[SAE], concepts: Sequence[SourcedConcept]) -> None:
+def base(subject: Subject, saes: Sequence[SAE], concepts: Sequence[SourcedConcept]) -> None:
     """The model's forward up to the deepest hook, and the encoders' products."""
     deepest = max((sae.info.hook for sae in saes), key=lambda hook: layer_of(hook) or 0)
     config = SelectionConfig()
@@ -137,7 +138,7 @@ def base(subject: SubjectModel, saes: Sequence[SAE], concepts: Sequence[SourcedC
     for chunk in cut_chunks(pairs, config.batch_tokens):
         for batch in chunk.batches:
             tokens, mask = padded(batch)
-            x = subject.capture(tokens, [deepest], attention_mask=mask)[deepest][mask.bool()]
+            x = subject.run(tokens, capture=[deepest], attention_mask=mask).activations[deepest][mask.bool()]
             for encoder in encoders:
                 torch.mm(x, encoder)
 

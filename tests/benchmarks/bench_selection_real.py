@@ -42,7 +42,8 @@ from safesail.selection.run import select
 from safesail.store.connection import open_writer
 from safesail.store.sql import rows
 from safesail.subject.fetch import fetch
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from tests.benchmarks.real_texts import Task, read_tasks
 
 SAES = ("smollm2-l14-mlp-k16", "smollm2-l14-mlp-k32")
@@ -74,7 +75,7 @@ def main() -> None:
     asked = parser.parse_args()
     started = time.perf_counter()
     fetch("smollm2", cache=cache_dir(), quiet=True)
-    subject = SubjectModel.load("smollm2")
+    subject = load_subject(ModelConfig("smollm2"))
     saes = [open_sae(expand(f"bundled:data/saes/{name}"), model=subject.info) for name in SAES]
     tasks = read_tasks(shared() / "data", per_side=asked.texts, seed=SEED)
     concepts = {c.concept_id: c for c in read_concepts([expand("bundled:data/concepts")])}
@@ -114,7 +115,7 @@ def shared() -> Path:
 
 
 def choose(
-    subject: SubjectModel, saes: Sequence[SAE], concepts: Sequence[Concept], lang: str
+    subject: Subject, saes: Sequence[SAE], concepts: Sequence[Concept], lang: str
 ) -> dict[tuple[str, str], Chosen]:
     """The best features by (SAE, concept), from pairs in one language."""
     config = SelectionConfig(languages=(lang,), keep_floor=0.05)
@@ -131,7 +132,7 @@ def choose(
 
 
 def score_texts(
-    subject: SubjectModel, saes: Sequence[SAE], texts: Sequence[str], n_tokens: int
+    subject: Subject, saes: Sequence[SAE], texts: Sequence[str], n_tokens: int
 ) -> dict[str, Scores]:
     """One pass of the subject model over all texts, in batches of like length."""
     ids = [subject.tokenize(text)[:n_tokens] for text in texts]
@@ -146,7 +147,7 @@ def score_texts(
         tokens, mask = torch.zeros((2, len(batch), longest), dtype=torch.long)
         for row, i in enumerate(batch):
             tokens[row, : len(ids[i])], mask[row, : len(ids[i])] = torch.tensor(ids[i]), 1
-        seen = subject.capture(tokens, hooks, attention_mask=mask)
+        seen = subject.run(tokens, capture=hooks, attention_mask=mask).activations
         text = np.array(batch)[torch.nonzero(mask)[:, 0].numpy()]
         for sae in saes:
             add(scores[sae.info.sae_id], sae.encode(seen[sae.info.hook][mask.bool()]), text)

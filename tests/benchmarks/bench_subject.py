@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from safesail.resources import cache_dir
 from safesail.subject.fetch import fetch
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 
 LAYERS = (6, 14, 22)
 BATCH, N_CTX = 16, 128
@@ -28,12 +29,12 @@ def main() -> None:
     """Measure and print."""
     name = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
     path = fetch(name, cache=cache_dir(), quiet=True)
-    subject = SubjectModel.load(name)
+    subject = load_subject(ModelConfig(name))
     ids = torch.randint(100, 10_000, (BATCH, N_CTX), generator=torch.Generator().manual_seed(0))
     hooks = [f"blocks.{layer}.hook_mlp_out" for layer in LAYERS]
-    speeds = {hook: tokens_per_second(lambda hook=hook: subject.capture(ids, [hook])) for hook in hooks}
+    speeds = {hook: tokens_per_second(lambda hook=hook: subject.run(ids, capture=[hook])) for hook in hooks}
     small = ids[:4]
-    whole = tokens_per_second(lambda: subject.logits_loss(small), n_tokens=small.numel())
+    whole = tokens_per_second(lambda: subject.run(small, logits=True), n_tokens=small.numel())
     distance, scale = compare(subject, str(path), hooks, small)
     result: dict[str, Any] = {
         "model": name,
@@ -58,7 +59,7 @@ def tokens_per_second(run: Callable[[], object], *, n_tokens: int = BATCH * N_CT
 
 
 def compare(
-    subject: SubjectModel, path: str, hooks: list[str], ids: Tensor
+    subject: Subject, path: str, hooks: list[str], ids: Tensor
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Largest differences by hook, and largest activations."""
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -70,8 +71,8 @@ def compare(
 
         model.model.layers[layer].mlp.register_forward_hook(keep)
     with torch.no_grad():
-        model.model(torch.cat([torch.full((len(ids), 1), subject.bos_id), ids], dim=1))
-    captured = subject.capture(ids, hooks)
+        model.model(torch.cat([torch.full((len(ids), 1), subject.prefix[0]), ids], dim=1))
+    captured = subject.run(ids, capture=hooks).activations
     distance = {hook: (captured[hook] - seen[hook]).abs().max().item() for hook in hooks}
     return distance, {hook: seen[hook].abs().max().item() for hook in hooks}
 

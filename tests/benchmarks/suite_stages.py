@@ -36,7 +36,7 @@ from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
 from safesail.store.selection import read_scores as read_figures
 from safesail.store.sql import rows, value
 from safesail.subject.loading import ModelConfig
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from tests.benchmarks.baselines import alternate, contrast_baselines
 from tests.benchmarks.suite_stats import Option, Tried
 
@@ -121,7 +121,7 @@ def figures_of(
 
 
 def pair_baselines(
-    subject: SubjectModel,
+    subject: Subject,
     saes: Sequence[SAE],
     concepts: Sequence[Concept],
     config: SelectionConfig,
@@ -147,7 +147,7 @@ def pair_baselines(
 
 
 def pair_maxima(
-    subject: SubjectModel,
+    subject: Subject,
     saes: Sequence[SAE],
     chunks: Sequence[Chunk],
     folder: Path,

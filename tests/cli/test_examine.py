@@ -10,7 +10,7 @@ from pytest_httpserver import HTTPServer
 from safesail.cli import examine as doctor
 from safesail.cli.examine import Check, examine
 from safesail.store.connection import open_writer
-from safesail.subject.device import choose_device
+from safesail.subject.loading import choose_device
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from safesail.domain.records import SubjectInfo
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
 from safesail.sae.save import save_sae, topk_config
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from tests.tiny_model import D_MODEL, write_tiny_model
 
 D_SAE, K = 40, 4
@@ -30,12 +31,12 @@ TEXTS = [
 
 
 @pytest.fixture(scope="session")
-def subject(tmp_path_factory: pytest.TempPathFactory) -> SubjectModel:
-    return SubjectModel.load(str(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")))
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return load_subject(ModelConfig(str(write_tiny_model(tmp_path_factory.mktemp("model") / "tiny"))))
 
 
 @pytest.fixture(scope="session")
-def saes(subject: SubjectModel, tmp_path_factory: pytest.TempPathFactory) -> list[SAE]:
+def saes(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> list[SAE]:
     folder = tmp_path_factory.mktemp("saes")
     return [
         write_sae(folder / f"tiny-l{layer}", f"blocks.{layer}.hook_mlp_out", subject.info, seed=layer)

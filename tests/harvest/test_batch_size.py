@@ -11,7 +11,7 @@ from safesail.harvest.run import HarvestJob, harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.sql import rows
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 
 
 class ModelConfig:
@@ -62,7 +62,7 @@ def test_running_out_of_memory_gives_the_last_batch_that_fitted() -> None:
 
 
 def test_the_batch_that_is_found_is_remembered_and_changes_no_row(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path, tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path, tmp_path: Path
 ) -> None:
     auto = HarvestConfig(n_ctx=16, batch_tokens="auto")
     job = HarvestJob(subject, saes, [str(text_file)], auto)
@@ -79,7 +79,7 @@ def test_the_batch_that_is_found_is_remembered_and_changes_no_row(
     assert np.allclose([r[2] for r in here], [r[2] for r in there], atol=1e-4)
 
 
-def test_a_memory_limit_below_what_is_used_takes_the_smallest(subject: SubjectModel, saes: list[SAE]) -> None:
+def test_a_memory_limit_below_what_is_used_takes_the_smallest(subject: Subject, saes: list[SAE]) -> None:
     from safesail.harvest.batch_size import find_batch_tokens
 
     assert find_batch_tokens(subject, saes, 16, memory_gb=1e-3, most=1 << 16) == SMALLEST

@@ -24,7 +24,8 @@ from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from safesail.text.documents import read_documents
 from tests.harvest.conftest import TEXTS, write_texts
 
@@ -43,7 +44,7 @@ def digest(db: Db) -> dict[str, str]:
 
 def load_from(model: str, saes: list[str], fault: str = "", marker: str = "") -> Loaded:
     """As a worker loads, `fault` first; with a `marker` file it happens only until that file is there."""
-    subject = SubjectModel.load(model)
+    subject = load_subject(ModelConfig(model))
     if fault == "dies" and not (marker and Path(marker).exists()):
         if marker:
             Path(marker).touch()
@@ -61,7 +62,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[str]]:
 
 
 @pytest.fixture
-def engine(subject: SubjectModel, saes: list[SAE], places: tuple[str, list[str]]) -> RayEngine:
+def engine(subject: Subject, saes: list[SAE], places: tuple[str, list[str]]) -> RayEngine:
     return RayEngine(partial(load_from, *places), Cluster(n_workers=2))
 
 
@@ -74,7 +75,7 @@ def connected() -> Iterator[None]:
     ray.shutdown()
 
 
-def job(subject: SubjectModel, saes: list[SAE], path: Path, **settings: object) -> HarvestJob:
+def job(subject: Subject, saes: list[SAE], path: Path, **settings: object) -> HarvestJob:
     return HarvestJob(subject, saes, [str(path)], CONFIG.model_copy(update=settings))
 
 
@@ -84,7 +85,7 @@ def texts(tmp_path: Path) -> Path:
 
 
 def test_a_cluster_of_the_run_alone_listens_on_loopback_and_ends_with_it(
-    subject: SubjectModel, saes: list[SAE], engine: RayEngine, texts: Path
+    subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path
 ) -> None:
     shards = cut_shards(read_documents([str(texts)]), subject.tokenize, shard_tokens=60, n_tokens=200)
     results = engine.run((subject, saes), shards, CONFIG, None)
@@ -101,7 +102,7 @@ def test_a_cluster_of_the_run_alone_listens_on_loopback_and_ends_with_it(
 
 
 def test_no_cluster_is_an_error(
-    db: Db, subject: SubjectModel, saes: list[SAE], engine: RayEngine, texts: Path
+    db: Db, subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path
 ) -> None:
     absent = replace(engine, cluster=Cluster(n_workers=1, address="not an address"))
     with pytest.raises(ConfigError, match="no Ray cluster at 'not an address'"):
@@ -111,7 +112,7 @@ def test_no_cluster_is_an_error(
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_one_and_two_workers_store_the_bytes_of_a_local_run(
-    n_workers: int, subject: SubjectModel, saes: list[SAE], engine: RayEngine, texts: Path, tmp_path: Path
+    n_workers: int, subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path, tmp_path: Path
 ) -> None:
     config = CONFIG.model_copy(update={"features": "listed", "whole_documents": 0.3})
     keep = {sae.info.sae_id: np.arange(sae.info.d_sae) % 3 == 0 for sae in saes}
@@ -128,7 +129,7 @@ def test_one_and_two_workers_store_the_bytes_of_a_local_run(
 
 @pytest.mark.usefixtures("connected")
 def test_a_worker_uses_the_threads_asked_for(
-    db: Db, subject: SubjectModel, saes: list[SAE], engine: RayEngine, texts: Path, tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path, tmp_path: Path
 ) -> None:
     seen = tmp_path / "threads"
 
@@ -143,7 +144,7 @@ def test_a_worker_uses_the_threads_asked_for(
 @pytest.mark.usefixtures("connected")
 def test_a_worker_that_dies_once_is_started_again(
     db: Db,
-    subject: SubjectModel,
+    subject: Subject,
     saes: list[SAE],
     places: tuple[str, list[str]],
     texts: Path,
@@ -160,7 +161,7 @@ def test_a_worker_that_dies_once_is_started_again(
 
 @pytest.mark.usefixtures("connected")
 def test_workers_that_keep_dying_end_the_run_and_the_next_one_goes_on(
-    db: Db, subject: SubjectModel, saes: list[SAE], places: tuple[str, list[str]], texts: Path, tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], places: tuple[str, list[str]], texts: Path, tmp_path: Path
 ) -> None:
     begun = job(subject, saes, texts)
     broken = texts.read_text()
@@ -183,7 +184,7 @@ def test_workers_that_keep_dying_end_the_run_and_the_next_one_goes_on(
 
 @pytest.mark.usefixtures("connected")
 def test_what_a_worker_lacks_is_said_in_one_line(
-    db: Db, subject: SubjectModel, saes: list[SAE], places: tuple[str, list[str]], texts: Path
+    db: Db, subject: Subject, saes: list[SAE], places: tuple[str, list[str]], texts: Path
 ) -> None:
     lacking = RayEngine(partial(load_from, *places, fault="lacks"), Cluster(1))
     with pytest.raises(SubjectError, match=r"^model 'tiny' is not on this machine$"):
@@ -192,7 +193,7 @@ def test_what_a_worker_lacks_is_said_in_one_line(
 
 @pytest.mark.usefixtures("connected")
 def test_a_worker_with_other_weights_is_refused(
-    db: Db, subject: SubjectModel, saes: list[SAE], places: tuple[str, list[str]], texts: Path
+    db: Db, subject: Subject, saes: list[SAE], places: tuple[str, list[str]], texts: Path
 ) -> None:
     other = RayEngine(partial(load_from, places[0], places[1][:1]), Cluster(1))
     with pytest.raises(FingerprintError, match="SAE tiny-l2 is not the same on every node"):
@@ -201,7 +202,7 @@ def test_a_worker_with_other_weights_is_refused(
 
 @pytest.mark.usefixtures("connected")
 def test_no_room_is_an_error_and_not_a_wait(
-    db: Db, subject: SubjectModel, saes: list[SAE], engine: RayEngine, texts: Path
+    db: Db, subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path
 ) -> None:
     greedy = replace(engine, cluster=Cluster(n_workers=2, gpus=3))
     with pytest.raises(ConfigError, match=r"2 Ray workers need 6 GPUs, the cluster has \d"):

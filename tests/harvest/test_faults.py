@@ -7,7 +7,7 @@ import pytest
 from safesail.harvest.config import HarvestConfig
 from safesail.store.connection import open_reader
 from safesail.store.sql import one
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
 from tests.harvest.conftest import TEXTS, write_sae, write_texts
 from tests.harvest_kills import Setup, contents, kill_and_resume, run_alone
 from tests.tiny_model import write_tiny_model
@@ -18,7 +18,7 @@ MANY = [f"{text} Told for the {i}th time." for i in range(12) for text in TEXTS]
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
     model = str(write_tiny_model(tmp_path / "tiny"))
-    info = SubjectModel.load(model).info
+    info = load_subject(ModelConfig(model)).info
     write_sae(tmp_path / "tiny-l1", "blocks.1.hook_mlp_out", info, seed=1)
     text = write_texts(tmp_path / "texts.jsonl", MANY)
     config = HarvestConfig(n_ctx=32, shard_tokens=300, precision="u8")

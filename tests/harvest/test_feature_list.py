@@ -12,12 +12,12 @@ from safesail.harvest.run import HarvestJob, harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from tests.harvest.conftest import D_SAE
 
 
 def test_a_list_keeps_its_features_only(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path, tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "features.txt"
     path.write_text("# mine\ntiny-l0#3\n\n tiny-l2#39 \ntiny-l0#3\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from safesail.harvest.run import HarvestJob, harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.text.windows import cut
 from tests.harvest.conftest import TEXTS, write_texts
 
@@ -31,19 +31,19 @@ CONTENT = """
 """The nonzeros by what they say, not by the numbers that the store gives to windows."""
 
 
-def job(subject: SubjectModel, saes: list[SAE], path: Path, **settings: object) -> HarvestJob:
+def job(subject: Subject, saes: list[SAE], path: Path, **settings: object) -> HarvestJob:
     return HarvestJob(subject, saes, [str(path)], CONFIG.model_copy(update=settings))
 
 
-def slow_nonzeros(
-    subject: SubjectModel, saes: list[SAE], n_ctx: int
-) -> dict[tuple[str, int, int, int], float]:
+def slow_nonzeros(subject: Subject, saes: list[SAE], n_ctx: int) -> dict[tuple[str, int, int, int], float]:
     """(sae, feature, document number, token) -> value, one window at a time, dense."""
     found: dict[tuple[str, int, int, int], float] = {}
     for number, text in enumerate(TEXTS):
         for start, ids in cut(subject.tokenize(text), n_ctx):
             for sae in saes:
-                hidden = subject.capture(torch.tensor([ids]), [sae.info.hook])[sae.info.hook][0]
+                hidden = subject.run(torch.tensor([ids]), capture=[sae.info.hook]).activations[sae.info.hook][
+                    0
+                ]
                 acts = sae.encode(hidden)
                 for t, j, v in zip(
                     acts.token.tolist(), acts.feature.tolist(), acts.value.tolist(), strict=True
@@ -53,7 +53,7 @@ def slow_nonzeros(
 
 
 def test_nonzeros_equal_those_of_a_slow_obvious_run(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     report = harvest(db, job(subject, saes, text_file), quiet=True)
     documents = {text: number for number, text in enumerate(TEXTS)}
@@ -66,7 +66,7 @@ def test_nonzeros_equal_those_of_a_slow_obvious_run(
 
 
 def test_statistics_of_features_by_the_stored_nonzeros(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     harvest(db, job(subject, saes, text_file), quiet=True)
     n_tokens = sum(len(subject.tokenize(text)) for text in TEXTS)
@@ -86,7 +86,7 @@ def test_statistics_of_features_by_the_stored_nonzeros(
 
 
 def test_no_token_is_lost_or_doubled_and_splits_are_by_document(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     harvest(db, job(subject, saes, text_file), quiet=True)
     joined = rows(db, "SELECT document_id, list(token_ids ORDER BY start) FROM windows GROUP BY document_id")
@@ -100,7 +100,7 @@ def test_no_token_is_lost_or_doubled_and_splits_are_by_document(
 
 
 def test_every_script_and_broken_characters_come_back_as_token_strings(
-    db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], tmp_path: Path
 ) -> None:
     texts = [
         "熊 🐻 und Wärme",
@@ -126,7 +126,7 @@ def test_every_script_and_broken_characters_come_back_as_token_strings(
 
 
 def test_no_test_window_shares_a_document_with_a_train_window(
-    db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], tmp_path: Path
 ) -> None:
     harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", [*TEXTS, *MANY, *TEXTS])), quiet=True)
     shared = "SELECT count(*) FROM windows a JOIN windows b USING (harvest_key, document_id) WHERE a.split <> b.split"
@@ -136,7 +136,7 @@ def test_no_test_window_shares_a_document_with_a_train_window(
 
 
 def test_other_text_in_a_pipe_is_not_taken_for_the_finished_one(
-    db: Db, subject: SubjectModel, saes: list[SAE], monkeypatch: pytest.MonkeyPatch
+    db: Db, subject: Subject, saes: list[SAE], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     piped = HarvestJob(subject, saes, ["-"], CONFIG)
 
@@ -153,7 +153,7 @@ def test_other_text_in_a_pipe_is_not_taken_for_the_finished_one(
 
 
 def test_order_of_documents_and_batches_change_nothing(
-    subject: SubjectModel, saes: list[SAE], tmp_path: Path
+    subject: Subject, saes: list[SAE], tmp_path: Path
 ) -> None:
     stored = []
     for name, texts, batch in (("a", TEXTS, 64), ("b", TEXTS[::-1], 17), ("c", TEXTS, 10_000)):
@@ -166,9 +166,7 @@ def test_order_of_documents_and_batches_change_nothing(
         assert np.allclose([r[5] for r in other], [r[5] for r in stored[0]], atol=1e-4)
 
 
-def test_a_finished_harvest_does_nothing(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
-) -> None:
+def test_a_finished_harvest_does_nothing(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> None:
     first = harvest(db, job(subject, saes, text_file), quiet=True)
     text_file.unlink()  # it does not even read
     again = harvest(db, job(subject, saes, text_file), quiet=True)
@@ -177,7 +175,7 @@ def test_a_finished_harvest_does_nothing(
 
 
 def test_a_broken_harvest_goes_on_at_the_first_unfinished_shard(
-    db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path
+    db: Db, subject: Subject, saes: list[SAE], tmp_path: Path
 ) -> None:
     texts = [*TEXTS, *MANY]
     path = write_texts(tmp_path / "texts.jsonl", texts)
@@ -194,7 +192,7 @@ def test_a_broken_harvest_goes_on_at_the_first_unfinished_shard(
         assert rows(db, CONTENT) == rows(other, CONTENT)
 
 
-def test_changed_text_is_not_mixed_in(db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path) -> None:
+def test_changed_text_is_not_mixed_in(db: Db, subject: Subject, saes: list[SAE], tmp_path: Path) -> None:
     path = write_texts(tmp_path / "texts.jsonl", [*TEXTS, *MANY])
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(ConfigError):
@@ -204,7 +202,7 @@ def test_changed_text_is_not_mixed_in(db: Db, subject: SubjectModel, saes: list[
         harvest(db, job(subject, saes, path), quiet=True)
 
 
-def test_other_settings_need_replace(db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path) -> None:
+def test_other_settings_need_replace(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> None:
     harvest(db, job(subject, saes, text_file), quiet=True)
     with pytest.raises(
         ConfigError, match="tiny-l0 was harvested into this store from other text or with other"
@@ -215,7 +213,7 @@ def test_other_settings_need_replace(db: Db, subject: SubjectModel, saes: list[S
 
 
 def test_candidates_keep_their_nonzeros_and_whole_documents_all(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     keep = {sae.info.sae_id: np.arange(sae.info.d_sae) < 5 for sae in saes}
     config = CONFIG.model_copy(update={"features": "candidates", "whole_documents": 0.3})
@@ -230,12 +228,12 @@ def test_candidates_keep_their_nonzeros_and_whole_documents_all(
     assert kept_all == len(slow_nonzeros(subject, saes, 16)) > len(stored)
 
 
-def test_candidates_without_a_selection_are_refused(subject: SubjectModel, saes: list[SAE]) -> None:
+def test_candidates_without_a_selection_are_refused(subject: Subject, saes: list[SAE]) -> None:
     with pytest.raises(ConfigError, match="run select-sae first"):
         HarvestJob(subject, saes, ["x"], HarvestConfig(features="candidates"))
 
 
-def test_no_text_is_an_error(db: Db, subject: SubjectModel, saes: list[SAE], tmp_path: Path) -> None:
+def test_no_text_is_an_error(db: Db, subject: Subject, saes: list[SAE], tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no text at"):
         harvest(db, job(subject, saes, tmp_path / "none.txt"), quiet=True)
     (tmp_path / "empty.txt").write_text(" \n")
@@ -244,7 +242,7 @@ def test_no_text_is_an_error(db: Db, subject: SubjectModel, saes: list[SAE], tmp
 
 
 def test_n_tokens_stops_after_the_document_that_reaches_it(
-    db: Db, subject: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     lengths = np.cumsum([len(subject.tokenize(text)) for text in TEXTS])
     report = harvest(db, job(subject, saes, text_file, n_tokens=int(lengths[2]) - 1), quiet=True)

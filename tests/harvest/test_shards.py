@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from safesail.domain.ids import content_id
 from safesail.domain.records import Document
 from safesail.errors import DataError
-from safesail.harvest.shards import batches_by_length, cut_shards, cut_windows, in_sample
+from safesail.harvest.shards import cut_shards, cut_windows, in_sample
 
 
 def documents(lengths: list[int]) -> list[Document]:
@@ -35,14 +35,6 @@ def test_a_shard_is_known_by_its_documents() -> None:
         next(cut_shards(d, tokenize, shard_tokens=99, n_tokens=None)).content for d in (first, first, other)
     )
     assert one == same != changed
-
-
-@given(st.lists(st.integers(1, 64), max_size=40), st.integers(1, 200))
-def test_batches_hold_every_window_once_within_the_limit(lengths: list[int], limit: int) -> None:
-    batches = batches_by_length(lengths, limit)
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= limit
 
 
 def test_sample_is_near_its_share_and_the_same_every_time() -> None:

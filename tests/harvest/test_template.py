@@ -13,7 +13,7 @@ from safesail.harvest.template import opening
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.text.windows import cut
 from tests.harvest.conftest import TEXTS
 
@@ -21,7 +21,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}: {{ m['conten
 
 
 @pytest.fixture
-def chatty(subject: SubjectModel) -> SubjectModel:
+def chatty(subject: Subject) -> Subject:
     """The same model, with a template."""
     chatty = copy.copy(subject)
     chatty.tokenizer = copy.deepcopy(subject.tokenizer)
@@ -29,8 +29,8 @@ def chatty(subject: SubjectModel) -> SubjectModel:
     return chatty
 
 
-def test_the_opening_is_what_stands_before_the_text_without_bos(chatty: SubjectModel) -> None:
-    assert list(opening(chatty.tokenizer, bos_id=chatty.bos_id)) == chatty.tokenize("[user: ")
+def test_the_opening_is_what_stands_before_the_text_without_bos(chatty: Subject) -> None:
+    assert list(opening(chatty.tokenizer, special=chatty.prefix)) == chatty.tokenize("[user: ")
 
 
 @pytest.mark.parametrize(
@@ -38,26 +38,28 @@ def test_the_opening_is_what_stands_before_the_text_without_bos(chatty: SubjectM
     [(None, "has no chat template"), ("{{ messages[0]['content'] | upper }}", "does not show the text")],
 )
 def test_a_template_that_is_not_there_or_hides_the_text(
-    chatty: SubjectModel, template: str | None, message: str
+    chatty: Subject, template: str | None, message: str
 ) -> None:
     chatty.tokenizer.chat_template = template
     with pytest.raises(ConfigError, match=message):
-        opening(chatty.tokenizer, bos_id=chatty.bos_id)
+        opening(chatty.tokenizer, special=chatty.prefix)
 
 
 def test_template_bos_and_padding_never_count_as_activity(
-    db: Db, chatty: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, chatty: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     # Batches hold windows of many lengths, so there is padding.
     config = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=400, chat_template=True)
     report = harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)
     assert report.n_tokens == sum(len(chatty.tokenize(text)) for text in TEXTS)
-    before = list(opening(chatty.tokenizer, bos_id=chatty.bos_id))
+    before = list(opening(chatty.tokenizer, special=chatty.prefix))
     expected: dict[tuple[str, int, str, int], float] = {}
     for text in TEXTS:
         for start, ids in cut(chatty.tokenize(text), 16):
             for sae in saes:
-                row = chatty.capture(torch.tensor([[*before, *ids]]), [sae.info.hook])[sae.info.hook][0]
+                row = chatty.run(torch.tensor([[*before, *ids]]), capture=[sae.info.hook]).activations[
+                    sae.info.hook
+                ][0]
                 acts = sae.encode(row[len(before) :])
                 for t, j, v in zip(
                     *(c.tolist() for c in (acts.token, acts.feature, acts.value)), strict=True
@@ -78,9 +80,9 @@ def test_template_bos_and_padding_never_count_as_activity(
 
 
 def test_the_template_takes_room_from_the_window(
-    db: Db, chatty: SubjectModel, saes: list[SAE], text_file: Path
+    db: Db, chatty: Subject, saes: list[SAE], text_file: Path
 ) -> None:
-    n_before = len(opening(chatty.tokenizer, bos_id=chatty.bos_id))
+    n_before = len(opening(chatty.tokenizer, special=chatty.prefix))
     config = HarvestConfig(n_ctx=chatty.n_ctx_max, chat_template=True)
     with pytest.raises(ConfigError, match=f"use {chatty.n_ctx_max - n_before} or less"):
         harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)

@@ -14,31 +14,31 @@ from safesail.harvest.writer import Writer
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.harvest import HarvestRecord, open_harvest, read_harvest
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.text.documents import read_documents
 
 CONFIG = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=64)
 
 
 @pytest.fixture
-def shards(subject: SubjectModel, text_file: Path) -> list[Shard]:
+def shards(subject: Subject, text_file: Path) -> list[Shard]:
     documents = read_documents([str(text_file)])
     return list(cut_shards(documents, subject.tokenize, shard_tokens=60, n_tokens=None))
 
 
 @pytest.fixture
-def results(subject: SubjectModel, saes: list[SAE], shards: list[Shard]) -> list[ShardResult]:
+def results(subject: Subject, saes: list[SAE], shards: list[Shard]) -> list[ShardResult]:
     return list(LocalEngine().run((subject, saes), shards, CONFIG, None))
 
 
 @pytest.fixture
-def record(db: Db, subject: SubjectModel, saes: list[SAE]) -> HarvestRecord:
+def record(db: Db, subject: Subject, saes: list[SAE]) -> HarvestRecord:
     infos = [sae.info for sae in saes]
     return open_harvest(db, "h", subject.info, infos, {"n_ctx": 16}, replace=False)
 
 
 def test_the_local_engine_gives_every_shard_in_order(
-    subject: SubjectModel, saes: list[SAE], shards: list[Shard], results: list[ShardResult]
+    subject: Subject, saes: list[SAE], shards: list[Shard], results: list[ShardResult]
 ) -> None:
     assert [r.shard for r in results] == shards
     assert len(shards) > 2
@@ -49,7 +49,7 @@ def test_the_local_engine_gives_every_shard_in_order(
 
 
 def test_the_local_engine_runs_one_shard_ahead(
-    subject: SubjectModel, saes: list[SAE], shards: list[Shard]
+    subject: Subject, saes: list[SAE], shards: list[Shard]
 ) -> None:
     taken: list[int] = []
 
@@ -65,7 +65,7 @@ def test_the_local_engine_runs_one_shard_ahead(
 
 
 def test_shards_under_way_are_given_where_the_text_cannot_be_read_further(
-    subject: SubjectModel, saes: list[SAE], shards: list[Shard]
+    subject: Subject, saes: list[SAE], shards: list[Shard]
 ) -> None:
     def broken() -> Iterator[Shard]:
         yield from shards[:2]

@@ -15,7 +15,7 @@ from safesail.llm.factory import make_client
 from safesail.llm.types import ChatClient, LLMRequest
 from safesail.prompting.parse import parse_active, parse_graded, parse_ratings
 from safesail.prompting.templates import load_template
-from safesail.subject.minilm import load_minilm
+from safesail.subject.minilm import load_embed
 from tests.meaning import needs_embedding
 
 pytestmark = needs_embedding
@@ -23,7 +23,7 @@ pytestmark = needs_embedding
 
 @pytest.fixture(scope="module")
 def model() -> EmbeddingModel:
-    return EmbeddingModel(load_minilm().embed)
+    return EmbeddingModel(load_embed())
 
 
 def prompt(name: str, explanation: str, **values: object) -> str:
@@ -95,7 +95,7 @@ def test_the_same_prompt_has_the_same_answer_whatever_was_asked_before(model: Em
         for e in (EXPLANATION, "Baking", "“cake”, “birthday”; words on weather")
     ]
     first = [model.answer(one) for one in asked]
-    fresh = EmbeddingModel(load_minilm().embed)
+    fresh = EmbeddingModel(load_embed())
     assert [fresh.answer(one) for one in reversed(asked)] == first[::-1]
     assert len(set(first)) == 3
 
@@ -140,21 +140,21 @@ def test_phrases_of_explanations() -> None:
 def test_the_factory_needs_a_maker_of_vectors() -> None:
     with pytest.raises(ConfigError, match="needs vectors"):
         make_client("embedding")
-    client = make_client("embedding", load_embed=lambda: load_minilm().embed)
+    client = make_client("embedding", load_embed=load_embed)
     assert isinstance(client, EmbeddingModel)
 
 
 def test_vectors_have_length_one_keep_order_and_hardly_depend_on_what_stands_beside() -> None:
-    minilm = load_minilm()
+    embed = load_embed()
     texts = ["a cat", "an essay on " + "very " * 400 + "long texts", "", "a cat", "猫", "dogs bark"]
-    vectors = minilm.embed(texts)
+    vectors = embed(texts)
     assert vectors.shape == (6, 384)
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(vectors[0], vectors[3])
     for text, vector in zip(texts, vectors, strict=True):
-        np.testing.assert_allclose(minilm.embed([text])[0], vector, atol=2e-6)
-    assert minilm.embed([]).shape == (0, 384)
-    near, far = (float(minilm.embed([a])[0] @ minilm.embed([b])[0]) for a, b in pairwise(
+        np.testing.assert_allclose(embed([text])[0], vector, atol=2e-6)
+    assert embed([]).shape == (0, 384)
+    near, far = (float(embed([a])[0] @ embed([b])[0]) for a, b in pairwise(
         ["a cat", "a kitten", "quarterly tax return"]))  # fmt: skip
     assert near > 0.6 > 0.2 > far

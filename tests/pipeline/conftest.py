@@ -9,7 +9,7 @@ import yaml
 
 from safesail.pipeline.run import run_pipeline
 from safesail.pipeline.summary import Summary
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
 from tests.harvest.conftest import write_sae
 from tests.tiny_model import write_tiny_model
 
@@ -29,7 +29,7 @@ class Made:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("pipeline")
     model = str(write_tiny_model(folder / "tiny"))
-    info = SubjectModel.load(model).info
+    info = load_subject(ModelConfig(model)).info
     for layer in (0, 1):
         write_sae(folder / "saes" / f"tiny-l{layer}", f"blocks.{layer}.hook_mlp_out", info, seed=layer)
     (folder / "concepts.yaml").write_text(yaml.safe_dump(_concepts()), encoding="utf-8")

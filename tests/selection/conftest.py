@@ -17,7 +17,8 @@ from safesail.concepts.read import pair_id
 from safesail.domain.records import Concept, ConceptPair
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 
 WORDS = re.findall(
     r"\S+", "the a man dog saw took red blue bomb gun cake hat big old new in park house said ran , ."
@@ -50,25 +51,25 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def subject(model_dir: Path) -> SubjectModel:
+def subject(model_dir: Path) -> Subject:
     """The model in `model_dir`."""
-    return SubjectModel.load(str(model_dir))
+    return load_subject(ModelConfig(str(model_dir)))
 
 
 @pytest.fixture(scope="session")
-def embedding(subject: SubjectModel) -> Callable[[str], torch.Tensor]:
+def embedding(subject: Subject) -> Callable[[str], torch.Tensor]:
     """The activations at `HOOK` of one word."""
 
     def of(word: str) -> torch.Tensor:
         ids = torch.tensor([subject.tokenize(word)])
-        return subject.capture(ids, [HOOK])[HOOK][0, 0].clone()
+        return subject.run(ids, capture=[HOOK]).activations[HOOK][0, 0].clone()
 
     return of
 
 
 @pytest.fixture
 def make_sae(
-    tmp_path: Path, subject: SubjectModel, embedding: Callable[[str], torch.Tensor]
+    tmp_path: Path, subject: Subject, embedding: Callable[[str], torch.Tensor]
 ) -> Callable[..., SAE]:
     """Builds a ReLU SAE with one feature a word of `detects` and `noise` random features."""
 

@@ -10,13 +10,13 @@ from safesail.sae.protocol import SAE
 from safesail.selection.config import SelectionConfig
 from safesail.selection.run import select
 from safesail.store.connection import open_writer
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from tests.selection.conftest import concept, swap_word
 
 PAIRS = 8
 
 
-def peak(store: Path, subject: SubjectModel, sae: SAE, n_concepts: int) -> int:
+def peak(store: Path, subject: Subject, sae: SAE, n_concepts: int) -> int:
     """Bytes of Python and numpy at the worst moment of a selection, what it was handed left out."""
     concepts = [concept(f"violence.bomb{i}", swap_word("bomb", "cake", PAIRS, i)) for i in range(n_concepts)]
     with open_writer(store) as db:
@@ -30,7 +30,7 @@ def peak(store: Path, subject: SubjectModel, sae: SAE, n_concepts: int) -> int:
 
 def test_memory_does_not_grow_with_the_resamples_of_concepts(
     tmp_path: Path,
-    subject: SubjectModel,
+    subject: Subject,
     make_sae: Callable[..., SAE],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

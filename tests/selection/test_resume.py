@@ -12,10 +12,10 @@ from safesail.selection.config import SelectionConfig
 from safesail.selection.parts import part_name
 from safesail.selection.run import select, selection_id
 from safesail.store.connection import open_writer
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from tests.selection_kills import Moment, Setup, contents, select_alone
 
-IN_SECOND_CHUNK = Moment("safesail.subject.model", "SubjectModel.capture", 6)
+IN_SECOND_CHUNK = Moment("safesail.subject.causal", "CausalModel.run", 6)
 """After one token to check the SAEs, and four batches of the first chunk."""
 
 
@@ -124,7 +124,7 @@ def test_in_another_order_a_killed_selection_ends_the_same(setup: Setup, tmp_pat
 
 
 def test_a_parts_name_tells_all_that_can_change_its_last_digit(
-    subject: SubjectModel, concepts: tuple[Concept, ...]
+    subject: Subject, concepts: tuple[Concept, ...]
 ) -> None:
     def names(some: Sequence[Concept], batch_tokens: int = 48) -> tuple[str, ...]:
         config = SelectionConfig(batch_tokens=batch_tokens)
@@ -148,7 +148,7 @@ def test_a_killed_selection_with_a_quantile_starts_anew(setup: Setup, tmp_path: 
 
 
 def test_a_broken_part_is_named(
-    setup: Setup, tmp_path: Path, subject: SubjectModel, monkeypatch: pytest.MonkeyPatch
+    setup: Setup, tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.harvest_kills_child import load
 

@@ -19,7 +19,8 @@ from safesail.store.selection import (
     read_scores,
 )
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.causal import CausalModel
+from safesail.subject.protocol import Subject
 
 CONFIG = SelectionConfig(draws=50)
 MakeSae = Callable[..., SAE]
@@ -42,7 +43,7 @@ def noting(names: list[str], sae: SAE) -> Callable[[torch.Tensor], SparseActs]:
 
 
 def test_planted_saes_rank_as_they_were_planted(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     saes = [
         make_sae("noise", noise=40),
@@ -66,7 +67,7 @@ def test_planted_saes_rank_as_they_were_planted(
 
 
 def test_candidates_carry_their_concepts_and_leave_controls_out(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     sae = make_sae("all", detects=("gun", "dog", "bomb"))
     select(db, subject, [sae], concepts, CONFIG, quiet=True)
@@ -78,13 +79,15 @@ def test_candidates_carry_their_concepts_and_leave_controls_out(
 
 
 def test_l0_and_fvu_by_hand(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     sae = make_sae("some", detects=("bomb",), noise=8)
     result = select(db, subject, [sae], concepts, CONFIG, quiet=True)
     texts = [side for c in concepts for p in c.pairs for side in (p.pos, p.neg)]
     hook = sae.info.hook
-    x = torch.cat([subject.capture(torch.tensor([subject.tokenize(t)]), [hook])[hook][0] for t in texts])
+    x = torch.cat(
+        [subject.run(torch.tensor([subject.tokenize(t)]), capture=[hook]).activations[hook][0] for t in texts]
+    )
     acts = sae.encode(x)
     residual = (x - sae.decode(acts)).square().sum()
     spread = (x - x.mean(dim=0)).square().sum()
@@ -94,7 +97,7 @@ def test_l0_and_fvu_by_hand(
 
 
 def test_batches_leave_no_trace(
-    tmp_path: Path, db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    tmp_path: Path, db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     from safesail.store.connection import open_writer
 
@@ -112,20 +115,20 @@ def test_batches_leave_no_trace(
 
 def test_a_second_run_does_no_model_work_and_an_added_sae_only_its_own(
     db: Db,
-    subject: SubjectModel,
+    subject: Subject,
     make_sae: MakeSae,
     concepts: tuple[Concept, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one, two = make_sae("one", detects=("bomb",)), make_sae("two", detects=("gun",))
     hooks: list[tuple[str, ...]] = []
-    capture = SubjectModel.capture
+    run = CausalModel.run
 
-    def counted(self: SubjectModel, *args: object, **kwargs: object) -> object:
-        hooks.append(tuple(args[1]))  # pyright: ignore[reportArgumentType]
-        return capture(self, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+    def counted(self: CausalModel, *args: object, **kwargs: object) -> object:
+        hooks.append(tuple(kwargs["capture"]))  # pyright: ignore[reportArgumentType]
+        return run(self, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(SubjectModel, "capture", counted)
+    monkeypatch.setattr(CausalModel, "run", counted)
     first = select(db, subject, [one], concepts, CONFIG, quiet=True)
     assert first.n_tokens > 0
     n_once = len(hooks)
@@ -144,7 +147,7 @@ def test_a_second_run_does_no_model_work_and_an_added_sae_only_its_own(
 
 def test_all_saes_of_all_hooks_share_one_pass(
     db: Db,
-    subject: SubjectModel,
+    subject: Subject,
     make_sae: MakeSae,
     concepts: tuple[Concept, ...],
     monkeypatch: pytest.MonkeyPatch,
@@ -155,20 +158,20 @@ def test_all_saes_of_all_hooks_share_one_pass(
         make_sae("ccc", noise=3, hook="blocks.1.hook_mlp_out"),
     ]
     sizes: list[int] = []
-    capture = SubjectModel.capture
+    run = CausalModel.run
 
-    def counted(self: SubjectModel, ids: torch.Tensor, *args: object, **kwargs: object) -> object:
+    def counted(self: CausalModel, ids: torch.Tensor, *args: object, **kwargs: object) -> object:
         sizes.append(len(ids))
-        return capture(self, ids, *args, **kwargs)  # pyright: ignore[reportArgumentType]
+        return run(self, ids, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(SubjectModel, "capture", counted)
+    monkeypatch.setattr(CausalModel, "run", counted)
     result = select(db, subject, saes, concepts, CONFIG, quiet=True)
     assert sum(sizes[1:]) == 2 * 36  # after the probe of one token, each text of each pair once
     assert len(result.ranked) == 3
 
 
 def test_other_settings_or_pairs_are_another_selection(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     sae = make_sae("one", detects=("bomb",))
     ids = {
@@ -185,7 +188,7 @@ def test_other_settings_or_pairs_are_another_selection(
 
 
 def test_a_quantile_tells_strong_from_weak_firing(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     # The feature fires on both sides of every pair, but on q- more weakly: half of its activations.
     sae = make_sae("both-sides", detects=("bomb+cake",))
@@ -197,7 +200,7 @@ def test_a_quantile_tells_strong_from_weak_firing(
     assert ranked_saes(db)[0].l0 == l0  # L0 counts activity above zero all the same
 
 
-def test_languages_and_forms_narrow_the_pairs(db: Db, subject: SubjectModel, make_sae: MakeSae) -> None:
+def test_languages_and_forms_narrow_the_pairs(db: Db, subject: Subject, make_sae: MakeSae) -> None:
     mixed = Concept(
         "violence.bomb", "violence", None, "b", "b",
         tuple(
@@ -216,7 +219,7 @@ def test_languages_and_forms_narrow_the_pairs(db: Db, subject: SubjectModel, mak
 
 
 @pytest.mark.parametrize("text", ["the " * 40, " "])
-def test_texts_that_do_not_fit_are_named(db: Db, subject: SubjectModel, make_sae: MakeSae, text: str) -> None:
+def test_texts_that_do_not_fit_are_named(db: Db, subject: Subject, make_sae: MakeSae, text: str) -> None:
     bad = Concept("x.y", "x", None, "y", "y", (ConceptPair("p", "en", "news", "a bomb", text),) * 2)
     with pytest.raises(ConfigError) as caught:
         select(db, subject, [make_sae("one")], [bad], CONFIG, quiet=True)
@@ -228,7 +231,7 @@ def test_texts_that_do_not_fit_are_named(db: Db, subject: SubjectModel, make_sae
 
 
 def test_bad_saes_are_refused_before_any_work(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     with pytest.raises(SaeError, match=r"SAE 'wide' reads 32 numbers, blocks.0.hook_resid_pre of .* has 64"):
         select(db, subject, [make_sae("wide", noise=2, d_in=32)], concepts, CONFIG, quiet=True)
@@ -253,7 +256,7 @@ def test_bad_saes_are_refused_before_any_work(
 
 
 def test_other_weights_under_a_known_name_are_refused(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...], tmp_path: Path
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...], tmp_path: Path
 ) -> None:
     select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (tmp_path / "one").rename(tmp_path / "before")
@@ -269,7 +272,7 @@ def test_an_empty_store_says_what_to_run(db: Db) -> None:
 
 
 def test_tables_for_people(
-    db: Db, subject: SubjectModel, make_sae: MakeSae, concepts: tuple[Concept, ...]
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     result = select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (row,) = result.table()

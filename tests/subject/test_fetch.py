@@ -1,3 +1,4 @@
+import json
 import zipfile
 from hashlib import sha256
 from pathlib import Path
@@ -59,11 +60,11 @@ def test_a_hub_model_without_a_network(tmp_path: Path) -> None:
     ) as caught:
         fetch("gpt2", cache=tmp_path, quiet=True)
     assert "\n" not in str(caught.value)
-    assert list((tmp_path / "models").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
     assert local_dir("gpt2", tmp_path) is None
 
 
-def test_a_hub_model_is_linked_from_the_hubs_own_cache(
+def test_a_hub_model_stays_in_the_hubs_own_cache(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repo = tmp_path / "hub" / "models--openai-community--gpt2"
@@ -74,10 +75,14 @@ def test_a_hub_model_is_linked_from_the_hubs_own_cache(
     for file in tiny_dir.iterdir():
         (snapshot / file.name).write_bytes(file.read_bytes())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    place = fetch("gpt2", cache=tmp_path / "cache", quiet=True)
-    assert place == tmp_path / "cache" / "models" / "gpt2" == local_dir("gpt2", tmp_path / "cache")
-    assert {file.name for file in place.iterdir()} == {file.name for file in tiny_dir.iterdir()}
-    assert all(file.is_symlink() for file in place.iterdir())
+    assert fetch("gpt2", cache=tmp_path / "cache", quiet=True) == snapshot
+    assert local_dir("gpt2", tmp_path / "cache") == local_dir("openai-community/gpt2", tmp_path) == snapshot
+    # A download that was interrupted is not taken for the model.
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    assert local_dir("gpt2", tmp_path / "cache") is None
+    with pytest.raises(SubjectError, match=r"missing: model-00001-of-00002\.safetensors"):
+        fetch(str(snapshot), cache=tmp_path, quiet=True)
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:

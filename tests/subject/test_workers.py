@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.subject.workers import TOKENS_PER_WORKER, open_workers
 
 HOOKS = ["blocks.0.hook_mlp_out", "blocks.2.hook_resid_post"]
@@ -38,16 +38,18 @@ def test_streams_share_the_threads(device: str, tokens: int, n: int, threads: in
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_activations_do_not_depend_on_what_runs_beside_them(tiny: SubjectModel) -> None:
+def test_activations_do_not_depend_on_what_runs_beside_them(tiny: Subject) -> None:
     generator = torch.Generator().manual_seed(0)
     batches = [torch.randint(1, 250, (2, 3 + i % 5), generator=generator) for i in range(60)]
     hooks = [HOOKS[: 1 + i % 2] for i in range(60)]
     with open_workers("cpu", 10**6) as streams:
-        found = [streams.submit(tiny.capture, *of) for of in zip(batches, hooks, strict=True)]
-        together = [f.result() for f in found]
+        found = [
+            streams.submit(tiny.run, ids, capture=wanted) for ids, wanted in zip(batches, hooks, strict=True)
+        ]
+        together = [f.result().activations for f in found]
     for ids, wanted, seen in zip(batches, hooks, together, strict=True):
         assert list(seen) == wanted
-        for hook, alone in tiny.capture(ids, wanted).items():
+        for hook, alone in tiny.run(ids, capture=wanted).activations.items():
             torch.testing.assert_close(seen[hook], alone, atol=1e-5, rtol=1e-5)
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
+from safesail.subject.protocol import Subject
 from tests.tiny_model import write_tiny_model
 
 
@@ -15,6 +16,6 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(tiny_dir: Path) -> SubjectModel:
+def tiny(tiny_dir: Path) -> Subject:
     """The tiny model, loaded."""
-    return SubjectModel.load(str(tiny_dir))
+    return load_subject(ModelConfig(str(tiny_dir)))

@@ -2,15 +2,12 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from safesail.domain.records import Document
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.training.buffer import (
     block_activations,
     blocks_of,
-    padded_batches,
     shuffled,
     shuffled_batches,
     take_windows,
@@ -54,22 +51,6 @@ def test_shuffling_keeps_every_window_and_depends_on_the_seed() -> None:
     assert shuffled(windows, 0) == shuffled(windows, 0) != shuffled(windows, 1)
 
 
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
-def test_padded_batches_hold_every_token_once_and_little_padding(lengths: list[int]) -> None:
-    windows = [tuple(range(100 * i + 1, 100 * i + 1 + length)) for i, length in enumerate(lengths)]
-    seen: list[int] = []
-    for ids, mask in padded_batches(windows, batch_tokens=64):
-        assert ids.numel() <= 64
-        assert (ids[mask == 0] == 0).all()
-        seen += ids[mask.bool()].tolist()
-    assert sorted(seen) == sorted(token for window in windows for token in window)
-
-
-def test_a_window_longer_than_a_batch_gets_its_own() -> None:
-    (batch,) = padded_batches([(1,) * 10], batch_tokens=4)
-    assert batch[0].shape == (1, 10)
-
-
 def test_each_row_is_used_as_often_as_there_are_passes() -> None:
     x = torch.arange(12.0)[:, None]
     used = Counter(int(v) for batch in shuffled_batches(x, 4, 2, 0) for v in batch.flatten())
@@ -80,7 +61,7 @@ def test_what_does_not_fill_a_batch_is_left_out() -> None:
     assert [len(b) for b in shuffled_batches(torch.zeros(11, 2), 4, 1, 0)] == [4, 4]
 
 
-def test_rows_of_two_hooks_belong_to_the_same_tokens(tiny: SubjectModel) -> None:
+def test_rows_of_two_hooks_belong_to_the_same_tokens(tiny: Subject) -> None:
     windows = [(10, 20, 30), (40,), (50, 60)]
     both = block_activations(tiny, windows, [HOOK, "blocks.0.hook_resid_post"])
     assert {name: tuple(x.shape) for name, x in both.items()} == {
@@ -88,10 +69,10 @@ def test_rows_of_two_hooks_belong_to_the_same_tokens(tiny: SubjectModel) -> None
         "blocks.0.hook_resid_post": (6, 32),
     }
     # Sorted by length: 40 is first, and stands after a BOS alone.
-    alone = tiny.capture(torch.tensor([[40]]), [HOOK])[HOOK][0, 0]
+    alone = tiny.run(torch.tensor([[40]]), capture=[HOOK]).activations[HOOK][0, 0]
     torch.testing.assert_close(both[HOOK][0], alone, atol=1e-5, rtol=1e-4)
 
 
-def test_a_row_is_never_split(tiny: SubjectModel) -> None:
+def test_a_row_is_never_split(tiny: Subject) -> None:
     with pytest.raises(ValueError, match="rows of 64 tokens"):
         block_activations(tiny, [(5,) * 64], [HOOK])

@@ -4,8 +4,9 @@ from torch import Tensor
 
 from safesail.domain.records import SaeInfo
 from safesail.sae.protocol import SparseActs
-from safesail.subject.model import SubjectModel
-from safesail.training.evaluate import Accumulator, Figures, mean_loss, measure
+from safesail.subject.protocol import Subject
+from safesail.subject.rows import mean_loss
+from safesail.training.evaluate import Accumulator, Figures, measure
 
 HOOK = "blocks.1.hook_mlp_out"
 WINDOWS = [(10, 20, 30, 40), (50, 60), (70, 80, 90)]
@@ -38,7 +39,7 @@ def test_figures_by_hand() -> None:
     assert total.dead_share == 3 / 4
 
 
-def test_a_lossless_sae_recovers_everything(tiny: SubjectModel) -> None:
+def test_a_lossless_sae_recovers_everything(tiny: Subject) -> None:
     (figures,) = measure(tiny, [Axes(32, kept=32)], WINDOWS, block_tokens=4, loss_tokens=9)
     assert figures.frac_variance_explained == pytest.approx(1, abs=1e-6)
     assert figures.l0 == 32
@@ -48,7 +49,7 @@ def test_a_lossless_sae_recovers_everything(tiny: SubjectModel) -> None:
     assert figures.ce_recovered is None or figures.ce_recovered == pytest.approx(1, abs=1e-2)
 
 
-def test_an_sae_that_loses_everything_is_zero_ablation(tiny: SubjectModel) -> None:
+def test_an_sae_that_loses_everything_is_zero_ablation(tiny: Subject) -> None:
     (figures,) = measure(tiny, [Axes(32, kept=0)], WINDOWS, block_tokens=100, loss_tokens=4)
     assert figures.frac_variance_explained <= 0
     assert (figures.l0, figures.dead_share) == (0, 1)
@@ -56,15 +57,15 @@ def test_an_sae_that_loses_everything_is_zero_ablation(tiny: SubjectModel) -> No
     assert figures.n_loss_tokens == 4
 
 
-def test_blocks_do_not_change_the_figures(tiny: SubjectModel) -> None:
+def test_blocks_do_not_change_the_figures(tiny: Subject) -> None:
     small = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=1, loss_tokens=9)
     large = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=100, loss_tokens=9)
     assert small[0].frac_variance_explained == pytest.approx(large[0].frac_variance_explained, rel=1e-5)
     assert small[0].ce_spliced == pytest.approx(large[0].ce_spliced, rel=1e-5)
 
 
-def test_mean_loss_weighs_tokens_not_windows(tiny: SubjectModel) -> None:
-    losses = [tiny.logits_loss(torch.tensor([window])) * len(window) for window in WINDOWS]
+def test_mean_loss_weighs_tokens_not_windows(tiny: Subject) -> None:
+    losses = [mean_loss(tiny, [window]) * len(window) for window in WINDOWS]
     assert mean_loss(tiny, WINDOWS) == pytest.approx(sum(losses) / 9, rel=1e-5)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from safesail.errors import ConfigError, DataError, SaeError
 from safesail.sae.load import open_sae
-from safesail.subject.model import SubjectModel
+from safesail.subject.protocol import Subject
 from safesail.training.config import TrainConfig
 from safesail.training.run import CHECKPOINT, learn, takes_part, train
 from safesail.training.texts import held_out_texts, source_name, train_texts
@@ -57,9 +57,7 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
     return TrainConfig.read(config.model_dump() | values, "test")
 
 
-def test_a_family_is_trained_measured_and_written(
-    config: TrainConfig, tiny: SubjectModel, tmp_path: Path
-) -> None:
+def test_a_family_is_trained_measured_and_written(config: TrainConfig, tiny: Subject, tmp_path: Path) -> None:
     out = tmp_path / "saes"
     trained = train(config, out=out, quiet=True)
     assert [t.sae_id for t in trained] == ["tiny-l1-mlp-k2", "tiny-l1-mlp-k8", "tiny-l2-mlp-k4"]
@@ -97,28 +95,28 @@ def test_what_is_written_names_texts_and_figures_but_no_place(config: TrainConfi
 
 
 def test_a_killed_run_goes_on_with_the_same_result(
-    config: TrainConfig, tiny: SubjectModel, tmp_path: Path
+    config: TrainConfig, tiny: Subject, tmp_path: Path
 ) -> None:
     whole = train(config, out=tmp_path / "whole", quiet=True)
     # Killed in the third block: the subject model fails there.
     killed = tmp_path / "killed"
     texts = train_texts(config, tiny)
     runs = 0
-    capture = tiny.capture
+    run = tiny.run
 
     def failing(*args: Any, **kwargs: Any) -> Any:
         nonlocal runs
         runs += 1
         if runs > 2:
             raise KeyboardInterrupt
-        return capture(*args, **kwargs)
+        return run(*args, **kwargs)
 
-    tiny.capture = failing  # pyright: ignore[reportAttributeAccessIssue]
+    tiny.run = failing  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with pytest.raises(KeyboardInterrupt):
             learn(config, tiny, texts, checkpoint=killed / CHECKPOINT, quiet=True)
     finally:
-        del tiny.capture
+        del tiny.run
     assert [path.name for path in killed.iterdir()] == [CHECKPOINT]
     resumed = train(config, out=killed, quiet=True)
     assert not (killed / CHECKPOINT).exists()
@@ -130,7 +128,7 @@ def test_a_killed_run_goes_on_with_the_same_result(
 
 
 def test_an_unfinished_run_with_other_settings_is_not_mixed_in(
-    config: TrainConfig, tiny: SubjectModel, tmp_path: Path
+    config: TrainConfig, tiny: Subject, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "saes" / CHECKPOINT
     learn(config, tiny, train_texts(config, tiny), checkpoint=checkpoint, quiet=True)
@@ -169,7 +167,7 @@ def test_a_folder_that_cannot_be_written(config: TrainConfig, tmp_path: Path) ->
 
 
 def test_training_and_held_out_documents_are_apart_and_no_text_counts_twice(
-    config: TrainConfig, tiny: SubjectModel
+    config: TrainConfig, tiny: Subject
 ) -> None:
     wide = changed(
         config,

@@ -16,7 +16,7 @@ from safesail.sae.load import open_sae
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.exemplars import fetch_windows, find_feature
 from safesail.store.sql import rows, value
-from safesail.subject.model import SubjectModel
+from safesail.subject.loading import ModelConfig, load_subject
 
 N_WINDOWS = 20
 
@@ -24,7 +24,7 @@ N_WINDOWS = 20
 def main() -> None:
     """Harvest, count, read back."""
     plan = json.loads(Path(sys.argv[1]).read_text())
-    subject = SubjectModel.load(plan["model"], threads=plan["threads"])
+    subject = load_subject(ModelConfig(plan["model"], threads=plan["threads"]))
     saes = [open_sae(path, model=subject.info) for path in plan["saes"]]
     config = HarvestConfig(n_ctx=plan["n_ctx"], n_tokens=plan["n_tokens"], precision=plan["precision"])
     store = Path(plan["out"])

@@ -1,0 +1,305 @@
+"""A transformers model as it is, its activations read and edited where its modules begin and end.
+
+TransformerLens computes attention step by step, so that there are hooks inside it. Hooks at the boundaries of modules
+(the residual stream, outputs of attention and of MLPs) need none of that: here fused attention runs, and threads may
+run batches at once. Names of hooks are those of TransformerLens.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from safesail.errors import ConfigError, SubjectError
+from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
+
+
+class AllSeen(Exception):
+    """Everything wanted has been seen: the rest of the forward pass is not needed."""
+
+
+@dataclass(frozen=True)
+class ModuleBoundary:
+    """Where in the model a hook lies."""
+
+    module: nn.Module
+    side: Literal["in", "out"]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What one forward pass is to give."""
+
+    capture: tuple[str, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    logits: bool = False
+    keep_block: int | None = None
+    start: ResidualState | None = None
+
+    @property
+    def hooks(self) -> tuple[str, ...]:
+        """Every hook named, each once."""
+        return tuple(dict.fromkeys([*self.capture, *(i.hook for i in self.interventions)]))
+
+
+@dataclass
+class ForwardPass:
+    """One forward pass under way: what is read and edited, by the point where that happens."""
+
+    inputs: ModelInputs
+    wanted: Wanted
+    point_of: Callable[[str], Hashable]
+    keep_point: Hashable = None
+    """Where `keep_block` ends."""
+
+    captures: dict[Hashable, list[str]] = field(init=False, default_factory=dict)
+    edits: dict[Hashable, list[Edit]] = field(init=False, default_factory=dict)
+    seen: dict[str, Tensor] = field(init=False, default_factory=dict)
+    residual: Tensor | None = field(init=False, default=None)
+    text: slice = field(init=False)
+    """Where the rows' own tokens lie in what the model reads now."""
+
+    positions: Tensor | None = field(init=False, default=None)
+    """As an `Edit` takes them; None without interventions."""
+
+    def __post_init__(self) -> None:
+        for hook in dict.fromkeys(self.wanted.capture):
+            self.captures.setdefault(self.point_of(hook), []).append(hook)
+        for intervention in self.wanted.interventions:
+            self.edits.setdefault(self.point_of(intervention.hook), []).append(intervention.edit)
+        self.text = self.inputs.text
+        if self.edits:
+            n, device = self.text.stop - self.text.start, self.inputs.ids.device
+            positions = torch.arange(n, device=device).expand(len(self.inputs.ids), n)
+            keep = self.inputs.text_mask
+            self.positions = positions if keep is None else positions.masked_fill(~keep, -1)
+
+    @property
+    def points(self) -> set[Hashable]:
+        """Every point to visit."""
+        kept = () if self.keep_point is None else (self.keep_point,)
+        return {*self.captures, *self.edits, *kept}
+
+    def step(self, past: int) -> None:
+        """From now on the model reads one new token per row, of rows that hold `past` tokens."""
+        self.text = slice(0, 1)
+        if self.positions is not None:
+            self.positions = self.positions.new_full((len(self.positions), 1), past)
+
+    def visit(self, point: Hashable, activations: Any) -> Tensor | None:
+        """Edit and read what lies at a point; the edited activations, or None where nothing changed.
+
+        Raises:
+            AllSeen: the rest of the pass is not needed.
+        """
+        if not isinstance(activations, Tensor):
+            return None
+        edited = None
+        for edit in self.edits.get(point, ()):
+            activations = edited = self._apply(edit, activations)
+        for hook in self.captures.get(point, ()):
+            # Copied: later layers may write into the tensor.
+            copied = activations[:, self.text].to(torch.float32, copy=True)
+            keep = self.inputs.text_mask
+            self.seen[hook] = copied if keep is None else copied.masked_fill_(~keep.unsqueeze(-1), 0)
+        if point == self.keep_point:
+            self.residual = activations.clone()
+        self.stop_if_done()
+        return edited
+
+    def stop_if_done(self) -> None:
+        """Raises AllSeen once all that was wanted is there."""
+        everything = len(self.seen) == len(set(self.wanted.capture))
+        kept = self.keep_point is None or self.residual is not None
+        if everything and kept and not self.wanted.logits:
+            raise AllSeen
+
+    def output(self, logits: Tensor | None) -> SubjectOutput:
+        """What was found.
+
+        Raises:
+            ConfigError: the model never came past a hook.
+        """
+        if missing := set(self.wanted.capture) - set(self.seen):
+            raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
+        state = None
+        if self.wanted.keep_block is not None and self.residual is not None:
+            state = ResidualState(self.wanted.keep_block, self.residual, self.inputs)
+        return SubjectOutput(
+            {hook: self.seen[hook] for hook in self.wanted.capture},
+            None if logits is None else logits[:, self.inputs.text.start - 1 :],
+            state,
+        )
+
+    def _apply(self, edit: Edit, activations: Tensor) -> Tensor:
+        """Only the rows' own tokens take the edit's result; what it leaves alone stays as it is, bit for bit."""
+        assert self.positions is not None
+        old = activations[:, self.text]
+        # A copy, so that an edit that writes into what it is given changes padding and special tokens neither.
+        new = edit(old.to(torch.float32, copy=True), self.positions).to(old)
+        if new.shape != old.shape:
+            raise ValueError(f"an edit made {list(old.shape)} to {list(new.shape)}")
+        edited = activations.clone()
+        at_text = (self.positions >= 0).reshape(*self.positions.shape, *[1] * (old.ndim - 2))
+        edited[:, self.text] = torch.where(at_text, new, old)
+        return edited
+
+
+class HookedModel:
+    """Forward passes that end at the deepest activation wanted. Threads may run them at once."""
+
+    def __init__(
+        self, model: nn.Module, boundaries: Mapping[str, ModuleBoundary], n_blocks: int, *, causal: bool
+    ) -> None:
+        """`n_blocks` is the number of transformer blocks; a model that is not causal is told what is padding."""
+        self.boundaries = boundaries
+        self.model = model.eval()
+        self._causal = causal
+        self._watched: set[ModuleBoundary] = set()
+        self._watching = threading.Lock()
+        self._local = threading.local()
+        self._resumable: dict[int, bool] = {}
+        self.blocks = blocks_of(model, n_blocks)
+        for number, block in enumerate(self.blocks):
+            self._make_skippable(number, block)
+
+    def run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
+        """One pass; see `Subject.run`."""
+        if wanted.start is not None:
+            self._check_resume(wanted.start, wanted.hooks)
+        return self._run(inputs, wanted)
+
+    def _run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
+        done, logits = self._begin(inputs, wanted), None
+        with suppress(AllSeen):
+            done.stop_if_done()
+            given = self._forward(done, inputs.ids, use_cache=False)
+            logits = given.logits if wanted.logits else None
+        return done.output(logits)
+
+    def _begin(self, inputs: ModelInputs, wanted: Wanted) -> ForwardPass:
+        block = wanted.keep_block
+        if block is not None and not 0 <= block < len(self.blocks):
+            raise ConfigError(
+                f"no block {block} to keep the residual after; the model has {len(self.blocks)}"
+            )
+        keep = None if block is None else ModuleBoundary(self.blocks[block], "out")
+        return ForwardPass(inputs, wanted, self.boundaries.__getitem__, keep)
+
+    def generate(
+        self, inputs: ModelInputs, interventions: Sequence[Intervention], choose: Callable[[Tensor], Tensor],
+        max_tokens: int, stop: frozenset[int],
+    ) -> list[list[int]]:  # fmt: skip
+        """New ids of rows of one length; `choose` takes logits [batch, vocabulary] to ids [batch]."""
+        done = self._begin(inputs, Wanted(interventions=tuple(interventions), logits=True))
+        new: list[list[int]] = [[] for _ in inputs.ids]
+        going = set(range(len(new)))
+        ids, cache = inputs.ids, None
+        for step in range(max_tokens):
+            if step:
+                done.step(inputs.text.stop - inputs.text.start + step - 1)
+            out = self._forward(done, ids, use_cache=True, past_key_values=cache)
+            ids, cache = choose(out.logits[:, -1])[:, None], out.past_key_values
+            for row, token in enumerate(ids[:, 0].tolist()):
+                if row in going and token in stop:
+                    going.discard(row)
+                if row in going:
+                    new[row].append(token)
+            if not going:
+                break
+        return new
+
+    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
+    def _forward(self, done: ForwardPass, ids: Int[Tensor, "batch all_pos"], **options: Any) -> Any:
+        self._watch(done)
+        if not self._causal:  # a causal model cannot see padding on the right, and is quicker without a mask
+            options = {"attention_mask": done.inputs.mask.long()}
+        self._local.current = done
+        try:
+            return self.model(ids, **options)
+        finally:
+            del self._local.current
+
+    def _watch(self, done: ForwardPass) -> None:
+        """Register at the boundaries never wanted before; that stays there, and does nothing unless wanted."""
+        with self._watching:
+            for boundary in done.points - self._watched:
+                assert isinstance(boundary, ModuleBoundary)
+                self._register(boundary)
+                self._watched.add(boundary)
+
+    def _register(self, boundary: ModuleBoundary) -> None:
+        def at_input(_: nn.Module, args: Any, kwargs: Any) -> Any:
+            name = None if args else next(iter(kwargs))
+            edited = self._visit(boundary, args[0] if name is None else kwargs[name])
+            if edited is None:
+                return None
+            return ((edited, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: edited})
+
+        def at_output(_: nn.Module, args: Any, output: Any) -> Any:
+            first = output if isinstance(output, Tensor) else output[0]
+            edited = self._visit(boundary, first)
+            return edited if edited is None or isinstance(output, Tensor) else (edited, *output[1:])
+
+        if boundary.side == "in":
+            boundary.module.register_forward_pre_hook(at_input, with_kwargs=True)
+        else:
+            boundary.module.register_forward_hook(at_output)
+
+    def _visit(self, boundary: ModuleBoundary, activations: Any) -> Tensor | None:
+        current: ForwardPass | None = getattr(self._local, "current", None)
+        if current is None or boundary not in current.points:
+            return None
+        return current.visit(boundary, activations)
+
+    def _make_skippable(self, number: int, block: nn.Module) -> None:
+        forward = block.forward
+
+        def skippable(*args: Any, **kwargs: Any) -> Any:
+            current: ForwardPass | None = getattr(self._local, "current", None)
+            start = None if current is None else current.wanted.start
+            if start is not None and number <= start.block:
+                return start.residual.clone()
+            output = forward(*args, **kwargs)
+            if not isinstance(output, Tensor):
+                self._resumable[number] = False  # what else the block gives is not in a `ResidualState`
+            return output
+
+        block.forward = skippable
+
+    def _check_resume(self, start: ResidualState, hooks: Sequence[str]) -> None:
+        past = {module for block in self.blocks[: start.block + 1] for module in block.modules()}
+        end = ModuleBoundary(self.blocks[start.block], "out")
+        for hook in hooks:
+            boundary = self.boundaries[hook]
+            embedding = "embed" in hook and "unembed" not in hook
+            if boundary != end and (boundary.module in past or embedding):
+                raise ConfigError(f"{hook} lies before the residual kept after block {start.block}")
+        if start.block not in self._resumable:
+            self._resumable[start.block] = self._resumes(start)
+        if not self._resumable[start.block]:
+            raise SubjectError(
+                f"blocks after {start.block} of this model need more than the residual: run it from the start"
+            )
+
+    def _resumes(self, start: ResidualState) -> bool:
+        """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""
+        row = ModelInputs(start.inputs.ids[:1], start.inputs.mask[:1], start.inputs.text, None)
+        last = len(self.blocks) - 1
+        whole = self._run(row, Wanted(keep_block=last)).state
+        kept = self._run(row, Wanted(keep_block=start.block)).state
+        again = self._run(row, Wanted(keep_block=last, start=kept)).state
+        return whole is not None and again is not None and torch.equal(whole.residual, again.residual)
+
+
+def blocks_of(model: nn.Module, n_blocks: int) -> list[nn.Module]:
+    """The transformer blocks in order; none where the model does not keep them in one list."""
+    for module in model.modules():  # outer modules come first
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return list(module)
+    return []
