@@ -29,7 +29,7 @@ import torch
 from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, harvest
-from safesail.harvest.shards import Shard, WindowCut, batches_by_length, cut_shards, cut_windows
+from safesail.harvest.shards import Shard, WindowCut, cut_shards, cut_windows
 from safesail.resources import cache_dir
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
@@ -40,6 +40,7 @@ from safesail.store.sql import Row, rows, value
 from safesail.subject.fetch import fetch
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
+from safesail.subject.rows import batches_by_length
 from safesail.subject.workers import open_workers
 from safesail.text.documents import read_documents
 
@@ -172,7 +173,9 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
         running = [
             streams.submit(run, [windows[i] for i in batch])
             for windows in (cut_windows(shard, N_CTX) for shard in shards)
-            for batch in batches_by_length([len(w.token_ids) for w in windows], BATCH_TOKENS // streams.n)
+            for batch in reversed(
+                batches_by_length([len(w.token_ids) for w in windows], BATCH_TOKENS // streams.n)
+            )
         ]
         return sum(r.result() for r in running) / (time.perf_counter() - start)
 

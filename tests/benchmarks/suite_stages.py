@@ -35,7 +35,7 @@ from safesail.store.explanations import headline_scores, read_tags
 from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
 from safesail.store.selection import read_scores as read_figures
 from safesail.store.sql import rows, value
-from safesail.subject.loading import ModelConfig
+from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
 from tests.benchmarks.baselines import alternate, contrast_baselines
 from tests.benchmarks.suite_stats import Option, Tried
@@ -75,7 +75,7 @@ class SaeFigures:
 
 def measure(db: Db, config: PipelineConfig, baselines: Path, *, quiet: bool) -> list[SaeFigures]:
     """Selection and harvest of every SAE, and the baselines, which are kept in a file beside the store."""
-    subject = ModelConfig(config.model).load(quiet=quiet)
+    subject = load_subject(ModelConfig(config.model), quiet=quiet)
     saes = open_saes(config.saes, subject)
     concepts = load_concepts(config.concepts)
     chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
@@ -177,9 +177,10 @@ def chunk_maxima(encoder: Encoder, chunk: Chunk) -> dict[str, Maxima]:
     """The same for the pairs of one chunk, by SAE."""
     parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in encoder.saes}
     for batch in chunk.batches:
-        for sae, acts in encoder.encode(batch):
-            n, d_sae = len(batch.pairs), sae.info.d_sae
-            found = text_maxima(acts.text, acts.feature, acts.value, 2 * n, d_sae)
+        encoded = encoder.encode(batch)
+        for sae in encoder.saes:
+            acts, n, d_sae = encoded[sae.info.sae_id], len(batch.pairs), sae.info.d_sae
+            found = text_maxima(acts.row, acts.feature, acts.value, 2 * n, d_sae)
             parts[sae.info.sae_id].append(found.reshape(n, 2, d_sae).swapaxes(0, 1))
     return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}
 

@@ -13,6 +13,7 @@ from safesail.harvest.template import opening
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.sql import rows, value
+from safesail.subject.causal import CausalModel
 from safesail.subject.protocol import Subject
 from safesail.text.windows import cut
 from tests.harvest.conftest import TEXTS
@@ -24,6 +25,7 @@ TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}: {{ m['conten
 def chatty(subject: Subject) -> Subject:
     """The same model, with a template."""
     chatty = copy.copy(subject)
+    assert isinstance(chatty, CausalModel)
     chatty.tokenizer = copy.deepcopy(subject.tokenizer)
     chatty.tokenizer.chat_template = TEMPLATE
     return chatty
