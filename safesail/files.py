@@ -1,8 +1,10 @@
 """Files and folders that appear whole or not at all."""
 
+import ctypes
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -26,8 +28,7 @@ def whole_file(path: Path, *, private: bool = False) -> Generator[Path, None, No
         DataError: the disk is full, or the place cannot be written to.
     """
     with _as_data_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _prepare(path)
         # mkstemp opens with O_EXCL: a link planted under a guessed name is never followed.
         descriptor, name = tempfile.mkstemp(_SUFFIX, _prefix(path), path.parent)
         os.close(descriptor)
@@ -42,27 +43,118 @@ def whole_file(path: Path, *, private: bool = False) -> Generator[Path, None, No
 
 
 @contextmanager
-def whole_folder(path: Path) -> Generator[Path, None, None]:
-    """A new empty folder beside `path` to fill; it becomes `path`, which must not exist, when the block ends well.
+def scratch_folder(path: Path) -> Generator[Path, None, None]:
+    """A new private folder beside `path`, on the same disk, that is gone when the block ends.
+
+    Raises:
+        DataError: the disk is full, or the place cannot be written to.
+    """
+    with _as_data_error(path):
+        _prepare(path)
+        scratch = Path(tempfile.mkdtemp(_SUFFIX, _prefix(path), path.parent))
+        try:
+            yield scratch
+        finally:
+            remove(scratch)
+
+
+@contextmanager
+def whole_folder(
+    path: Path, *, replace: bool = False, resume: type[Exception] | None = None
+) -> Generator[Path, None, None]:
+    """A private folder beside `path` to fill; it becomes `path` when the block ends well.
+
+    Args:
+        path: The folder to appear.
+        replace: What is at `path` goes when the new folder is there. Else `path` must not exist.
+        resume: After an error of this class what the folder holds is kept, and the next call for the same path goes
+            on with it. Without it every call gets a new folder.
 
     Raises:
         DataError: the disk is full, the place cannot be written to, or `path` exists.
     """
     with _as_data_error(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
-        partial = Path(tempfile.mkdtemp(_SUFFIX, _prefix(path), path.parent))
+        _prepare(path)
+        if resume is None:
+            partial = Path(tempfile.mkdtemp(_SUFFIX, _prefix(path), path.parent))
+        else:
+            partial = path.with_name(f".{path.name}{_SUFFIX}")
+            _claim(partial)
         try:
             yield partial
-            partial.chmod(0o777 & ~_umask())
-            if path.exists():
+            for file in partial.rglob("*"):
+                if file.is_file():
+                    _sync(file)
+            if path.exists() and not replace:
                 raise DataError(f"{path} is there already; choose another name, or remove it")
-            partial.rename(path)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            partial.chmod(0o777 & ~_umask())
+            _put(partial, path)
+        except BaseException as error:
+            if resume is None or not isinstance(error, resume):
+                remove(partial)
+            raise
 
 
-_SUFFIX = ".partial"
+def restore(path: Path) -> None:
+    """Bring back what a process that was killed while it replaced the folder `path` had put aside."""
+    with suppress(OSError):
+        if not path.exists() and path.parent.is_dir():
+            _sweep(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (never what it points to) or a folder with all in it, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+_SUFFIX, _ASIDE = ".partial", ".old"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _prepare(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+
+
+def _put(partial: Path, path: Path) -> None:
+    """Rename `partial` to `path`, and remove what was there."""
+    if not path.exists():
+        partial.rename(path)
+    elif _exchange(partial, path):
+        remove(partial)
+    else:
+        # Between the two renames a kill leaves no `path`: `restore` and the next writer bring it back.
+        aside = path.with_name(f"{_prefix(path)}{_ASIDE}")
+        path.rename(aside)
+        partial.rename(path)
+        remove(aside)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step, so that nobody ever sees neither; False where the system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0
+
+
+def _claim(folder: Path) -> None:
+    """Make `folder`, or take the one that is there: nobody else can write to it, and it holds plain files only."""
+    with suppress(FileNotFoundError):
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+            remove(folder)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    for entry in folder.iterdir():
+        info = entry.lstat()
+        # A link, of either kind, would be written through.
+        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+            remove(entry)
 
 
 def _prefix(path: Path) -> str:
@@ -71,17 +163,16 @@ def _prefix(path: Path) -> str:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed processes left of `path`."""
-    ours = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[^.]*{re.escape(_SUFFIX)}")
-    for left in path.parent.iterdir():
-        match = ours.fullmatch(left.name)
-        if match is None or _alive(int(match.group(1))):
+    """Remove what killed processes left of `path`; what they had put aside comes back where `path` is missing."""
+    ours = re.compile(rf"\.{re.escape(path.name)}\.(\d+)(?:-[^.]*)?\.(partial|new|old)")
+    for entry in path.parent.iterdir():
+        match = ours.fullmatch(entry.name)
+        if match is None or _alive(int(match[1])):
             continue
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
+        if match[2] == "old" and not path.exists():
+            entry.rename(path)
         else:
-            with suppress(OSError):
-                left.unlink()
+            remove(entry)
 
 
 def _alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file a table.
 """
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,12 @@ CARD = "README.md"
 MAX_MANIFEST_BYTES = 16 * 2**20
 MAX_ROWS = 200_000_000
 """Most rows that one table of a release may claim."""
+
+MAX_INT = 2**31 - 1
+"""Largest number of an INTEGER column: no width or k is larger."""
+
+MAX_LAYERS = 10_000
+"""No model has as many."""
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _STRINGS = pa.list_(pa.string())
@@ -163,8 +170,8 @@ class ModelEntry(Config):
     fingerprint: str | None
     """SHA-256 of configuration and weights; None where the source did not say."""
 
-    d_model: int | None = Field(gt=0)
-    n_layers: int | None = Field(gt=0)
+    d_model: int | None = Field(gt=0, le=MAX_INT)
+    n_layers: int | None = Field(gt=0, le=MAX_LAYERS)
 
 
 class SaeEntry(Config):
@@ -173,11 +180,11 @@ class SaeEntry(Config):
     sae_id: str
     model_id: str
     hook: str
-    layer: int | None = Field(ge=0)
-    d_in: int | None = Field(gt=0)
-    d_sae: int | None = Field(gt=0)
+    layer: int | None = Field(ge=0, lt=MAX_LAYERS)
+    d_in: int | None = Field(gt=0, le=MAX_INT)
+    d_sae: int | None = Field(gt=0, le=MAX_INT)
     architecture: str | None
-    k: int | None = Field(gt=0)
+    k: int | None = Field(gt=0, le=MAX_INT)
     sha256: str | None
     source: str
 
@@ -233,6 +240,17 @@ class Manifest(Config):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
+def release_digest(manifest: Manifest) -> str:
+    """SHA-256 that names a release: of its manifest, which holds the digests of all its files."""
+    return hashlib.sha256(manifest.as_bytes()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def parse_manifest(content: bytes, where: str) -> Manifest:
     """Check the text of a manifest.
 
@@ -256,6 +274,7 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:5])
         raise DataError(f"{where} is faulty: {faults}") from error
     _check_files(manifest, where)
+    _check_saes(manifest, where)
     return manifest
 
 
@@ -274,17 +293,31 @@ def read_manifest(release: Path) -> Manifest:
     return parse_manifest(path.read_bytes(), str(path))
 
 
+def plain(text: str) -> str:
+    """What a stranger's file calls something, quoted and on one line."""
+    return repr(re.sub(r"[^ -~]", "?", text)[:60])
+
+
 def _check_files(manifest: Manifest, where: str) -> None:
     """The files listed are those of the format, under plain names."""
     expected = {CARD, *(f"{name}.parquet" for name in TABLES)}
     if unknown := sorted(set(manifest.files) - expected):
-        shown = re.sub(r"[^ -~]", "?", unknown[0])[:60]
-        raise DataError(f"{where} lists {shown!r}, which format {FORMAT_VERSION} does not have")
+        raise DataError(f"{where} lists {plain(unknown[0])}, which format {FORMAT_VERSION} does not have")
     if missing := sorted(expected - set(manifest.files)):
         raise DataError(f"{where} does not list {missing[0]}")
     for name, entry in manifest.files.items():
         if (entry.rows is None) != (name == CARD):
             raise DataError(f"{where}: files.{name}.rows must be a number for a table, and null otherwise")
-    ids = [sae.sae_id for sae in manifest.saes]
-    if len(set(ids)) != len(ids):
-        raise DataError(f"{where} lists an SAE twice")
+
+
+def _check_saes(manifest: Manifest, where: str) -> None:
+    """SAEs and models are listed once, and fit together."""
+    saes, models = [s.sae_id for s in manifest.saes], [m.model_id for m in manifest.subject_models]
+    for what, ids in (("an SAE", saes), ("a subject model", models)):
+        if len(set(ids)) != len(ids):
+            raise DataError(f"{where} lists {what} twice")
+    for sae in manifest.saes:
+        if sae.model_id not in models:
+            raise DataError(f"{where} does not list the subject model of SAE {plain(sae.sae_id)}")
+        if sae.k is not None and sae.d_sae is not None and sae.k > sae.d_sae:
+            raise DataError(f"{where}: SAE {plain(sae.sae_id)} has k {sae.k:,} above its width {sae.d_sae:,}")

@@ -1,10 +1,7 @@
 """Bringing a catalog into a store: find its format, read it, check it, write all of it or nothing."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -12,14 +9,12 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safesail.catalog.archive import unpack
 from safesail.catalog.config import ImportOptions
-from safesail.catalog.format import MANIFEST, TABLES, Manifest
+from safesail.catalog.format import MANIFEST, TABLES, Manifest, file_digest, release_digest
 from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.importers import delphi, neuronpedia, saedashboard, safe_sail, tabular
 from safesail.catalog.reading import read_json
-from safesail.catalog.release import file_digest, release_digest
-from safesail.catalog.verify import verify_folder
+from safesail.catalog.verify import release_folder
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
@@ -82,7 +77,8 @@ def import_catalog(
     new_store = not store.exists()
     try:
         if form == "release":
-            with opened_release(source) as (folder, manifest), open_writer(store) as db:
+            folder, manifest = release_folder(source, again=True)
+            with open_writer(store) as db:
                 return import_release(db, folder, manifest, options.name)
         gathered = Gathered(options)
         IMPORTERS[form].read(source, gathered)
@@ -116,20 +112,6 @@ def detect(source: Path) -> Format:
         if fits:
             return form
     raise ConfigError(f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}")
-
-
-@contextmanager
-def opened_release(path: Path) -> Generator[tuple[Path, Manifest], None, None]:
-    """A verified release as a folder; a zip is unpacked for as long as the block runs."""
-    if path.is_dir():
-        yield path, verify_folder(path)
-        return
-    work = Path(tempfile.mkdtemp(prefix="safesail-release-"))
-    try:
-        unpack(path, work)
-        yield work, verify_folder(work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> ImportReport:

@@ -4,25 +4,28 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safesail.catalog.format import MANIFEST
-from safesail.catalog.importing import import_release, opened_release
-from safesail.errors import NotFoundError
-from safesail.store.connection import Db, open_memory, open_reader
+from safesail.catalog.verify import open_manifest, release_folder
+from safesail.files import restore
+from safesail.store.connection import Db, open_reader
+
+
+def is_release(path: Path) -> bool:
+    """Is `path` meant as a release (a folder or a zip), and not as a store?"""
+    return path.is_dir() or path.suffix == ".zip"
 
 
 @contextmanager
 def open_source(path: Path) -> Generator[Db, None, None]:
-    """A store, read-only, or a release (folder or zip), verified and held in memory.
+    """A store, read-only, or a release (folder or zip): verified, and read where it lies.
 
     Raises:
         NotFoundError: neither is there.
         DataError: it is damaged.
     """
-    if path.is_dir() and not (path / MANIFEST).is_file():
-        raise NotFoundError(f"{path} is a folder without {MANIFEST}; name a store, or a catalog release")
-    if path.is_dir() or path.suffix == ".zip":
-        with opened_release(path) as (folder, manifest), open_memory() as db:
-            import_release(db, folder, manifest, manifest.name)
+    restore(path)
+    if is_release(path):
+        folder, manifest = release_folder(path)
+        with open_manifest(folder, manifest) as db:
             yield db
         return
     with open_reader(path) as db:

@@ -1,8 +1,9 @@
 """Is a release whole, of this format, and true to its manifest?"""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+import hashlib
+import math
+import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,89 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safesail.catalog.archive import unpack
-from safesail.catalog.format import KEYS, MANIFEST, REQUIRED, TABLES, Manifest, read_manifest
-from safesail.catalog.release import file_digest
-from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError
-from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
-from safesail.store.arrow import compute as pc
+from safesail.catalog.format import KEYS, MANIFEST, TABLES, Manifest, file_digest, plain, read_manifest
+from safesail.catalog.rules import FORBIDDEN, REFERENCES, conditions
+from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SafeSailError
+from safesail.files import remove, whole_file, whole_folder
+from safesail.resources import cache_dir
+from safesail.store.arrow import ArrowSchema
+from safesail.store.connection import Db
+from safesail.store.release import (
+    first_broken,
+    first_lost,
+    first_repeated,
+    first_row,
+    open_release,
+    parquet_faults,
+    release_counts,
+    release_origins,
+)
 
-Widths = Mapping[str, int | None]
-"""d_sae by sae_id."""
+KEPT_ZIPS = 4
+"""Unpacked releases that stay in the user's cache, the newest ones."""
+
+RULES_VERSION = 2
+"""Part of a verdict's name: raised when a rule is added, so that what passed before is checked again."""
 
 
 def verify_release(path: Path) -> Manifest:
-    """Check everything that can be checked without the model: digests, sizes, rows, types and contents.
+    """Check everything that can be checked of a release's folder or zip without the model.
+
+    Raises:
+        DataError: as `verify_folder` says it.
+    """
+    return release_folder(path, again=True)[1]
+
+
+def release_folder(path: Path, *, again: bool = False) -> tuple[Path, Manifest]:
+    """The folder of a verified release; a zip's is unpacked in the user's cache, once.
 
     Args:
         path: A release's folder or zip.
+        again: Verify it although it was verified before and has not changed since.
+
+    Raises:
+        NotFoundError: no release there.
+        DataError: it is damaged, as `verify_folder` and `unpack` say it.
+    """
+    if path.is_dir():
+        if not (path / MANIFEST).is_file():
+            raise NotFoundError(f"{path} is a folder without {MANIFEST}; name a store, or a catalog release")
+        return path, verify_folder(path, again=again)
+    if not path.is_file():
+        raise NotFoundError(f"no catalog release at {path}")
+    info = path.stat()
+    name = repr((info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    folder = cache_dir() / "releases" / hashlib.sha256(name.encode()).hexdigest()
+    if again or not folder.is_dir():
+        with whole_folder(folder, replace=True) as partial:
+            manifest = _unpack(path, partial)
+        for old in sorted(folder.parent.iterdir(), key=lambda f: f.lstat().st_mtime, reverse=True)[
+            KEPT_ZIPS:
+        ]:
+            remove(old)
+        return folder, manifest
+    return folder, verify_folder(folder, again=False)
+
+
+def _unpack(path: Path, folder: Path) -> Manifest:
+    unpack(path, folder)
+    try:
+        return verify_folder(folder)
+    except SafeSailError as error:
+        raise type(error)(str(error).replace(str(folder), str(path))) from error
+
+
+def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
+    """Check everything that can be checked without the model: digests, types, every value, reference and count.
+
+    A release that passed is not checked again as long as its files are the same by size, inode, and times of
+    modification and of change. The last is the system's own: setting a file's modification time back does not hide
+    a changed byte from it. What does: a clock that is set back, and a change below the file system (a failing disk).
+
+    Args:
+        folder: The release's folder.
+        again: Check although a verdict is kept.
 
     Raises:
         NotFoundError: no release there.
@@ -33,33 +102,63 @@ def verify_release(path: Path) -> Manifest:
         FingerprintError: an index that its SAE does not have, or an SAE that the manifest does not name.
         DataError: a faulty manifest or table.
     """
-    if path.is_dir():
-        return verify_folder(path)
-    if not path.is_file():
-        raise NotFoundError(f"no catalog release at {path}")
-    work = Path(tempfile.mkdtemp(prefix="safesail-verify-"))
-    try:
-        unpack(path, work)
-        return verify_folder(work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def verify_folder(folder: Path) -> Manifest:
-    """As `verify_release`, of a folder."""
     manifest = read_manifest(folder)
     _check_listing(folder, manifest)
+    identity = _identity(folder, manifest)
+    verdict = cache_dir() / "verified" / identity
+    if not again and verdict.is_file():
+        return manifest
+    settled = _settled(folder, manifest, wait=not again)
     for name in manifest.files:
         _check_bytes(folder / name, manifest)
-    widths: Widths = {sae.sae_id: sae.d_sae for sae in manifest.saes}
     for table in TABLES:
-        _check_table(folder / f"{table}.parquet", table, manifest, widths)
-    _check_references(folder)
+        _check_schema(folder / f"{table}.parquet", table, manifest)
+    with open_manifest(folder, manifest) as db, parquet_faults(folder):
+        _check_rows(db, folder)
+        _check_references(db, folder)
+        _check_counts(db, folder, manifest)
+    if settled and _identity(folder, manifest) == identity:
+        _keep(verdict)
     return manifest
 
 
+def open_manifest(folder: Path, manifest: Manifest) -> AbstractContextManager[Db]:
+    """The tables of a release, as `safesail.store.release.open_release` gives them."""
+    return open_release(
+        folder,
+        [model.model_dump() for model in manifest.subject_models],
+        [sae.model_dump() for sae in manifest.saes],
+    )
+
+
+def _identity(folder: Path, manifest: Manifest) -> str:
+    """Equal as long as nobody wrote to a file of the release."""
+    files = [(folder / name).stat() for name in (MANIFEST, *manifest.files) if (folder / name).is_file()]
+    stats = [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files]
+    return hashlib.sha256(repr((RULES_VERSION, manifest.as_bytes(), stats)).encode()).hexdigest()
+
+
+def _settled(folder: Path, manifest: Manifest, *, wait: bool) -> bool:
+    """Was the last change long enough ago that any other from now on has another time? Waits for that if asked."""
+    stats = [(folder / name).stat() for name in (MANIFEST, *manifest.files) if (folder / name).is_file()]
+    # Linux counts in steps of up to 10 ms; FAT and some network file systems in whole seconds.
+    step = 2.0 if any(s.st_mtime_ns % 10**9 == 0 for s in stats) else 0.1
+    left = max(max(s.st_mtime, s.st_ctime) for s in stats) + step - time.time()
+    if wait and 0 < left <= step:
+        time.sleep(left)
+    return left <= 0 or (wait and left <= step)
+
+
+def _keep(verdict: Path) -> None:
+    try:
+        with whole_file(verdict, private=True):
+            pass
+    except DataError:
+        return  # a cache that cannot be written to costs time, and nothing else
+
+
 def _check_listing(folder: Path, manifest: Manifest) -> None:
-    """Nothing lies in the folder that the manifest does not name, and no link leads out of it."""
+    """Nothing is in the folder that the manifest does not name, and no link leads out of it."""
     for entry in sorted(folder.iterdir()):
         if entry.name in manifest.files or entry.name == MANIFEST:
             if entry.is_symlink() or not entry.is_file():
@@ -78,144 +177,78 @@ def _check_bytes(path: Path, manifest: Manifest) -> None:
         raise ChecksumError(f"{path} differs from its SHA-256 in the manifest; download the release again")
 
 
-def _check_table(path: Path, table: str, manifest: Manifest, widths: Widths) -> None:
+def _check_schema(path: Path, table: str, manifest: Manifest) -> None:
     try:
         # Opened by us: pyarrow must not look at a URI or at folders named like partitions.
         with path.open("rb") as stream, pq.ParquetFile(stream) as file:
-            rows = file.metadata.num_rows
-            if rows != manifest.files[path.name].rows:
-                raise DataError(
-                    f"{path} has {rows:,} rows, the manifest says {manifest.files[path.name].rows:,}"
-                )
-            _check_types(path, file.schema_arrow, TABLES[table])
-            keys: list[ArrowTable] = []
-            for batch in file.iter_batches(65_536):
-                _check_batch(str(path), table, batch, widths)
-                keys.append(pa.Table.from_batches([batch.select(list(KEYS[table]))]))
-            _check_unique(str(path), KEYS[table], keys)
+            n_rows, schema = file.metadata.num_rows, file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a sound Parquet file: {str(error).splitlines()[0]}") from error
+    if n_rows != manifest.files[path.name].rows:
+        raise DataError(f"{path} has {n_rows:,} rows, the manifest says {manifest.files[path.name].rows:,}")
+    _check_types(path, schema, TABLES[table])
 
 
-def _check_types(path: Path, found: ArrowSchema, expected: ArrowSchema) -> None:
-    if found.names != expected.names:
-        odd = sorted(set(found.names) ^ set(expected.names)) or found.names
-        raise DataError(f"{path} has not the columns of the format; look at {odd[0]!r}")
+def _check_types(path: Path, given: ArrowSchema, expected: ArrowSchema) -> None:
+    if given.names != expected.names:
+        odd = sorted(set(given.names) ^ set(expected.names)) or given.names
+        raise DataError(f"{path} has not the columns of the format; look at {plain(odd[0])}")
     for field in expected:
-        if not _same(found.field(field.name).type, field.type):
-            kind = found.field(field.name).type
+        kind = given.field(field.name).type
+        if not _same(kind, field.type):
             raise DataError(f"{path}: column {field.name!r} is {kind}, the format has {field.type}")
 
 
-def _same(found: Any, expected: Any) -> bool:
+def _same(given: Any, expected: Any) -> bool:
     """Equal, whatever a list calls its items."""
-    if pa.types.is_list(found) and pa.types.is_list(expected):
-        return _same(found.value_type, expected.value_type)
-    return found.equals(expected)
+    if pa.types.is_list(given) and pa.types.is_list(expected):
+        return _same(given.value_type, expected.value_type)
+    return given.equals(expected)
 
 
-def _check_batch(where: str, table: str, batch: ArrowBatch, widths: Widths) -> None:
-    for name in REQUIRED[table]:
-        if batch.column(name).null_count:
-            raise DataError(f"{where}: column {name!r} has empty cells")
-    for field in batch.schema:
-        if pa.types.is_floating(field.type) and _any(pc.invert(pc.is_finite(batch.column(field.name)))):
-            raise DataError(f"{where}: column {field.name!r} holds NaN or an infinite number")
-    if "sae_id" in batch.schema.names:
-        _check_features(where, batch, widths)
-    if check := _CONTENT.get(table):
-        check(where, batch)
+def _check_rows(db: Db, folder: Path) -> None:
+    for table in TABLES:
+        where = f"{folder / table}.parquet"
+        if broken := first_broken(db, table, conditions(table)):
+            raise DataError(f"{where}: {broken[0]} ({broken[1]})")
+        if repeated := first_repeated(db, table, KEYS[table]):
+            raise DataError(f"{where}: {plain(repeated)} is there twice by {', '.join(KEYS[table])}")
 
 
-def _check_features(where: str, batch: ArrowBatch, widths: Widths) -> None:
-    index = batch.column("index")
-    for sae_id in pc.unique(batch.column("sae_id")).to_pylist():
-        if sae_id not in widths:
-            raise FingerprintError(f"{where}: SAE {sae_id!r} is not in the manifest")
-        mine = index.filter(pc.equal(batch.column("sae_id"), sae_id))
-        low, high = pc.min(mine).as_py(), pc.max(mine).as_py()
-        width = widths[sae_id]
-        if low < 0 or (width is not None and high >= width):
-            bad = low if low < 0 else high
-            raise FingerprintError(f"{where}: {sae_id!r} has no feature {bad}; its width is {width}")
+def _check_references(db: Db, folder: Path) -> None:
+    where = folder / "features.parquet"
+    if lost := first_lost(db, "features", ("sae_id",), "saes"):
+        raise FingerprintError(f"{where}: SAE {plain(lost)} is not in the manifest")
+    wide = 'SELECT sae_id, "index" FROM release.features JOIN saes USING (sae_id) WHERE "index" >= d_sae'
+    if beyond := first_row(db, wide):
+        raise FingerprintError(
+            f"{where}: {plain(beyond)} is beyond the width that the manifest gives its SAE"
+        )
+    for table, columns, target in REFERENCES:
+        if lost := first_lost(db, table, columns, target):
+            raise DataError(
+                f"{folder / table}.parquet: {plain(lost)} is not in {target}, by {', '.join(columns)}"
+            )
+    for says, select in FORBIDDEN.items():
+        if row := first_row(db, select):
+            raise DataError(f"{folder}: {says} ({plain(row)})")
 
 
-def _check_explanations(where: str, batch: ArrowBatch) -> None:
-    if _any(pc.and_(batch.column("masked"), pc.is_valid(batch.column("text")))):
-        raise DataError(f"{where}: an explanation is marked as masked and has a text")
-    if _any(pc.and_(pc.is_valid(batch.column("error")), pc.is_valid(batch.column("text")))):
-        raise DataError(f"{where}: an explanation has both a text and an error")
+def _check_counts(db: Db, folder: Path, manifest: Manifest) -> None:
+    """The manifest's counts are those of the tables. Before there was a headline score all scores were counted."""
+    stated = manifest.counts.model_dump()
+    true = release_counts(db)
+    if not _alike(stated, true) and not _alike(stated, release_counts(db, "scores")):
+        name = next(name for name in true if not _alike({name: stated[name]}, {name: true[name]}))
+        raise DataError(f"{folder / MANIFEST}: counts.{name} is {stated[name]}, the tables have {true[name]}")
+    if manifest.origins != release_origins(db):
+        raise DataError(f"{folder / MANIFEST}: origins are not those of explanations.parquet")
 
 
-def _check_scores(where: str, batch: ArrowBatch) -> None:
-    for name in ("value", "low", "high", "chance"):
-        if _any(pc.greater(pc.abs(batch.column(name)), 1.0 + 1e-9)):
-            raise DataError(f"{where}: column {name!r} is a correlation and must lie in [-1, 1]")
-    for name in ("auc", "balanced_accuracy"):
-        column = batch.column(name)
-        if _any(pc.or_(pc.less(column, 0.0), pc.greater(column, 1.0))):
-            raise DataError(f"{where}: column {name!r} must lie in [0, 1]")
-    said = pc.or_(pc.is_valid(batch.column("reason")), pc.is_valid(batch.column("error")))
-    if _any(pc.and_(pc.is_null(batch.column("value")), pc.invert(said))):
-        raise DataError(f"{where}: a score has neither a value nor a reason")
-
-
-def _check_exemplars(where: str, batch: ArrowBatch) -> None:
-    lengths = pc.list_value_length(batch.column("tokens")), pc.list_value_length(batch.column("activations"))
-    if _any(pc.not_equal(*lengths)):
-        raise DataError(f"{where}: an exemplar has not one activation a token")
-    values = pc.list_flatten(batch.column("activations"))
-    if values.null_count or _any(pc.invert(pc.is_finite(values))):
-        raise DataError(f"{where}: an exemplar has an activation that is no number")
-    if _any(pc.invert(pc.is_in(batch.column("split"), pa.array(["train", "calibration", "test"])))):
-        raise DataError(f"{where}: column 'split' must be train, calibration or test")
-
-
-def _check_density(where: str, batch: ArrowBatch) -> None:
-    density = batch.column("density")
-    if _any(pc.or_(pc.less(density, 0.0), pc.greater(density, 1.0))):
-        raise DataError(f"{where}: column 'density' must lie in [0, 1]")
-
-
-_CONTENT: dict[str, Callable[[str, ArrowBatch], None]] = {
-    "features": _check_density,
-    "explanations": _check_explanations,
-    "scores": _check_scores,
-    "exemplars": _check_exemplars,
-}
-
-
-def _check_unique(where: str, names: tuple[str, ...], parts: list[ArrowTable]) -> None:
-    if not parts:
-        return
-    table = pa.concat_tables(parts)
-    if table.group_by(list(names)).aggregate([]).num_rows != table.num_rows:
-        raise DataError(f"{where}: a row is there twice by {', '.join(names)}")
-
-
-def _check_references(folder: Path) -> None:
-    """Every row belongs to a feature that is there, and every score to its explanation."""
-
-    def keys(table: str, names: list[str]) -> ArrowTable:
-        with (folder / f"{table}.parquet").open("rb") as stream:
-            return pq.read_table(stream, columns=names).group_by(names).aggregate([])
-
-    feature, explanation = ["sae_id", "index"], ["explanation_id", "sae_id", "index"]
-    features = keys("features", feature)
-    for table in ("explanations", "tags", "exemplars", "feature_concepts"):
-        if (lost := keys(table, feature).join(features, feature, join_type="left anti")).num_rows:
-            raise DataError(f"{folder / table}.parquet: {_shown(lost)} is not in features.parquet")
-    lost = keys("scores", explanation).join(
-        keys("explanations", explanation), explanation, join_type="left anti"
-    )
-    if lost.num_rows:
-        raise DataError(f"{folder / 'scores'}.parquet: the explanation of {_shown(lost)} is not there")
-
-
-def _shown(table: ArrowTable) -> str:
-    row = table.slice(0, 1).to_pylist()[0]
-    return f"{row['sae_id']}#{row['index']}"
-
-
-def _any(condition: Any) -> bool:
-    return bool(pc.any(condition).as_py())
+def _alike(stated: dict[str, Any], true: dict[str, Any]) -> bool:
+    return all(
+        stated[name] == number
+        or (isinstance(number, float) and isinstance(stated[name], float)
+            and math.isclose(stated[name], number, rel_tol=1e-9, abs_tol=1e-12))
+        for name, number in true.items()
+    )  # fmt: skip

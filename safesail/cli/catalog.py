@@ -183,7 +183,8 @@ def release(
         safesail catalog release demo.zip --name demo --redact pornography
     """
     from safesail.catalog.config import ReleaseOptions
-    from safesail.catalog.release import build_release, release_digest
+    from safesail.catalog.format import release_digest
+    from safesail.catalog.release import build_release
 
     options = ReleaseOptions.read(
         {
@@ -202,7 +203,7 @@ def release(
 @json_option()
 def verify(path: Path, as_json: bool) -> None:
     """Check every file, sum, row and value of the release at PATH."""
-    from safesail.catalog.release import release_digest
+    from safesail.catalog.format import release_digest
     from safesail.catalog.verify import verify_release
 
     manifest = verify_release(path)

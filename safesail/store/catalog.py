@@ -7,7 +7,6 @@ from typing import Any
 
 from safesail.store.arrow import ArrowBatch
 from safesail.store.connection import Db
-from safesail.store.sql import Row, one, rows
 
 REJECTED = 0
 """Severity of a tag that a person said the feature does NOT have; it hides the same tag from other sources."""
@@ -145,68 +144,23 @@ _TABLES = {
 }
 
 
-def released_saes(db: Db) -> list[Row]:
-    """SAEs of the release: id, model, hook, layer, d_in, d_sae, architecture, k, sha256, source."""
-    return rows(
+def released_saes(db: Db) -> list[dict[str, Any]]:
+    """SAEs of the release, by column."""
+    return _records(
         db,
         "SELECT sae_id, model_id, hook, layer, d_in, d_sae, architecture, k, sha256, source FROM saes"
         " WHERE sae_id IN (SELECT sae_id FROM released) ORDER BY sae_id",
     )
 
 
-def released_models(db: Db) -> list[Row]:
-    """Subject models of the release: id, fingerprint, d_model, n_layers."""
-    return rows(
+def released_models(db: Db) -> list[dict[str, Any]]:
+    """Subject models of the release, by column."""
+    return _records(
         db,
         "SELECT model_id, fingerprint, d_model, n_layers FROM subject_models WHERE model_id IN ("
         " SELECT model_id FROM saes WHERE sae_id IN (SELECT sae_id FROM released)) ORDER BY model_id",
     )
 
 
-def released_origins(db: Db, name: str) -> dict[str, int]:
-    """Explanations of the release by origin."""
-    found = rows(
-        db,
-        "SELECT CASE WHEN e.origin = 'run' THEN ? ELSE e.origin END AS place, count(*) FROM explanations e"
-        " JOIN released_explanations r ON r.old_id = e.explanation_id GROUP BY 1 ORDER BY 1",
-        [name],
-    )
-    return {str(r[0]): int(r[1]) for r in found}
-
-
-def released_counts(db: Db) -> dict[str, Any]:
-    """Counts over the release, by name."""
-    row = one(
-        db,
-        # SAEs that are scored in several ways have no mean together.
-        """
-        WITH e AS (
-            SELECT e.*, r.redacted FROM explanations e JOIN released_explanations r ON r.old_id = e.explanation_id
-        ), c AS (
-            SELECT c.* FROM headline_scores c SEMI JOIN released USING (sae_id, feature)
-        )
-        SELECT
-            (SELECT count(*) FROM released),
-            (SELECT count(DISTINCT (sae_id, feature)) FROM e WHERE text IS NOT NULL AND NOT redacted),
-            (SELECT count(*) FROM e WHERE masked OR (redacted AND text IS NOT NULL)),
-            (SELECT count(*) FROM e WHERE error IS NOT NULL),
-            (SELECT count(*) FROM c WHERE value IS NOT NULL),
-            (SELECT count(*) FROM c WHERE value IS NULL),
-            (SELECT avg(value ORDER BY value) FROM c HAVING count(DISTINCT (method, simulator, settings_hash)) = 1),
-            (SELECT avg(chance ORDER BY chance) FROM c HAVING count(DISTINCT (method, simulator, settings_hash)) = 1),
-            (SELECT count(DISTINCT (sae_id, feature)) FROM live_tags t SEMI JOIN released USING (sae_id, feature))
-        """,
-    )
-    assert row is not None
-    names = (
-        "features",
-        "explained",
-        "masked",
-        "failed",
-        "scored",
-        "undefined",
-        "mean_score",
-        "mean_chance",
-        "tagged",
-    )
-    return dict(zip(names, row, strict=True))
+def _records(db: Db, sql: str) -> list[dict[str, Any]]:
+    return db.sql(sql).to_arrow_table().to_pylist()

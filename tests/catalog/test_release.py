@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from safesail.catalog.config import ImportOptions, ReleaseOptions
-from safesail.catalog.format import read_manifest
+from safesail.catalog.format import read_manifest, release_digest
 from safesail.catalog.importing import import_catalog
-from safesail.catalog.release import build_release, release_digest
+from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.connection import open_writer

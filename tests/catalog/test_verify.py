@@ -97,7 +97,7 @@ MANIFESTS: dict[str, tuple[Change, type[SafeSailError], str]] = {
     ),
     "unknown key": (setter("surprise", to=1), DataError, "surprise"),
     "text for a number": (setter("counts", "features", to="5"), DataError, "features"),
-    "too narrow": (setter("saes", "0", "d_sae", to=3), FingerprintError, "no feature 4; its width is 3"),
+    "too narrow": (setter("saes", "0", "d_sae", to=3), DataError, "k 4 above its width 3"),
     "other SAE": (setter("saes", "0", "sae_id", to="other"), FingerprintError, "not in the manifest"),
     "negative width": (setter("saes", "0", "d_sae", to=-1), DataError, "d_sae"),
     "name with a slash": (setter("name", to="../x"), DataError, "name"),
@@ -137,24 +137,24 @@ def test_a_manifest_that_two_readers_may_read_differently_is_refused(
 
 
 TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailError], str]] = {
-    "index past the width": ("tags", {"index": [0, 1, 1, 16]}, FingerprintError, "no feature 16; its width is 16"),
-    "negative index": ("tags", {"index": [0, 1, 1, -1]}, FingerprintError, "no feature -1"),
-    "lost feature": ("tags", {"index": [0, 1, 1, 9]}, DataError, "toy-l2#9 is not in features"),
+    "index past the width": ("features", {"index": [0, 1, 2, 3, 16]}, FingerprintError, "toy-l2#16' is beyond the width"),
+    "negative index": ("features", {"index": [0, 1, 2, 3, -1]}, DataError, "'index' must not be below 0"),
+    "lost feature": ("tags", {"index": [0, 1, 1, 9]}, DataError, "toy-l2#9' is not in release.features"),
     "NaN": ("scores", {"value": [0.1, float("nan"), 0.1, None]}, DataError, "NaN or an infinite"),
     "infinite": ("features", {"density": [0.1] * 4 + [float("inf")]}, DataError, "NaN or an infinite"),
     "no correlation": ("scores", {"value": [0.1, 7.0, 0.1, None]}, DataError, r"must lie in \[-1, 1\]"),
     "density above one": ("features", {"density": [0.1] * 4 + [1.5]}, DataError, r"must lie in \[0, 1\]"),
     "accuracy above one": ("scores", {"auc": [2.0, None, None, None]}, DataError, r"must lie in \[0, 1\]"),
     "score without value or reason": ("scores", {"reason": [None] * 4}, DataError, "neither a value nor a reason"),
-    "score of nothing": ("scores", {"explanation_id": ["e0", "e1", "e2", "zz"]}, DataError, "explanation of toy-l2#3"),
+    "score of nothing": ("scores", {"explanation_id": ["e0", "e1", "e2", "zz"]}, DataError, "zz#toy-l2#3' is not in release.explanations"),
     "empty key": ("features", {"sae_id": ["toy-l2"] * 4 + [None]}, DataError, "empty cells"),
     "a feature twice": ("features", {"index": [0, 1, 2, 3, 3]}, DataError, "there twice"),
     "masked with text": ("explanations", {"masked": [True] + [False] * 4}, DataError, "marked as masked"),
     "text and error": ("explanations", {"error": ["X", None, None, None, "Y"]}, DataError, "both a text and an error"),
     "odd split": ("exemplars", {"split": ["train", "train", "secret"]}, DataError, "split"),
-    "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "activation a token"),
+    "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "activation per token"),
     "NaN activation": (
-        "exemplars", {"activations": [[float("nan")] * 3, [0.0] * 3, [0.0] * 3]}, DataError, "that is no number"),
+        "exemplars", {"activations": [[float("nan")] * 3, [0.0] * 3, [0.0] * 3]}, DataError, "must be a number from 0"),
 }  # fmt: skip
 
 
@@ -204,7 +204,7 @@ def test_strange_files_and_links_are_refused(release: Path, tmp_path: Path) -> N
 
 def test_what_is_no_release_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
-    with pytest.raises(NotFoundError, match=r"holds no manifest\.json"):
+    with pytest.raises(NotFoundError, match=r"without manifest\.json"):
         verify_release(tmp_path / "folder")
     with pytest.raises(NotFoundError, match="no catalog release"):
         verify_release(tmp_path / "nowhere")
