@@ -3,7 +3,8 @@
 import hashlib
 import math
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,9 @@ def release_folder(path: Path, *, again: bool = False) -> tuple[Path, Manifest]:
     name = repr((info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
     folder = cache_dir() / "releases" / hashlib.sha256(name.encode()).hexdigest()
     if again or not folder.is_dir():
-        with whole_folder(folder, replace=True) as partial:
-            manifest = _unpack(path, partial)
+        with whole_folder(folder, replace=True) as partial, faults_of(partial, str(path)):
+            unpack(path, partial)
+            manifest = verify_folder(partial)
         for old in sorted(folder.parent.iterdir(), key=lambda f: f.lstat().st_mtime, reverse=True)[
             KEPT_ZIPS:
         ]:
@@ -76,12 +78,13 @@ def release_folder(path: Path, *, again: bool = False) -> tuple[Path, Manifest]:
     return folder, verify_folder(folder, again=False)
 
 
-def _unpack(path: Path, folder: Path) -> Manifest:
-    unpack(path, folder)
+@contextmanager
+def faults_of(folder: Path, name: str) -> Generator[None, None, None]:
+    """Errors about files of a temporary folder speak of what the user named."""
     try:
-        return verify_folder(folder)
+        yield
     except SafeSailError as error:
-        raise type(error)(str(error).replace(str(folder), str(path))) from error
+        raise type(error)(str(error).replace(str(folder), name)) from error
 
 
 def verify_folder(folder: Path, *, again: bool = True) -> Manifest:

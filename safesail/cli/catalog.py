@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from safesail.cli.options import json_option, quiet_option, store_option
-from safesail.cli.output import plain, print_json, print_styled, print_table
+from safesail.cli.options import json_option, quiet_option, source_option, store_option
+from safesail.cli.output import plain, print_json, print_json_rows, print_styled, print_table
 
 if TYPE_CHECKING:
     from safesail.catalog.search import By
@@ -23,16 +23,26 @@ def catalog() -> None:
 
 @catalog.command()
 @click.argument("sql")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV, all rows.")
 @click.option(
-    "--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write Parquet to this file."
+    "--parquet", type=click.Path(path_type=Path, dir_okay=False), help="Write Parquet to this file, all rows."
+)
+@click.option(
+    "--limit", type=click.IntRange(1), default=100, show_default=True, help="Rows of the table on screen."
 )
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds.")
 @click.option("--memory", default="1GB", show_default=True, help="Most memory the query may use.")
-@store_option()
+@source_option()
 @json_option()
 def query(
-    sql: str, as_csv: bool, parquet: Path | None, timeout: float, memory: str, store: Path, as_json: bool
+    sql: str,
+    as_csv: bool,
+    parquet: Path | None,
+    limit: int,
+    timeout: float,
+    memory: str,
+    store: Path,
+    as_json: bool,
 ) -> None:
     """Ask the store in SQL: read-only, with no file, network or setting in reach.
 
@@ -42,15 +52,20 @@ def query(
     """
     from safesail.catalog.query import run_query
 
-    result = run_query(store, sql, timeout=timeout, memory=memory)
-    if parquet is not None:
-        result.write_parquet(parquet)
-        click.echo(f"{len(result.rows):,} rows written to {parquet}")
-    elif as_csv:
-        result.write_csv(sys.stdout)
-    else:
-        rows = [dict(zip(result.columns, row, strict=True)) for row in result.rows]
-        print_json(rows) if as_json else print_table(rows)
+    with run_query(store, sql, timeout=timeout, memory=memory) as result:
+        if parquet is not None:
+            click.echo(f"{result.write_parquet(parquet):,} rows written to {parquet}")
+        elif as_csv:
+            result.write_csv(sys.stdout)
+        elif as_json:
+            print_json_rows(result.records())
+        else:
+            records, n_more = result.head(limit)
+            print_table(records)
+            if n_more:
+                click.echo(
+                    f"and {n_more:,} more rows; --limit shows more, --csv, --json and --parquet have all"
+                )
 
 
 @catalog.command()
@@ -63,7 +78,7 @@ def query(
     type=click.Choice(["words", "meaning", "both"]),
     help="Default: both where the extra `embedding` is installed, else words.",
 )
-@store_option()
+@source_option()
 @json_option()
 @quiet_option()
 def search(
@@ -104,7 +119,7 @@ def search(
 @click.option(
     "--windows", type=click.IntRange(0), default=5, show_default=True, help="Windows shown at most."
 )
-@store_option()
+@source_option()
 @json_option()
 def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
     """Print all that is known of one FEATURE (SAE#INDEX), with its windows.
@@ -126,7 +141,7 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the scores to this PNG or SVG."
 )
-@store_option()
+@source_option()
 @json_option()
 def stats(plot: Path | None, store: Path, as_json: bool) -> None:
     """Count features and scores by SAE, layer and domain."""

@@ -6,7 +6,7 @@ from typing import cast
 import click
 
 from safesail.cli.catalog import catalog
-from safesail.cli.options import json_option, quiet_option, store_option
+from safesail.cli.options import json_option, quiet_option, source_option, store_option
 from safesail.cli.output import plain, print_json, print_table
 
 
@@ -45,7 +45,7 @@ def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
 )
 @click.option("--origin", help="Only what came from the catalog of this name.")
 @click.option("--lang", default="en", show_default=True, help="Only explanations in this language.")
-@store_option()
+@source_option()
 @json_option()
 def export(out: Path, form: str, origin: str | None, lang: str, store: Path, as_json: bool) -> None:
     """Write the explanations in another tool's format to OUT."""
@@ -112,7 +112,7 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
 @catalog.command()
 @click.option("--text", "source", help="Texts that were harvested, to look for those that nothing covers.")
 @click.option("--min-score", type=float, help="Explanations with a lower score do not cover a text.")
-@store_option()
+@source_option()
 @json_option()
 def coverage(source: str | None, min_score: float | None, store: Path, as_json: bool) -> None:
     """Say which concepts, and which texts, no explained feature covers."""

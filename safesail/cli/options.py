@@ -11,14 +11,23 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 def store_option() -> Decorator:
     """`--store`: the DuckDB file."""
+    return _store("The DuckDB file that the stages share.", dir_okay=False)
+
+
+def source_option() -> Decorator:
+    """`--store`, for commands that read: a store or a release."""
+    return _store("The DuckDB file that the stages share, or a release's folder or zip.", dir_okay=True)
+
+
+def _store(about: str, *, dir_okay: bool) -> Decorator:
     return click.option(
         "--store",
-        type=click.Path(path_type=Path, dir_okay=False),
+        type=click.Path(path_type=Path, dir_okay=dir_okay),
         default=Path("safesail.duckdb"),
         envvar="SAFESAIL_STORE",
         show_default=True,
         show_envvar=True,
-        help="The DuckDB file that the stages share.",
+        help=about,
     )
 
 

@@ -63,7 +63,7 @@ def test_from_a_path_and_a_zip(release: Path, store: Path, out: Path, tmp_path: 
     build_release(store, tmp_path / "r.zip", ReleaseOptions(name="toy"))
     download(str(tmp_path / "r.zip"), out, quiet=True)
     build_release(store, tmp_path / "other", ReleaseOptions(name="other"))
-    with pytest.raises(ConfigError, match="something else lies"):
+    with pytest.raises(ConfigError, match="something else is at"):
         download(str(tmp_path / "other"), out, quiet=True)
     assert names(out.parent) == {"release"}
 

@@ -3,6 +3,7 @@
 import io
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -18,23 +19,29 @@ BEST = 'SELECT "index", explanation, score, tags FROM catalog WHERE score IS NOT
 ROWS = [(0, TEXTS[0], 0.6, ["smuggling"]), (1, TEXTS[1], 0.4, ["insult", "violence"])]
 
 
+def ask(store: Path, sql: str, **limits: Any) -> list[tuple[Any, ...]]:
+    with run_query(store, sql, **limits) as result:
+        return list(result.rows())
+
+
 def test_a_store_and_a_release_answer_alike(store: Path, release: Path) -> None:
-    result = run_query(store, BEST)
-    assert result.columns == ("index", "explanation", "score", "tags")
-    assert result.rows == ROWS
-    assert run_query(release, BEST).rows == ROWS
+    with run_query(store, BEST) as result:
+        assert result.columns == ("index", "explanation", "score", "tags")
+        assert list(result.rows()) == ROWS
+    assert ask(release, BEST) == ROWS
 
 
 def test_results_as_csv_and_parquet(store: Path, tmp_path: Path) -> None:
-    result = run_query(store, BEST + " OFFSET 1")
     out = io.StringIO()
-    result.write_csv(out)
+    with run_query(store, BEST + " OFFSET 1") as result:
+        result.write_csv(out)
     lines = out.getvalue().splitlines()
     assert lines[0] == "index,explanation,score,tags"
     assert lines[1] == f'1,{TEXTS[1]},0.4,"[""insult"", ""violence""]"'
-    result.write_parquet(tmp_path / "r.parquet")
+    with run_query(store, BEST + " OFFSET 1") as result:
+        assert result.write_parquet(tmp_path / "r.parquet") == 1
     assert pq.read_table(tmp_path / "r.parquet").to_pylist()[0]["tags"] == ["insult", "violence"]
-    assert run_query(store, "SELECT 1 AS a WHERE false").rows == []
+    assert ask(store, "SELECT 1 AS a WHERE false") == []
 
 
 @pytest.mark.parametrize(
@@ -54,33 +61,33 @@ def test_results_as_csv_and_parquet(store: Path, tmp_path: Path) -> None:
 def test_no_query_outlives_its_limits(store: Path, sql: str, message: str) -> None:
     began = time.monotonic()
     with pytest.raises(ConfigError, match=message):
-        run_query(store, sql, timeout=1, memory="200MB")
+        ask(store, sql, timeout=1, memory="200MB")
     assert time.monotonic() - began < 20
 
 
 def test_errors_of_the_store_come_through(tmp_path: Path, store: Path) -> None:
     with pytest.raises(NotFoundError, match="no store at"):
-        run_query(tmp_path / "nowhere.duckdb", "SELECT 1")
+        ask(tmp_path / "nowhere.duckdb", "SELECT 1")
     (tmp_path / "text.duckdb").write_text("no database" * 1000)
     with pytest.raises(DataError, match="cannot be opened"):
-        run_query(tmp_path / "text.duckdb", "SELECT 1")
+        ask(tmp_path / "text.duckdb", "SELECT 1")
     (tmp_path / "folder").mkdir()
     with pytest.raises(NotFoundError, match=r"without manifest\.json"):
-        run_query(tmp_path / "folder", "SELECT 1")
+        ask(tmp_path / "folder", "SELECT 1")
     with open_writer(store), pytest.raises(StoreLockedError, match="held by process"):
-        run_query(store, "SELECT 1")
+        ask(store, "SELECT 1")
 
 
 @pytest.mark.parametrize("memory", ["lots", "1", "1TB", "-1GB", "1KB", ""])
 def test_odd_limits_are_refused(store: Path, memory: str) -> None:
     with pytest.raises(ConfigError, match="not a memory limit"):
-        run_query(store, "SELECT 1", memory=memory)
+        ask(store, "SELECT 1", memory=memory)
 
 
 @pytest.mark.parametrize("timeout", [0.0, -1.0, float("nan"), 1e9])
 def test_odd_timeouts_are_refused(store: Path, timeout: float) -> None:
     with pytest.raises(ConfigError, match="a timeout is"):
-        run_query(store, "SELECT 1", timeout=timeout)
+        ask(store, "SELECT 1", timeout=timeout)
 
 
 def test_sizes() -> None:
