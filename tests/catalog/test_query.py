@@ -39,7 +39,7 @@ def test_results_as_csv_and_parquet(store: Path, tmp_path: Path) -> None:
     assert lines[0] == "index,explanation,score,tags"
     assert lines[1] == f'1,{TEXTS[1]},0.4,"[""insult"", ""violence""]"'
     with run_query(store, BEST + " OFFSET 1") as result:
-        assert result.write_parquet(tmp_path / "r.parquet") == 1
+        assert result.write_parquet(tmp_path / "r.parquet") == 2
     assert pq.read_table(tmp_path / "r.parquet").to_pylist()[0]["tags"] == ["insult", "violence"]
     assert ask(store, "SELECT 1 AS a WHERE false") == []
 
