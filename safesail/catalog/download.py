@@ -244,7 +244,7 @@ async def _receive(
     began = loop.time()
     try:
         async with asyncio.timeout(patience.start) as deadline, _opened(remote, start) as response:
-            if start and response.status_code != httpx2.codes.PARTIAL_CONTENT:
+            if start and response.status_code != 206:
                 restart()
                 start = 0
             n_bytes = 0
@@ -289,7 +289,7 @@ async def _opened(remote: _Remote, start: int) -> AsyncGenerator[httpx2.Response
                 f"{remote.address} is not there, or not public ({response.status_code}); for a private data set set"
                 " HF_TOKEN"
             )
-        if start and response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if start and response.status_code == 416:
             raise _NothingLeftError(f"{remote.address} has no byte {start:,}")
         if not response.is_success:
             raise InterruptedDownloadError(

@@ -146,7 +146,7 @@ TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailErro
     "density above one": ("features", {"density": [0.1] * 4 + [1.5]}, DataError, r"must lie in \[0, 1\]"),
     "accuracy above one": ("scores", {"auc": [2.0, None, None, None]}, DataError, r"must lie in \[0, 1\]"),
     "score without value or reason": ("scores", {"reason": [None] * 4}, DataError, "neither a value nor a reason"),
-    "score of nothing": ("scores", {"explanation_id": ["e0", "e1", "e2", "zz"]}, DataError, "toy-l2#3' is not in release"),
+    "score of nothing": ("scores", {"explanation_id": ["e0", "e1", "e2", "zz"]}, DataError, "#3' is not in release"),
     "empty key": ("features", {"sae_id": ["toy-l2"] * 4 + [None]}, DataError, "empty cells"),
     "a feature twice": ("features", {"index": [0, 1, 2, 3, 3]}, DataError, "there twice"),
     "masked with text": ("explanations", {"masked": [True] + [False] * 4}, DataError, "marked as masked"),
