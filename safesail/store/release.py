@@ -182,8 +182,16 @@ def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f'"{name}"' for name in names)
 
 
-def release_counts(db: Db, scores: str = "scores") -> dict[str, Any]:
-    """What a release holds, by name; `scores` is the table or view whose scores are counted."""
+def release_counts(db: Db, *, every_score: bool = False) -> dict[str, Any]:
+    """What a release holds, by name.
+
+    Args:
+        db: As `open_release` gives it.
+        every_score: Count and average all scores, as the first releases did, and not those that the catalog shows,
+            which have no mean where they were made in several ways.
+    """
+    scores = "scores" if every_score else "headline_scores"
+    one_way = f"CASE WHEN {every_score} OR count(DISTINCT (method, simulator, settings_hash)) = 1 THEN"
     row = one(
         db,
         f"""
@@ -192,7 +200,8 @@ def release_counts(db: Db, scores: str = "scores") -> dict[str, Any]:
             (SELECT count(DISTINCT (sae_id, feature)) FROM explanations WHERE text IS NOT NULL),
             (SELECT count(*) FROM explanations WHERE masked),
             (SELECT count(*) FROM explanations WHERE error IS NOT NULL),
-            count(value), count(*) - count(value), avg(value ORDER BY value), avg(chance ORDER BY chance),
+            count(value), count(*) - count(value), {one_way} avg(value ORDER BY value) END,
+            {one_way} avg(chance ORDER BY chance) END,
             (SELECT count(DISTINCT (sae_id, feature)) FROM tags)
         FROM {scores}
         """,
