@@ -13,10 +13,10 @@ import pyarrow as pa
 from safesail.catalog.config import ImportOptions
 from safesail.catalog.format import TABLES
 from safesail.domain.ids import FeatureId, content_id
+from safesail.domain.records import NOT_STATED, SaeRecord, SubjectInfo
 from safesail.domain.text import clean_text
 from safesail.errors import ConfigError, DataError
 from safesail.store.arrow import ArrowTable
-from safesail.store.imports import NOT_STATED, ImportedModel, ImportedSae
 
 BATCH = 50_000
 MASK = "***"
@@ -61,8 +61,8 @@ class Gathered:
     """Rows and faults of one catalog, in the order in which they were met."""
 
     options: ImportOptions
-    models: dict[str, ImportedModel] = field(default_factory=dict)
-    saes: dict[str, ImportedSae] = field(default_factory=dict)
+    models: dict[str, SubjectInfo] = field(default_factory=dict)
+    saes: dict[str, SaeRecord] = field(default_factory=dict)
     batches: dict[str, list[ArrowTable]] = field(default_factory=lambda: {name: [] for name in TABLES})
     _rows: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {name: [] for name in TABLES})
     _faults: Counter[str] = field(default_factory=Counter)
@@ -111,9 +111,9 @@ class Gathered:
         sae_id = _filled(options.sae or "{model}/{source}", names)
         if sae_id not in self.saes:
             hook = _filled(options.hook, names) if options.hook else (hook or NOT_STATED)
-            self.models.setdefault(model, ImportedModel(model))
-            self.saes[sae_id] = ImportedSae(
-                sae_id, model, hook, layer, d_in=options.d_in, d_sae=options.d_sae, source=options.name
+            self.models.setdefault(model, SubjectInfo(model))
+            self.saes[sae_id] = SaeRecord(
+                sae_id, model, hook, options.d_in, options.d_sae, None, None, options.name, layer=layer
             )
         return sae_id
 

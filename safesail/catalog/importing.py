@@ -15,17 +15,15 @@ from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.importers import delphi, neuronpedia, saedashboard, safe_sail, tabular
 from safesail.catalog.reading import read_json
 from safesail.catalog.verify import release_folder
+from safesail.domain.records import SaeRecord, SubjectInfo
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (
-    ImportedModel,
-    ImportedSae,
     add_tables,
     record_import,
-    register_imported_sae,
-    register_model,
 )
+from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
 Format = Literal["release", "safe-sail", "neuronpedia", "saedashboard", "delphi", "delphi-labels", "table"]
@@ -118,8 +116,8 @@ def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> Impor
     """Bring a verified release into an open store."""
     rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
     report = ImportReport(name, "release", release_digest(manifest), rows, {}, ())
-    models = [ImportedModel(**model.model_dump()) for model in manifest.subject_models]
-    saes = [ImportedSae(**sae.model_dump()) for sae in manifest.saes]
+    models = [SubjectInfo(**model.model_dump()) for model in manifest.subject_models]
+    saes = [SaeRecord(**sae.model_dump()) for sae in manifest.saes]
     return _write(
         db, report, models, saes, {table: _batches(folder / f"{table}.parquet") for table in TABLES}
     )
@@ -128,16 +126,16 @@ def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> Impor
 def _write(
     db: Db,
     report: ImportReport,
-    models: Iterable[ImportedModel],
-    saes: Iterable[ImportedSae],
+    models: Iterable[SubjectInfo],
+    saes: Iterable[SaeRecord],
     tables: Mapping[str, Iterable[ArrowTable]],
 ) -> ImportReport:
     """All of it or nothing; returns the report with what was new."""
     with transaction(db):
         for model in models:
-            register_model(db, model)
+            register_subject(db, model)
         for sae in saes:
-            register_imported_sae(db, sae)
+            register_sae(db, sae)
         report = replace(report, new=add_tables(db, tables, tuple(TABLES)))
         record_import(db, report.name, report.format, report.sha256, asdict(report))
     return report

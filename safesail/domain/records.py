@@ -5,6 +5,9 @@ from typing import Literal
 
 from safesail.domain.ids import FeatureId
 
+NOT_STATED = "not stated"
+"""Where a catalog does not say which hook, explainer or simulator, and the field must hold something."""
+
 Split = Literal["train", "test"]
 """`train` may be shown to an explainer; scores are computed on `test` only. Stores of earlier versions also hold rows
 of a split `calibration`, which no stage reads."""
@@ -16,40 +19,53 @@ the same words, or one of a document in which it fires elsewhere)."""
 
 @dataclass(frozen=True)
 class SubjectInfo:
-    """The language model whose features are studied."""
+    """The language model whose features are studied; None for what a catalog that names it does not say."""
 
     model_id: str
     """Alias or path that the user gave, e.g. `"smollm2"`."""
 
-    fingerprint: str
+    fingerprint: str | None = None
     """SHA-256 over the model's configuration and weights."""
 
-    d_model: int
-    n_layers: int
+    d_model: int | None = None
+    n_layers: int | None = None
 
 
 @dataclass(frozen=True)
-class SaeInfo:
-    """What is known of an SAE without its weights."""
+class SaeRecord:
+    """What is known of an SAE without its weights; None for what nobody said."""
 
     sae_id: str
     model_id: str
     hook: str
-    """Hook point in TransformerLens' names, e.g. `"blocks.14.hook_mlp_out"`."""
+    """Hook point in TransformerLens' names, e.g. `"blocks.14.hook_mlp_out"`, or `NOT_STATED`."""
 
-    d_in: int
-    d_sae: int
-    architecture: str
+    d_in: int | None
+    d_sae: int | None
+    architecture: str | None
     """`"topk"`, `"standard"`, `"jumprelu"`, ... in SAELens' words."""
 
-    sha256: str
+    sha256: str | None
     """Over the weights, names and shapes included."""
 
     source: str
     """Where it was loaded from: a release and id, or a folder's name (never a full path)."""
 
     k: int | None = None
-    """Active features a token, for architectures that fix it."""
+    """Active features per token, for architectures that fix it."""
+
+    layer: int | None = None
+    """None: as the hook says."""
+
+
+@dataclass(frozen=True)
+class SaeInfo(SaeRecord):
+    """The same of an SAE whose weights are at hand: nothing that they tell is unknown."""
+
+    d_in: int
+    d_sae: int
+    architecture: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ class Window:
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
-    """One string a token, in order."""
+    """One string per token, in order."""
 
     split: Split
 
@@ -99,30 +115,6 @@ class Exemplar:
             raise ValueError(
                 f"{self.feature}: {len(self.window.tokens)} tokens but {len(self.activations)} activations"
             )
-
-
-@dataclass(frozen=True)
-class FeatureStats:
-    """How one feature behaved over a whole harvest."""
-
-    feature: FeatureId
-    n_tokens: int
-    """Tokens it was seen on."""
-
-    n_active: int
-    """Tokens on which it was greater than zero."""
-
-    mean: float | None
-    """Mean over its active tokens; None where it never fired."""
-
-    maximum: float | None
-    quantiles: dict[str, float]
-    """Quantiles over its active tokens, by name (`"0.9"`); empty where it never fired."""
-
-    @property
-    def density(self) -> float:
-        """Share of tokens on which the feature fires, in [0, 1]."""
-        return self.n_active / self.n_tokens
 
 
 @dataclass(frozen=True)

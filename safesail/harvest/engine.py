@@ -197,7 +197,7 @@ def _identity(loaded: Loaded) -> dict[str, str]:
     """Hashes of the weights that decide every number, by what they are of."""
     subject, saes = loaded
     return {f"SAE {sae.info.sae_id}": str(sae.info.sha256) for sae in saes} | {
-        f"model {subject.info.model_id}": subject.info.fingerprint
+        f"model {subject.info.model_id}": str(subject.info.fingerprint)
     }
 
 

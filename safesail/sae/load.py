@@ -72,7 +72,7 @@ def check_fit(info: SaeInfo, model: SubjectInfo) -> None:
             "it was made for another model"
         )
     layer = layer_of(info.hook)
-    if layer is None or layer >= model.n_layers:
+    if layer is None or (model.n_layers is not None and layer >= model.n_layers):
         raise SaeError(
             f"{info.sae_id} sits at {info.hook}, which {model.model_id} with {model.n_layers} layers does not have"
         )

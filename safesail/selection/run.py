@@ -20,6 +20,7 @@ from safesail.store.concepts import write_concepts
 from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
 from safesail.store.selection import SelectionRow, finished_selections, write_selection
+from safesail.store.sql import transaction
 from safesail.store.staging import clear, staging_dir
 from safesail.subject.protocol import Subject
 
@@ -64,9 +65,10 @@ def select(
         clear(folder / identity)  # of a run that was killed after it had written its figures
     # Refuses what does not fit before anything is written.
     run = Pass(subject, pending, concepts, config, folder) if pending else None
-    register_subject(db, subject.info)
-    for sae in saes:
-        register_sae(db, sae.info)
+    with transaction(db):
+        register_subject(db, subject.info)
+        for sae in saes:
+            register_sae(db, sae.info)
     write_concepts(db, concepts)
     if run is not None:
         run_id = start_run(db, "selection", config.model_dump())

@@ -2,103 +2,20 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from safesail.domain.records import NOT_STATED
 from safesail.errors import DataError, FingerprintError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db
 from safesail.store.registry import utc_now
 from safesail.store.sql import one, rows, value
 
-NOT_STATED = "not stated"
-"""Where a catalog does not say which hook, explainer or simulator, and the column must hold something."""
-
 IMPORT_N_CTX = 65_536
 """Longest imported exemplar in tokens; imported windows are numbered with this stride."""
-
-
-@dataclass(frozen=True)
-class ImportedModel:
-    """A subject model as a catalog names it; None for what it does not say."""
-
-    model_id: str
-    fingerprint: str | None = None
-    d_model: int | None = None
-    n_layers: int | None = None
-
-
-@dataclass(frozen=True)
-class ImportedSae:
-    """An SAE as a catalog names it; None for what it does not say."""
-
-    sae_id: str
-    model_id: str
-    hook: str
-    layer: int | None
-    d_in: int | None = None
-    d_sae: int | None = None
-    architecture: str | None = None
-    k: int | None = None
-    sha256: str | None = None
-    source: str = NOT_STATED
-
-
-def register_model(db: Db, model: ImportedModel) -> None:
-    """Record a subject model, or check it against what is recorded.
-
-    Raises:
-        FingerprintError: the store knows another model under this name.
-    """
-    row = one(db, "SELECT fingerprint FROM subject_models WHERE model_id = ?", [model.model_id])
-    if row is None:
-        db.execute(
-            "INSERT INTO subject_models VALUES (?, ?, ?, ?)",
-            [model.model_id, model.fingerprint, model.d_model, model.n_layers],
-        )
-    elif None not in (row[0], model.fingerprint) and row[0] != model.fingerprint:
-        raise FingerprintError(
-            f"the store's {model.model_id!r} has fingerprint {row[0][:12]}, the catalog's"
-            f" {str(model.fingerprint)[:12]}; import it into another --store"
-        )
-
-
-_SAE_COLUMNS = ("model_id", "hook", "layer", "d_in", "d_sae", "architecture", "k", "sha256")
-
-
-def register_imported_sae(db: Db, sae: ImportedSae) -> ImportedSae:
-    """Record an SAE, or check it against what is recorded and add what that lacks; returns all that is known.
-
-    Raises:
-        FingerprintError: the store knows an SAE of this id with another model, hook, width or weights.
-    """
-    row = one(db, f"SELECT {', '.join(_SAE_COLUMNS)}, source FROM saes WHERE sae_id = ?", [sae.sae_id])
-    if row is None:
-        db.execute(
-            "INSERT INTO saes BY NAME SELECT nextval('sae_keys') AS sae_key, ? AS sae_id, ? AS model_id,"
-            " ? AS hook, ? AS layer, ? AS d_in, ? AS d_sae, ? AS architecture, ? AS k, ? AS sha256, ? AS source",
-            [sae.sae_id, *(getattr(sae, name) for name in _SAE_COLUMNS), sae.source],
-        )
-        return sae
-    known: dict[str, Any] = {}
-    for name, stored in zip(_SAE_COLUMNS, row, strict=False):
-        given = getattr(sae, name)
-        if not _unknown(stored) and not _unknown(given) and stored != given:
-            raise FingerprintError(
-                f"the store's SAE {sae.sae_id!r} has {name} {stored!r}, the catalog's {given!r}; "
-                "it is another SAE: import it under another name"
-            )
-        known[name] = given if _unknown(stored) else stored
-    assignments = ", ".join(f"{name} = ?" for name in _SAE_COLUMNS)
-    db.execute(f"UPDATE saes SET {assignments} WHERE sae_id = ?", [*known.values(), sae.sae_id])
-    return ImportedSae(sae_id=sae.sae_id, source=row[-1], **known)
-
-
-def _unknown(stated: Any) -> bool:
-    return stated is None or stated == NOT_STATED
 
 
 def _add_batch(db: Db, table: str, batch: ArrowTable) -> int:

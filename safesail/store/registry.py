@@ -8,56 +8,68 @@ from uuid import uuid4
 
 from safesail import __version__
 from safesail.domain.ids import layer_of
-from safesail.domain.records import SaeInfo, SubjectInfo
+from safesail.domain.records import NOT_STATED, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
-from safesail.store.sql import Db, one, rows, value
+from safesail.store.sql import Db, one, rows, transaction, value
 
 
 def register_subject(db: Db, subject: SubjectInfo) -> None:
-    """Record the subject model, or check it against what is recorded.
+    """Record the subject model, or check it against what is recorded and add what that lacks.
 
     Raises:
         FingerprintError: the store holds another model under the same name.
     """
     row = one(db, "SELECT fingerprint FROM subject_models WHERE model_id = ?", [subject.model_id])
-    if row is None or row[0] is None:
+    if row is None or (row[0] is None and subject.fingerprint is not None):
         db.execute(
             "INSERT OR REPLACE INTO subject_models VALUES (?, ?, ?, ?)",
             [subject.model_id, subject.fingerprint, subject.d_model, subject.n_layers],
         )
-    elif row[0] != subject.fingerprint:
+    elif subject.fingerprint not in (None, row[0]):
         raise FingerprintError(
             f"the store's {subject.model_id!r} has fingerprint {row[0][:12]}, the model at hand "
-            f"{subject.fingerprint[:12]}; use another --store, or the model it was made with"
+            f"{str(subject.fingerprint)[:12]}; use another --store, or the model it was made with"
         )
 
 
-def register_sae(db: Db, sae: SaeInfo) -> int:
-    """Record the SAE, or check it against what is recorded; returns its short key.
+_SAE_COLUMNS = ("model_id", "hook", "layer", "d_in", "d_sae", "architecture", "k", "sha256")
+
+
+def register_sae(db: Db, sae: SaeRecord) -> int:
+    """Record the SAE, or check it against what is recorded and add what that lacks; returns its short key.
 
     Raises:
-        FingerprintError: the store holds other weights, or another hook, under the same id.
+        FingerprintError: the store holds another SAE under the same id: other weights, hook, width or model.
     """
-    row = one(db, "SELECT sae_key, sha256, hook FROM saes WHERE sae_id = ?", [sae.sae_id])
+    given = {name: getattr(sae, name) for name in _SAE_COLUMNS}
+    if sae.layer is None:
+        given["layer"] = layer_of(sae.hook)
+    row = one(db, f"SELECT sae_key, {', '.join(_SAE_COLUMNS)} FROM saes WHERE sae_id = ?", [sae.sae_id])
     if row is None:
-        key = value(db, "SELECT nextval('sae_keys')")
+        key = int(value(db, "SELECT nextval('sae_keys')"))
+        names = ("sae_id", "sae_key", *_SAE_COLUMNS, "source")
         db.execute(
-            "INSERT INTO saes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [sae.sae_id, key, sae.model_id, layer_of(sae.hook), sae.hook, sae.d_in, sae.d_sae,
-             sae.architecture, sae.k, sae.sha256, sae.source],
-        )  # fmt: skip
-        return int(key)
-    if row[1] not in (None, sae.sha256) or row[2] != sae.hook:
-        raise FingerprintError(
-            f"the store's SAE {sae.sae_id!r} has weights {str(row[1])[:12]} at {row[2]}, the one at hand "
-            f"{sae.sha256[:12]} at {sae.hook}; rename it, or use another --store"
+            f"INSERT INTO saes ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})",
+            [sae.sae_id, key, *given.values(), sae.source],
         )
-    if row[1] is None:  # imported without its weights: from here on it is these
-        db.execute(
-            "UPDATE saes SET d_in = ?, d_sae = ?, architecture = ?, k = ?, sha256 = ? WHERE sae_id = ?",
-            [sae.d_in, sae.d_sae, sae.architecture, sae.k, sae.sha256, sae.sae_id],
-        )
+        return key
+    known = dict(zip(_SAE_COLUMNS, row[1:], strict=True))
+    for name in _SAE_COLUMNS:
+        if _unknown(known[name]) or _unknown(given[name]):
+            known[name] = given[name] if _unknown(known[name]) else known[name]
+        # Weights at hand tell more than what somebody called their model.
+        elif known[name] != given[name] and (name != "model_id" or sae.sha256 is None):
+            raise FingerprintError(
+                f"the store's SAE {sae.sae_id!r} has {name} {known[name]!r}, the one at hand {given[name]!r}; "
+                "it is another SAE: rename it, or use another --store"
+            )
+    assignments = ", ".join(f"{name} = ?" for name in _SAE_COLUMNS)
+    db.execute(f"UPDATE saes SET {assignments} WHERE sae_id = ?", [*known.values(), sae.sae_id])
     return int(row[0])
+
+
+def _unknown(stated: object) -> bool:
+    return stated is None or stated == NOT_STATED
 
 
 def sae_key(db: Db, sae_id: str) -> int:
@@ -73,41 +85,26 @@ def sae_key(db: Db, sae_id: str) -> int:
     return int(row[0])
 
 
-def find_sae(db: Db, sae_id: str) -> SaeInfo:
-    """All that the store knows of an SAE.
-
-    Raises:
-        NotFoundError: the store does not know the SAE.
-    """
-    sae_key(db, sae_id)
-    row = one(
-        db,
-        "SELECT sae_id, model_id, hook, d_in, d_sae, architecture, sha256, source, k"
-        " FROM saes WHERE sae_id = ?",
-        [sae_id],
-    )
-    assert row is not None
-    return SaeInfo(*row)
-
-
 def start_run(db: Db, stage: str, settings: Mapping[str, Any]) -> str:
     """Record that a stage begins; returns the run's id."""
     run_id = uuid4().hex[:12]
-    db.execute(
-        "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL, NULL)",
-        [run_id, stage, json.dumps(settings, sort_keys=True, default=str), __version__, utc_now()],
-    )
+    with transaction(db):
+        db.execute(
+            "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL, NULL)",
+            [run_id, stage, json.dumps(settings, sort_keys=True, default=str), __version__, utc_now()],
+        )
     return run_id
 
 
 def finish_run(db: Db, run_id: str) -> None:
     """Record that a run ended in order, and how long it took."""
     now = utc_now()
-    db.execute(
-        "UPDATE runs SET finished_at = ?, seconds = epoch(CAST(? AS TIMESTAMP)) - epoch(started_at)"
-        " WHERE run_id = ?",
-        [now, now, run_id],
-    )
+    with transaction(db):
+        db.execute(
+            "UPDATE runs SET finished_at = ?, seconds = epoch(CAST(? AS TIMESTAMP)) - epoch(started_at)"
+            " WHERE run_id = ?",
+            [now, now, run_id],
+        )
 
 
 def utc_now() -> datetime:

@@ -21,15 +21,13 @@ from safesail.catalog.embedder import MiniLMEmbedder
 from safesail.catalog.format import TABLES
 from safesail.catalog.search import SearchIndex
 from safesail.domain.ids import FeatureId
+from safesail.domain.records import SaeRecord, SubjectInfo
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (
-    ImportedModel,
-    ImportedSae,
     add_tables,
-    register_imported_sae,
-    register_model,
 )
+from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
 D_SAE = 65_536
@@ -87,10 +85,10 @@ def fill(db: Db, n: int) -> float:
     made = tables(n)
     began = perf_counter()
     with transaction(db):
-        register_model(db, ImportedModel("synthetic"))
+        register_subject(db, SubjectInfo("synthetic"))
         for i in range((n - 1) // D_SAE + 1):
             hook = f"blocks.{i}.hook_mlp_out"
-            register_imported_sae(db, ImportedSae(f"sae-{i:02d}", "synthetic", hook, i, d_sae=D_SAE))
+            register_sae(db, SaeRecord(f"sae-{i:02d}", "synthetic", hook, None, D_SAE, None, None, "made"))
         add_tables(db, made, tuple(made))
     return perf_counter() - began
 

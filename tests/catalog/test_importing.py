@@ -18,9 +18,11 @@ from safesail.catalog.importing import Format, detect, import_catalog
 from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.domain.ids import FeatureId
+from safesail.domain.records import SubjectInfo
 from safesail.errors import ConfigError, DataError, FingerprintError, NotFoundError, SafeSailError
 from safesail.store.connection import open_reader, open_writer
-from safesail.store.imports import ImportedModel, add_tables, register_imported_sae, register_model
+from safesail.store.imports import add_tables
+from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import rows
 
 QWEN: dict[str, Any] = {
@@ -224,8 +226,8 @@ def test_a_features_windows_may_lie_in_two_batches_and_come_once(tmp_path: Path)
     gathered.exemplar(feature, ["c"], [1.0])
     assert {f.kind: f.n for f in gathered.faults()} == {"repeated window": 1}
     with open_writer(tmp_path / "s.duckdb") as db:
-        register_model(db, ImportedModel("m"))
-        register_imported_sae(db, gathered.saes["m/4-res"])
+        register_subject(db, SubjectInfo("m"))
+        register_sae(db, gathered.saes["m/4-res"])
         for expected in (2, 0):
             assert add_tables(db, gathered.tables(), ("features", "exemplars"))["exemplars"] == expected
         found = rows(
@@ -295,9 +297,9 @@ def test_two_catalogs_of_one_sae_merge_by_feature_and_keep_both(tmp_path: Path) 
     ("options", "content", "message"),
     [
         ({"d_sae": 50}, {"3_50": entry()}, "cannot belong to SAE 's-3' of width 50, such as index 50"),
-        ({"d_sae": 60}, {"3_1": entry()}, "has d_sae 50, the catalog's 60"),
+        ({"d_sae": 60}, {"3_1": entry()}, "has d_sae 50, the one at hand 60"),
         ({"hook": "blocks.3.hook_resid_post"}, {"3_1": entry()}, "has hook 'blocks.3.hook_mlp_out'"),
-        ({"model": "other"}, {"3_1": entry()}, "has model_id 'm', the catalog's 'other'"),
+        ({"model": "other"}, {"3_1": entry()}, "has model_id 'm', the one at hand 'other'"),
         ({}, {"3_999": entry(), "3_1": entry("new")}, "of width 50, such as index 999"),
     ],
 )

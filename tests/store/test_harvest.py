@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import SaeInfo, SubjectInfo
+from safesail.domain.records import SaeInfo, SaeRecord, SubjectInfo
 from safesail.errors import DataError
 from safesail.harvest.activations import Nonzeros, bin_middle, histogram
 from safesail.store.connection import Db, open_writer
@@ -28,7 +28,8 @@ from safesail.store.harvest import (
     read_harvest,
     write_shard,
 )
-from safesail.store.imports import IMPORT_N_CTX, ImportedSae, add_tables, register_imported_sae
+from safesail.store.imports import IMPORT_N_CTX, add_tables
+from safesail.store.registry import register_sae
 from safesail.store.shown import exemplar_rows
 from safesail.store.sql import rows, value
 
@@ -220,7 +221,7 @@ def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> Non
     record = begin(db)
     store(db, record, 0, [(5, 1.0), (2, 3.0), (5, 2.0)])
     finish(db, record, "f32")
-    register_imported_sae(db, ImportedSae("theirs", "made", "blocks.0.hook_mlp_out", 0, d_sae=9))
+    register_sae(db, SaeRecord("theirs", "made", "blocks.0.hook_mlp_out", None, 9, None, None, "x"))
     windows = {
         "d1": [0.0, 4.0],
         "d0": [7.0, 0.0, 8.0],

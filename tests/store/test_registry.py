@@ -1,18 +1,17 @@
 """What the store knows of models, SAEs and runs."""
 
 import json
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from safesail import __version__
-from safesail.domain.records import SaeInfo, SubjectInfo
+from safesail.domain.records import NOT_STATED, SaeInfo, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
 from safesail.store.connection import Db
 from safesail.store.registry import (
-    find_sae,
     finish_run,
     register_sae,
     register_subject,
@@ -24,6 +23,14 @@ from safesail.store.sql import one, rows, value
 
 SUBJECT = SubjectInfo("tiny", "a" * 64, 8, 2)
 SAE = SaeInfo("s1", "tiny", "blocks.1.hook_mlp_out", 8, 32, "topk", "b" * 64, "folder", 4)
+
+
+def stored(db: Db, sae_id: str) -> tuple[object, ...] | None:
+    return one(
+        db,
+        "SELECT sae_id, model_id, hook, d_in, d_sae, architecture, sha256, source, k, layer FROM saes WHERE sae_id = ?",
+        [sae_id],
+    )
 
 
 def test_a_subject_is_recorded_once(db: Db) -> None:
@@ -55,27 +62,44 @@ def test_saes_get_keys_of_their_own_and_read_back(db: Db) -> None:
     second = register_sae(db, replace(SAE, sae_id="s2", k=None, hook="hook_embed"))
     assert first != second
     assert register_sae(db, SAE) == first == sae_key(db, "s1")
-    assert find_sae(db, "s1") == SAE
-    assert find_sae(db, "s2").k is None
-    assert rows(db, "SELECT layer FROM saes ORDER BY sae_id") == [(1,), (None,)]
+    assert stored(db, "s1") == astuple(replace(SAE, layer=1))
+    assert stored(db, "s2") == astuple(replace(SAE, sae_id="s2", k=None, hook="hook_embed"))
 
 
-@pytest.mark.parametrize("other", [replace(SAE, sha256="d" * 64), replace(SAE, hook="blocks.0.hook_mlp_out")])
-def test_another_sae_under_the_same_id(db: Db, other: SaeInfo) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (replace(SAE, sha256="d" * 64), f"has sha256 '{'b' * 64}', the one at hand '{'d' * 64}'"),
+        (replace(SAE, hook="blocks.0.hook_mlp_out"), "the one at hand 'blocks.0.hook_mlp_out'"),
+        (
+            SaeRecord("s1", "other", SAE.hook, None, None, None, None, "x"),
+            "has model_id 'tiny', the one at hand 'other'",
+        ),
+        (SaeRecord("s1", "tiny", SAE.hook, None, 64, None, None, "x"), "has d_sae 32, the one at hand 64"),
+    ],
+)
+def test_another_sae_under_the_same_id(db: Db, other: SaeRecord, said: str) -> None:
     register_sae(db, SAE)
     with pytest.raises(FingerprintError, match=r"SAE 's1'.*rename it, or use another --store") as caught:
         register_sae(db, other)
-    assert other.sha256[:12] in str(caught.value)
-    assert other.hook in str(caught.value)
-    assert find_sae(db, "s1") == SAE
+    assert said in str(caught.value)
+    assert stored(db, "s1") == astuple(replace(SAE, layer=1))
+
+
+def test_the_same_weights_under_another_name_of_the_model_are_the_same_sae(db: Db) -> None:
+    key = register_sae(db, SAE)
+    assert register_sae(db, replace(SAE, model_id="/somewhere/tiny")) == key
+    assert stored(db, "s1") == astuple(replace(SAE, layer=1))
 
 
 def test_an_imported_sae_gets_its_weights_when_they_are_seen(db: Db) -> None:
-    db.execute(
-        "INSERT INTO saes VALUES ('s1', 7, 'tiny', 1, ?, NULL, NULL, NULL, NULL, NULL, 'folder')", [SAE.hook]
-    )
-    assert register_sae(db, SAE) == 7
-    assert find_sae(db, "s1") == SAE
+    imported = SaeRecord("s1", "tiny", NOT_STATED, None, None, None, None, "folder", layer=1)
+    key = register_sae(db, imported)
+    assert stored(db, "s1") == astuple(imported)
+    assert register_sae(db, SAE) == key
+    assert stored(db, "s1") == astuple(replace(SAE, layer=1))
+    register_sae(db, imported)
+    assert stored(db, "s1") == astuple(replace(SAE, layer=1))
     with pytest.raises(FingerprintError, match="SAE 's1'"):
         register_sae(db, replace(SAE, sha256="d" * 64))
 
@@ -85,7 +109,7 @@ def test_an_unknown_sae_says_which_there_are(db: Db) -> None:
         sae_key(db, "x")
     register_sae(db, SAE)
     with pytest.raises(NotFoundError, match="no SAE 'x'; it has s1"):
-        find_sae(db, "x")
+        sae_key(db, "x")
 
 
 def test_a_run_is_running_until_it_is_finished(db: Db) -> None:
