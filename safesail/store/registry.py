@@ -27,7 +27,7 @@ def register_subject(db: Db, subject: SubjectInfo) -> None:
         )
     elif subject.fingerprint not in (None, row[0]):
         raise FingerprintError(
-            f"the store's {subject.model_id!r} has fingerprint {row[0][:12]}, the model at hand "
+            f"the store's {subject.model_id!r} has fingerprint {str(row[0])[:12]}, the model at hand "
             f"{str(subject.fingerprint)[:12]}; use another --store, or the model it was made with"
         )
 
