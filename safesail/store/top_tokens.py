@@ -1,5 +1,6 @@
 """Token strings on which a feature fires most, over a whole harvest: streamed, so that memory does not grow with it."""
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from safesail.errors import DataError
 from safesail.store.arrow import ArrowBatch
 from safesail.store.ranges import runs
 from safesail.store.sql import Db, value
@@ -39,6 +41,9 @@ def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes,
         db: The open store.
         harvest_key: Whose windows.
         folder: Where the file goes; made where it is missing.
+
+    Raises:
+        DataError: the disk has no room for it.
     """
     n_ctx = int(value(db, "SELECT n_ctx FROM harvests WHERE harvest_key = ?", [harvest_key]))
     n_windows = int(
@@ -46,7 +51,12 @@ def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes,
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "codes.partial"
-    codes = np.memmap(path, np.int32, "w+", shape=(max(1, n_ctx * n_windows),))
+    try:
+        with path.open("wb") as file:  # a mapped file for which the disk has no room would end the process
+            os.posix_fallocate(file.fileno(), 0, 4 * max(1, n_ctx * n_windows))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; what is stored so far is kept") from error
+    codes = np.memmap(path, np.int32, "r+")
     known: dict[str, int] = {}
     try:
         sql = f"SELECT window_id, tokens FROM windows WHERE harvest_key = {int(harvest_key)}"
