@@ -9,7 +9,7 @@ from typing import Literal, cast
 from safesail.errors import RefusedAnswerError
 from safesail.llm.types import LLMAnswer, LLMRequest
 
-ENDPOINT = "builtin-1"
+ENDPOINT = "builtin-2"
 """Where built-in models' answers come from. The number is their rules': raised with every change of an answer, since
 answers are cached by it, as by everything else that they depend on."""
 
@@ -92,7 +92,7 @@ def write_names(labels: Sequence[str], chosen: Sequence[int]) -> str:
 
 
 def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
-    """The answer about segments, given the active ones' ratings by place, in the form that `asked` shows.
+    """The answer about segments, given the active ones' ratings by index, in the form that `asked` shows.
 
     Without spaces, as the prompt shows it.
     """

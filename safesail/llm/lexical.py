@@ -1,4 +1,4 @@
-"""The built-in model: a rule, not a language model. It needs no key and no network.
+"""The built-in model: a table of words and their strengths, not a language model. It needs no key and no network.
 
 It answers Safe-SAIL's own prompts from their text alone, so that the way of a call (prompt, budget, cache,
 parser, score) is the one that a real endpoint's answers take. Its scores are a floor to beat.
@@ -6,161 +6,221 @@ parser, score) is the one that a real endpoint's answers take. Its scores are a 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
-from safesail.llm.builtin_prompts import (
-    ENDPOINT,
-    BuiltinPrompt,
-    billed,
-    letters,
-    prompt_tokens,
-    read_prompt,
-    write_names,
-    write_ratings,
-    write_segments,
+import numpy as np
+from jaxtyping import Float
+
+from safesail.llm.builtin import BuiltinModel
+from safesail.llm.builtin_prompts import BuiltinPrompt
+from safesail.llm.words import COMMON, MarkedText, read_marked, stem
+
+Sign = tuple[Literal["word", "after", "shape"], str]
+"""What a feature may go by at a word: the word's stem, that of the word before it, or what it looks like."""
+
+_RIDGE, _REFIT = 2.0, 1.0
+"""Penalties of the two regressions: all signs, then those kept. Chosen on features that the demo does not score."""
+
+_N_SIGNS = 20
+_STRENGTHS = (1, 2, 4, 7)
+"""What strengths, of 10, are rounded to: few, since each takes room in an explanation."""
+
+_LEAST = 0.05
+"""Strength below which a sign is left out."""
+
+_MAX_TAGS = 3
+_PREFIX_LETTERS = 5
+"""Letters of a stem that longer words may begin with: `terror` is found in `terrorist` too."""
+
+_UNSAID = 0.6
+"""Strength of a word that an explanation names without a number."""
+
+_SENTENCE_ENDS = frozenset('.?!:"“”‘«»…')
+_SHAPES = {
+    "numbers": r"(?:numbers?|digits?|integers?|numerals?)",
+    "punctuation": r"punctuation(?: marks?)?",
+    "capitalised words": r"(?:capitali[sz]ed(?: words)?|proper nouns?|names?)",
+    "first words of texts": r"first words? of (?:the |a )?texts?",
+}
+"""Names of what a word may look like, and how an explanation may say it."""
+
+_PART = re.compile(
+    r"“(?P<q1>[^”]+)”|\"(?P<q2>[^\"]+)\"|(?<!\w)['‘](?P<q3>[^'’]+)['’](?!\w)|\((?:strength )?(?P<strength>\d\d?)\)"
+    r"|(?P<after>\b(?:after|follow(?:s|ing)?|preceded by)\b)|(?P<end>[;.])"
+    + "".join(rf"|(?P<shape{i}>\b{cue}\b)" for i, cue in enumerate(_SHAPES.values()))
+    + r"|(?P<plain>[^\W\d_]+(?:['’\-][^\W\d_]+)*)",
+    re.I,
 )
-from safesail.llm.lexical_explain import explain
-from safesail.llm.lexical_rule import ACTIVE, Rule, read_rule
-from safesail.llm.lexical_words import read_marked, split_words
-from safesail.llm.types import LLMAnswer, LLMRequest
-
-_RATING = 5.0
-"""Rating from 0 to 10 for each point of a word's score."""
-
-_TEXT_WORDS, _TEXT_ACTIVE = 3, 2.5
-"""A whole text is active when its best words, so many, have this score together."""
-
-
-class LexicalModel:
-    """Answers the prompts under `prompts/` by counting words."""
-
-    @property
-    def endpoint(self) -> str:
-        """Where answers come from."""
-        return ENDPOINT
-
-    def worst_case(self, request: LLMRequest) -> int:
-        """Upper bound of the tokens billed for one attempt: all of the prompt and the longest answer."""
-        return prompt_tokens(request) + request.max_tokens
-
-    async def complete(self, request: LLMRequest) -> LLMAnswer:
-        """Answer by rule; the same prompt always has the same answer.
-
-        Raises:
-            RefusedAnswerError: the prompt is none of Safe-SAIL's.
-        """
-        return billed(answer(request.prompt), request)
+_WORDS = re.compile(r"[^\W_]+(?:['’\-][^\W_]+)*|\S")
+_MADE_OF = """
+    word words phrase phrases token tokens term terms text texts feature neuron fire fires firing activate
+    activates activation active respond responds detect represent represents related relating relate reference
+    references referring refer mention mentions mentioning instance instances occurrence indicate indicating
+    indicates describe describing describes description particular specific specifically general common concept
+    context contexts passage position else such including include often typically usually mainly mostly or these
+    especially strongly weakly strength various something letter letters used using use before about so any some
+"""
+_EMPTY = frozenset(map(stem, (*COMMON, *_MADE_OF.split())))
+"""Words that explanations are made of, whatever they explain."""
 
 
-def answer(prompt: str) -> str:
-    """The answer to a prompt.
+class LexicalModel(BuiltinModel):
+    """Explains with the words that are marked most strongly, and simulates by looking words up."""
 
-    Raises:
-        RefusedAnswerError: the prompt is none of Safe-SAIL's.
+    active_segment = 0.15
+    active_text = 0.3
+    active_marks = 0.12
+
+    def explain(self, asked: BuiltinPrompt) -> str:
+        """The strongest signs with their strengths, in words."""
+        silent = [line for line in asked.between("silent").split("\n") if line]
+        texts = [read_marked(line) for line in (*asked.lines, *silent)]
+        signs = [here for text in texts for here in _signs(text.words)]
+        # Of 10; a score asks for ratings on the same scale.
+        marks = np.array([s for text in texts for s in text.strength], float) / 10
+        weights, confidence = _fit(signs, marks)
+        max_words = re.search(r"at most (\d+) words", asked.text)
+        text = _written(weights, _shown_forms(texts), int(max_words[1]) if max_words else 60)
+        if '{"explanation"' not in asked.question:
+            return text
+        offered = re.search(r"^Tags, [^:\n]*: (.*)\.$", asked.text, re.MULTILINE)
+        tags = _tags(weights, offered[1].split(", ") if offered else [])
+        return json.dumps({"explanation": text, "tags": tags, "confidence": confidence}, ensure_ascii=False)
+
+    def word_scores(self, explanation: str, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The sum of the strengths of the signs at each word, of the strongest one's."""
+        weights = read_explanation(explanation)
+        strongest = max(weights.values(), default=1.0)
+        prefixes = {
+            key: w for (of, key), w in weights.items() if of == "word" and len(key) >= _PREFIX_LETTERS
+        }
+
+        def strength(sign: Sign) -> float:
+            if sign in weights or sign[0] != "word":
+                return weights.get(sign, 0.0)
+            return max((w for key, w in prefixes.items() if sign[1].startswith(key)), default=0.0)
+
+        return [[sum(map(strength, here)) / strongest for here in _signs(words)] for words in texts]
+
+    def rating(self, score: float) -> int:
+        """A score as a rating from 0 to 10: 8 for the strongest sign alone."""
+        return min(10, round(8 * score))
+
+
+def read_explanation(explanation: str) -> dict[Sign, float]:
+    """Signs that an explanation names, the built-in model's own or anybody's, with their strengths from 0 to 1.
+
+    Quoted words count, those behind "after" as what stands before, and plain words that say something. A number in
+    brackets is the strength of all that is named since the last one.
     """
-    asked = read_prompt(prompt)
-    if asked.block == "active":
-        return _explain(asked)
-    rule = read_rule(asked.explanation)
-    match asked.block:
-        case "tokens":
-            return _rate_tokens(rule, asked.tokens)
-        case "segments":
-            return _choose_segments(rule, asked)
-        case "texts":
-            return _choose_texts(rule, asked.texts)
-        case "marked":
-            return _judge_marks(rule, asked.texts)
+    weights: dict[Sign, float] = {}
+    named: list[Sign] = []
+    kind: Literal["word", "after"] = "word"
+    for part in _PART.finditer(explanation):
+        group = part.lastgroup or ""
+        if group == "strength":
+            weights |= {sign: int(part["strength"]) / 10 for sign in named if sign not in weights}
+            named = []
+        elif group == "after":
+            kind = "after"
+        elif group == "end":
+            kind = "word"
+        elif group.startswith("shape"):
+            named.append(("shape", list(_SHAPES)[int(group.removeprefix("shape"))]))
+        elif group != "plain":
+            named += [(kind, stem(word)) for word in _WORDS.findall(part[group])]
+        elif stem(part["plain"]) not in _EMPTY:
+            named.append((kind, stem(part["plain"])))
+    return dict.fromkeys(named, _UNSAID) | weights
 
 
-def _explain(asked: BuiltinPrompt) -> str:
-    max_words = re.search(r"at most (\d+) words", asked.text)
-    tags = re.search(r"^Tags, [^:\n]*: (.*)\.$", asked.text, re.MULTILINE)
-    answer = explain(
-        asked.lines,
-        [line for line in asked.between("silent").split("\n") if line],
-        tags[1].split(", ") if tags else [],
-        int(max_words[1]) if max_words else 60,
-    )
-    return (
-        json.dumps(answer, ensure_ascii=False)
-        if '{"explanation"' in asked.question
-        else answer["explanation"]
-    )
+def _signs(words: Sequence[str]) -> list[set[Sign]]:
+    """What holds at each word of a text; only the word before it is looked at, as a causal model would."""
+    stems = [stem(word) for word in words]
+    signs: list[set[Sign]] = []
+    for i, word in enumerate(words):
+        starts = i == 0 or words[i - 1] in _SENTENCE_ENDS
+        shapes = {
+            "numbers": word[0].isdigit(),
+            "punctuation": not word[0].isalnum(),
+            "capitalised words": word[0].isupper() and not starts,
+            "first words of texts": i == 0,
+        }
+        here: set[Sign] = {
+            ("word", stems[i]),
+            *(("shape", shape) for shape, holds in shapes.items() if holds),
+        }
+        signs.append(here | {("after", stems[i - 1])} if i else here)
+    return signs
 
 
-def _choose_segments(rule: Rule, asked: BuiltinPrompt) -> str:
-    texts = asked.segments
-    contents = [segment for segments in texts.values() for segment in segments]
-    scores = [score for segments in texts.values() for score in _segment_scores(rule, segments)]
-    chosen = _chosen(scores, rule, contents, ACTIVE, must=len(texts) > 1)
-    return write_segments(asked, {i: min(10, max(1, round(_RATING * scores[i]))) for i in chosen})
+def _fit(signs: Sequence[set[Sign]], marks: Float[np.ndarray, " n_words"]) -> tuple[dict[Sign, float], float]:
+    """Strengths of the most telling signs, strongest first, and how well they fit: their correlation with the marks.
 
-
-def _segment_scores(rule: Rule, segments: Sequence[str]) -> list[float]:
-    """The best word's score of each segment; words see those of earlier segments."""
-    words = [[word.text for word in split_words(segment)] for segment in segments]
-    scores = rule.scores([word for segment in words for word in segment])
-    best: list[float] = []
-    first = 0
-    for segment in words:
-        best.append(max(scores[first : first + len(segment)], default=0.0))
-        first += len(segment)
-    return best
-
-
-def _rate_tokens(rule: Rule, tokens: Sequence[str]) -> str:
-    """Every token has the rating of the best word that it is part of."""
-    words = split_words("".join(tokens))
-    scores = rule.scores([word.text for word in words])
-    ratings: list[int] = []
-    start = 0
-    for token in tokens:
-        stop = start + len(token)
-        best = max(
-            (s for w, s in zip(words, scores, strict=True) if w.start < stop and w.stop > start), default=0.0
-        )
-        ratings.append(min(10, round(_RATING * best)))
-        start = stop
-    return write_ratings(tokens, ratings)
-
-
-def _choose_texts(rule: Rule, texts: Sequence[str]) -> str:
-    scores = [
-        sum(sorted(rule.scores([word.text for word in split_words(text)]), reverse=True)[:_TEXT_WORDS])
-        for text in texts
-    ]
-    return write_names(letters(len(texts)), _chosen(scores, rule, texts, _TEXT_ACTIVE, must=len(texts) > 1))
-
-
-def _judge_marks(rule: Rule, texts: Sequence[str]) -> str:
-    """Marks are right where the words that carry them score half of an active word on average."""
-    scores: list[float] = []
-    for line in texts:
-        text = read_marked(line)
-        held = zip(rule.scores(text.words), text.strength, strict=True)
-        carried = [score for score, strength in held if strength]
-        scores.append(sum(carried) / len(carried) if carried else 0.0)
-    return write_names(letters(len(texts)), _chosen(scores, rule, texts, ACTIVE / 2, must=len(texts) > 1))
-
-
-def _chosen(
-    scores: Sequence[float], rule: Rule, contents: Sequence[str], threshold: float, *, must: bool
-) -> list[int]:
-    """Places of what reaches `threshold`; where nothing does and something `must`, of what comes nearest.
-
-    Of several texts some must: they were picked to tell a feature from its controls, and a constant says nothing.
+    Ridge regressions without a constant: over every sign that some mark carries, then over those kept.
     """
-    best = max(scores, default=0.0)
-    if best >= threshold or not must:
-        return [i for i, score in enumerate(scores) if score >= threshold]
-    if best > 0:
-        return [i for i, score in enumerate(scores) if score == best]
-    keys = _trigrams(" ".join(value for _, value in rule.weights))
-    likeness = [len(keys & _trigrams(content)) / (1 + len(content)) for content in contents]
-    return [likeness.index(max(likeness))]
+    carried: Counter[Sign] = Counter()
+    for here, mark in zip(signs, marks.tolist(), strict=True):
+        carried.update(dict.fromkeys(here, mark))
+    counts = Counter(sign for here in signs for sign in here)
+    names = sorted(sign for sign, total in carried.items() if total > 0 and _sayable(sign, counts[sign]))
+    column = {sign: j for j, sign in enumerate(names)}
+    x = np.zeros((len(signs), len(names)))
+    for i, here in enumerate(signs):
+        x[i, [column[sign] for sign in here if sign in column]] = 1.0
+    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(len(names)), x.T @ marks)
+    importance = np.round(weights * np.sqrt(x.sum(axis=0)), 9)  # rounded: equal signs stay in order
+    kept = np.argsort(-importance, kind="stable")[:_N_SIGNS]
+    part = x[:, kept]
+    refitted = np.linalg.solve(part.T @ part + _REFIT * np.eye(len(kept)), part.T @ marks)
+    found = {names[j]: round(float(w), 9) for j, w in zip(kept.tolist(), refitted.tolist(), strict=True)}
+    predicted = part @ refitted
+    flat = np.ptp(predicted) == 0 or np.ptp(marks) == 0
+    fit = 0.0 if flat else round(float(np.clip(np.corrcoef(predicted, marks)[0, 1], 0, 1)), 2)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))), fit
 
 
-def _trigrams(text: str) -> set[str]:
-    lower = text.lower()
-    return {lower[i : i + 3] for i in range(len(lower) - 2)}
+def _sayable(sign: Sign, count: int) -> bool:
+    """Whether a sign may stand in an explanation: what came before a word once is a coincidence."""
+    return (sign[0] != "after" or count > 1) and sign[1] not in {"“", "”"}  # which cannot be quoted
+
+
+def _written(weights: dict[Sign, float], forms: dict[str, str], max_words: int) -> str:
+    """An explanation out of signs, strongest first, as many as fit into `max_words`; at least one."""
+    strengths = {sign: min(_STRENGTHS, key=lambda s: abs(s - 10 * w)) for sign, w in weights.items()}
+    said = [sign for sign, weight in weights.items() if weight >= _LEAST] or list(weights)[:1]
+    while True:
+        here = [sign for sign in said if sign[0] != "after"]
+        before = [sign for sign in said if sign[0] == "after"]
+        clauses = [_clause("on ", here, strengths, forms), _clause("after ", before, strengths, forms)]
+        text = f"Fires {'; '.join(filter(None, clauses))}."
+        if len(text.split()) <= max_words or len(said) == 1:
+            return text
+        said.pop()
+
+
+def _clause(start: str, signs: Sequence[Sign], strengths: dict[Sign, int], forms: dict[str, str]) -> str:
+    """Signs with the number behind the last one of each strength."""
+    parts: list[str] = []
+    for i, (kind, key) in enumerate(signs):
+        strength = strengths[kind, key]
+        last = i + 1 == len(signs) or strengths[signs[i + 1]] != strengths[kind, key]
+        parts.append((key if kind == "shape" else f"“{forms.get(key, key)}”") + f" ({strength})" * last)
+    return start + ", ".join(parts) if parts else ""
+
+
+def _shown_forms(texts: Sequence[MarkedText]) -> dict[str, str]:
+    """For each stem the form that the texts use most."""
+    forms = Counter(word.lower() for text in texts for word in text.words)
+    shown: dict[str, str] = {}
+    for form, _ in forms.most_common():
+        shown.setdefault(stem(form), form)
+    return shown
+
+
+def _tags(weights: dict[Sign, float], offered: Sequence[str]) -> list[str]:
+    """Tags that share a word with what the explanation names."""
+    stems = {key for kind, key in weights if kind == "word"}
+    return [tag for tag in offered if stems.intersection(map(stem, tag.split("_")))][:_MAX_TAGS]

@@ -129,8 +129,8 @@ def test_empty_contents_are_answered(model: EmbeddingModel) -> None:
 
 
 def test_phrases_of_explanations() -> None:
-    own = "Fires on “successor”, “ruled”; words on politics; after “two”. Weakly on words ending in “ly”."
-    assert phrases_of(own) == ["successor", "ruled", "politics", "two", "ly"]
+    own = "Fires on “successor”, “ruled” (7), numbers (2); after “two” (3)."
+    assert phrases_of(own) == ["successor", "ruled", "numbers", "two"]
     assert phrases_of("References to theft, robbery and fraud.") == [
         "References to theft", "robbery", "fraud",
     ]  # fmt: skip

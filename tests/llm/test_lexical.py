@@ -7,13 +7,11 @@ from hypothesis import strategies as st
 
 from safesail.errors import RefusedAnswerError
 from safesail.llm.builtin_prompts import ENDPOINT, count_tokens
-from safesail.llm.lexical import LexicalModel, answer
-from safesail.llm.lexical_explain import explain
-from safesail.llm.lexical_rule import STRONG, WEAK, read_rule, write_rule
-from safesail.llm.lexical_words import SHAPES, Sign, kinds_of, read_marked, signs, split_words, stem
-from safesail.llm.lexicon import GRAMMAR, KINDS
+from safesail.llm.lexical import LexicalModel, read_explanation
 from safesail.llm.types import ChatClient, LLMRequest
+from safesail.llm.words import read_marked, split_words, stem
 from safesail.prompting.parse import (
+    ParsedExplanation,
     parse_active,
     parse_explanation,
     parse_graded,
@@ -21,6 +19,8 @@ from safesail.prompting.parse import (
     parse_ratings,
 )
 from safesail.prompting.templates import load_template
+
+answer = LexicalModel().answer
 
 
 def asked(prompt: str, max_tokens: int = 300) -> LLMRequest:
@@ -36,11 +36,13 @@ def segments(explanation: str, *texts: list[str], form: str = "active binary") -
     return simulated("segment_v1", explanation, texts=lettered, form=form)
 
 
-def explained(active: list[str], controls: list[str], tags: tuple[str, ...] = ("weapons", "insult")) -> str:
+def explained(
+    active: list[str], controls: list[str], tags: tuple[str, ...] = ("weapons", "insult"), max_words: int = 60
+) -> ParsedExplanation:
     prompt = load_template("explain", "v1").render(
-        active=active, controls=controls, hint=None, tags=tags, max_words=60
+        active=active, controls=controls, hint=None, tags=tags, max_words=max_words
     )
-    return parse_explanation(answer(prompt.prompt), tags=tags, max_words=60).text
+    return parse_explanation(answer(prompt.prompt), tags=tags, max_words=max_words)
 
 
 # The client
@@ -102,89 +104,66 @@ def test_words_keep_their_places() -> None:
     assert (words[1].start, words[1].stop) == (6, 8)
 
 
-def test_signs_look_back_never_ahead() -> None:
-    text = ["the", "police", "arrested", "Bob", "in", "1984", "."]
-    held = signs(text)
-    assert ("kind", "police") in held[1]
-    assert ("after", "polic") in held[2]
-    assert ("two after", "polic") in held[3]
-    assert ("shape", "capitalised words") in held[3]
-    assert ("text about", "police") in held[4]
-    assert ("text about", "police") not in held[2]
-    assert ("shape", "numbers") in held[5]
-    assert ("after shape", "numbers") in held[6]
-    for n in range(len(text)):
-        assert signs(text[:n]) == held[:n]
-
-
 def test_marks_are_read_back() -> None:
     text = read_marked("The <<bom|9>><<bing|4>>, <<|||3>> and <<x>>")
     assert text.words == ("The", "bombing", ",", "|", "|", "and", "x")
     assert text.strength == (0, 9, 0, 3, 3, 0, 1)
 
 
-def test_every_kind_can_be_named_and_found() -> None:
-    assert set(KINDS) >= GRAMMAR
-    assert not set(KINDS) & set(SHAPES)
-    for kind, members in KINDS.items():
-        assert not set(kind) & set(",;.“”"), kind
-        assert all(kind in kinds_of(stem(member)) for member in members.split())
-
-
 # Explanations, written and read again
 
-SIGNS = st.one_of(
-    st.tuples(
-        st.sampled_from(["word", "after", "two after"]),
-        st.sampled_from(["bomb", "of", ";", ",", ".", "a; b"]),
-    ),
-    st.tuples(st.sampled_from(["kind", "after kind", "text about"]), st.sampled_from(sorted(KINDS))),
-    st.tuples(st.sampled_from(["shape", "after shape"]), st.sampled_from(SHAPES)),
-    st.tuples(st.just("ending"), st.sampled_from(["ing", "ed"])),
-)
+BOMBS = [
+    "they threw a <<bomb|9>> at the wall",
+    "the <<bomb|10>> went off",
+    "no <<bombs|8>> fell on the <<town|2>>",
+]
+CONTROLS = ["the choir sang at the wall", "no guests went to the town"]
 
 
-@given(st.lists(SIGNS, max_size=8, unique=True), st.integers(0, 8))
-def test_what_is_written_is_read_again(found: list[Sign], n_strong: int) -> None:
-    shown = [(sign, sign[1]) for sign in found]
-    text = write_rule(shown[:n_strong], shown[n_strong:], max_words=200)
-    weights = {sign: STRONG if i < n_strong else WEAK for i, sign in enumerate(found)}
-    expected = {
-        (of, stem(v) if of in {"word", "after", "two after"} else v): w for (of, v), w in weights.items()
-    }
-    assert read_rule(text).weights == expected
+def test_signs_and_strengths_are_read_from_the_text_alone() -> None:
+    text = "Fires on “bombs”, “;” (9), numbers (3), “)”, “after” (2); after “of”, “the” (5), first words of texts (1)."
+
+    assert read_explanation(text) == {
+        ("word", "bomb"): 0.9, ("word", ";"): 0.9, ("shape", "numbers"): 0.3, ("word", ")"): 0.2,
+        ("word", "after"): 0.2, ("after", "of"): 0.5, ("after", "the"): 0.5, ("shape", "first words of texts"): 0.1,
+    }  # fmt: skip
 
 
-def test_an_explanation_keeps_to_its_length_and_the_most_important_signs() -> None:
-    shown: list[tuple[Sign, str]] = [(("word", f"w{chr(97 + i)}"), f"w{chr(97 + i)}") for i in range(20)]
-    text = write_rule(shown, [], max_words=7)
-    assert text == "Fires on “wa”, “wb”, “wc”, “wd”, “we”."
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(["bomb", "Bombs", ";", ",", ".", ")", "“", "7", "after", "it's", "了"]),
+                           st.integers(0, 10)), min_size=1, max_size=8),
+        min_size=1, max_size=6,
+    ).filter(lambda texts: any(level for text in texts for _, level in text)),
+)  # fmt: skip
+def test_what_it_writes_it_reads_again_and_rates_a_marked_word_highest(
+    texts: list[list[tuple[str, int]]],
+) -> None:
+    lines = [" ".join(f"<<{word}|{level}>>" if level else word for word, level in text) for text in texts]
+
+    text = explained(lines, []).text
+
+    weights = read_explanation(text)
+    assert weights and all(0 < weight <= 1 for weight in weights.values())
+    assert text.count("“") + sum(kind == "shape" for kind, _ in weights) == len(weights)
+    held = {stem(word) for text in texts for word, _ in text}
+    assert all(key in held for kind, key in weights if kind != "shape")
+
+
+def test_an_explanation_keeps_to_its_length_and_the_strongest_signs() -> None:
+    active = [f"b{i}, <<w{chr(97 + i)}|{10 - i % 10}>> c" for i in range(10)]
+
+    text = explained(active, [f"b{i}, c" for i in range(10)], max_words=6).text
+
+    assert len(text.split()) <= 6
+    assert text.startswith("Fires on “wa”, “wb”")
 
 
 def test_explains_a_word_by_its_marks() -> None:
-    text = explained(
-        [
-            "they threw a <<bomb|9>> at the wall",
-            "the <<bomb|10>> went off",
-            "no <<bombs|8>> fell on the town",
-        ],
-        ["the choir sang at the wall", "no guests went to the town"],
-    )
-    assert text.startswith("Fires on “bomb”")
-    assert "wall" not in text
+    text = explained(BOMBS, CONTROLS).text
 
-
-def test_explains_a_kind_of_words_that_no_two_texts_share() -> None:
-    text = explained(
-        [
-            "he drew a <<pistol|9>> and ran",
-            "a <<grenade|10>> lay there",
-            "two <<rifles|8>> were found",
-            "a <<knife|9>>",
-        ],
-        ["he drew a breath and ran", "a letter lay there", "two coins were found", "a spoon"],
-    )
-    assert "words on weapons" in text
+    assert text.startswith("Fires on “bomb” (7)")
+    assert "“the”" not in text.partition("after")[0]  # always there, never marked
 
 
 def test_explains_what_comes_before() -> None:
@@ -196,30 +175,29 @@ def test_explains_what_comes_before() -> None:
             "first of <<all|8>>",
         ],
         ["we spoke then of", "a tea cup please", "time is out", "all at first"],
-    )
-    assert "after “of”" in text
+    ).text
+    assert "after “of” (7)" in text
 
 
-def test_tags_come_from_the_prompt_and_only_where_a_kind_stands_for_one() -> None:
-    active = [
-        "he drew a <<pistol|9>> here",
-        "a <<grenade|10>> lay",
-        "two <<rifles|8>> were",
-        "one <<knife|9>>",
-    ]
-    controls = ["he drew a breath here", "a letter lay", "two coins were"]
-    assert explain(active, controls, ["weapons", "insult"], 60)["tags"] == ["weapons"]
-    assert explain(active, controls, ["insult"], 60)["tags"] == []
+def test_explains_what_words_look_like() -> None:
+    lines = ["in <<1984|9>> he", "by <<12|9>> men", "of <<7|9>> we", "at <<3305|9>> they"]
+    assert explained(lines, ["in he", "by men"]).text.startswith("Fires on numbers (")
+
+
+def test_tags_come_from_the_prompt_and_only_where_a_word_stands_for_one() -> None:
+    active = ["a <<weapon|9>> lay", "his <<weapons|10>> lay", "the knife"]
+    assert explained(active, []).tags == ("weapons",)
+    assert explained(active, [], tags=("insult",)).tags == ()
 
 
 def test_confidence_is_a_correlation_on_the_texts_shown() -> None:
-    good = explain(["a <<bomb|9>> fell", "the <<bomb|9>> fell"], ["a cup fell", "the cup fell"], [], 60)
-    assert 0.8 < good["confidence"] <= 1
+    good = explained(["a <<bomb|9>> fell", "the <<bomb|9>> fell"], ["a cup fell", "the cup fell"])
+    assert good.confidence is not None and 0.8 < good.confidence <= 1
 
 
 def test_a_text_without_words_still_gives_an_answer() -> None:
-    found = explain(["<<,|4>>"], [], [], 60)
-    assert found["explanation"].startswith("Fires on ")
+    assert explained(["<<,|4>>"], []).text.startswith("Fires on ")
+    assert explained(["<<“|4>>"], []).text.startswith("Fires on first words of texts, punctuation (1)")
 
 
 # Simulation
@@ -230,34 +208,32 @@ def test_segments_with_a_strong_sign_are_active() -> None:
     assert parse_active(found, labels=["A1", "A2", "B1", "B2"]) == (0, 1, 0, 0)
 
 
-def test_two_weak_signs_make_an_active_segment_one_does_not() -> None:
-    rule = "Fires on “zebra”. Weakly on “bomb”; after “a”."
+def test_strengths_add_up_and_those_far_below_the_strongest_name_nothing() -> None:
+    rule = "Fires on “zebra” (10), “bomb” (1); after “a” (1)."
     found = segments(rule, ["a zebra"], ["threw a bomb", "no bomb here", "a cup"])
     assert parse_active(found, labels=["A1", "B1", "B2", "B3"]) == (1, 1, 0, 0)
 
 
 def test_a_segment_is_read_with_what_came_before_it_in_its_text_only() -> None:
-    found = segments("Fires on after “of”.", ["the end of", "peace"], ["peace", "end"])
+    found = segments("Fires after “of” (5).", ["the end of", "peace"], ["peace", "end"])
     assert parse_active(found, labels=["A1", "A2", "B1", "B2"]) == (0, 1, 0, 0)
 
 
 def test_of_several_texts_the_nearest_segment_is_named_where_none_is_active() -> None:
-    found = segments("Fires on “bombardment”.", ["a cup of tea"], ["the bombs fell"])
-    assert parse_active(found, labels=["A1", "B1"]) == (0, 1)
-    weak = segments("Fires on “zebra”. Weakly on “cup”.", ["a cup of tea"], ["the bombs fell"])
-    assert parse_active(weak, labels=["A1", "B1"]) == (1, 0)
+    weak = segments("Fires on “zebra” (10), “cup” (1).", ["the bombs fell"], ["a cup of tea"])
+    assert parse_active(weak, labels=["A1", "B1"]) == (0, 1)
+    assert segments("Fires on “zebra”.", ["a cup"], ["of tea"]) == '{"active":["A1"]}'
 
 
 def test_of_one_text_none_may_be_active() -> None:
     assert segments("Fires on “zebra”.", ["a cup", "of tea"]) == '{"active":[]}'
 
 
-def test_graded_segments_rate_more_signs_higher() -> None:
-    rule = "Fires on “bomb”. Weakly on after “a”."
-    ratings = parse_graded(
-        segments(rule, ["a bomb", "the bomb"], ["cup"], form="active graded"), labels=["A1", "A2", "B1"]
-    )
-    assert ratings == (8.0, 5.0, 0.0)  # 5 for each point, 7.5 rounded to even
+def test_graded_segments_rate_by_strength_the_strongest_sign_8() -> None:
+    rule = "Fires on “bomb” (6), “shell” (3); after “a” (3)."
+    texts = [["a bomb", "the bomb", "the shell"], ["cup"]]
+    ratings = parse_graded(segments(rule, *texts, form="active graded"), labels=["A1", "A2", "A3", "B1"])
+    assert ratings == (10.0, 8.0, 4.0, 0.0)
 
 
 def test_answers_that_list_every_segment() -> None:
@@ -265,7 +241,7 @@ def test_answers_that_list_every_segment() -> None:
     texts = [["a bomb", "the cup"], ["cup"]]
     sizes = {"A": 2, "B": 1}
     graded = segments(rule, *texts, form="list graded")
-    assert parse_listed(graded, sizes=sizes, highest=10) == [(5.0, 0.0), (0.0,)]
+    assert parse_listed(graded, sizes=sizes, highest=10) == [(8.0, 0.0), (0.0,)]
     binary = segments(rule, *texts, form="list binary")
     assert parse_listed(binary, sizes=sizes, highest=1) == [(1.0, 0.0), (0.0,)]
 
@@ -273,7 +249,7 @@ def test_answers_that_list_every_segment() -> None:
 def test_tokens_of_a_split_word_share_its_rating() -> None:
     tokens = ["The", " bom", "bing", " hurt", " no", " one", "."]
     found = simulated("token_v1", "Fires on “bombing”.", tokens=json.dumps(tokens))
-    assert parse_ratings(found, tokens=tokens) == (0, 5, 5, 0, 0, 0, 0)
+    assert parse_ratings(found, tokens=tokens) == (0, 8, 8, 0, 0, 0, 0)
 
 
 def test_detection_and_fuzzing() -> None:
@@ -287,11 +263,10 @@ def test_detection_and_fuzzing() -> None:
 @pytest.mark.parametrize(
     ("explanation", "active", "silent"),
     [
-        ("words related to colors and nothing else", "a red door", "the old door"),
         ('instances of the words "red", "black"', "a black door", "a yellow door"),
         ('positions in the passage following the word "of"', "first of all", "all at first"),
         (
-            "This feature activates on mentions of explosive devices, e.g. bombs.",
+            "This feature activates on mentions of bombs and explosive devices.",
             "two bombs fell",
             "two cups fell",
         ),
@@ -306,7 +281,7 @@ def test_other_peoples_explanations_are_read_too(explanation: str, active: str, 
 
 def test_the_same_prompt_has_the_same_answer() -> None:
     active = [f"they threw a <<bomb|{i % 10 + 1}>> at wall {i}" for i in range(8)]
-    assert len({explained(active, ["a choir sang"]) for _ in range(3)}) == 1
+    assert len({explained(active, ["a choir sang"]).text for _ in range(3)}) == 1
 
 
 def test_an_instruction_in_a_text_changes_nothing() -> None:
