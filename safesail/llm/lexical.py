@@ -17,7 +17,8 @@ from safesail.llm.builtin import BuiltinModel
 from safesail.llm.builtin_prompts import BuiltinPrompt
 from safesail.llm.words import COMMON, MarkedText, read_marked, stem
 
-Sign = tuple[Literal["word", "after", "shape"], str]
+SignType = Literal["word", "after", "shape"]
+Sign = tuple[SignType, str]
 """What a feature may go by at a word: the word's stem, that of the word before it, or what it looks like."""
 
 _RIDGE, _REFIT = 2.0, 1.0
@@ -117,7 +118,7 @@ def read_explanation(explanation: str) -> dict[Sign, float]:
     """
     weights: dict[Sign, float] = {}
     named: list[Sign] = []
-    kind: Literal["word", "after"] = "word"
+    kind: SignType = "word"
     for part in _PART.finditer(explanation):
         group = part.lastgroup or ""
         if group == "strength":
@@ -130,7 +131,7 @@ def read_explanation(explanation: str) -> dict[Sign, float]:
         elif group.startswith("shape"):
             named.append(("shape", list(_SHAPES)[int(group.removeprefix("shape"))]))
         elif group != "plain":
-            named += [(kind, stem(word)) for word in _WORDS.findall(part[group])]
+            named.extend((kind, stem(word)) for word in _WORDS.findall(part[group]))
         elif stem(part["plain"]) not in _EMPTY:
             named.append((kind, stem(part["plain"])))
     return dict.fromkeys(named, _UNSAID) | weights
@@ -148,11 +149,11 @@ def _signs(words: Sequence[str]) -> list[set[Sign]]:
             "capitalised words": word[0].isupper() and not starts,
             "first words of texts": i == 0,
         }
-        here: set[Sign] = {
-            ("word", stems[i]),
-            *(("shape", shape) for shape, holds in shapes.items() if holds),
-        }
-        signs.append(here | {("after", stems[i - 1])} if i else here)
+        here: set[Sign] = {("word", stems[i])}
+        here.update(("shape", shape) for shape, holds in shapes.items() if holds)
+        if i:
+            here.add(("after", stems[i - 1]))
+        signs.append(here)
     return signs
 
 
