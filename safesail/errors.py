@@ -23,6 +23,9 @@ SafeSailError
 A broken invariant inside the program is an `assert`; a wrong argument is a `ValueError`.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class SafeSailError(Exception):
     """Base class: catching it catches every failure a user can act on."""
@@ -108,3 +111,10 @@ class TruncatedAnswerError(BadAnswerError):
 
 class RefusedAnswerError(BadAnswerError):
     """The model declined to answer."""
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the near one, or all that there are."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names) or 'none'}"

@@ -1,5 +1,6 @@
 """The explainer and the simulator of a run: one ledger, one budget."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,7 +9,7 @@ from safesail.autointerp.config import AutointerpConfig
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.llm.budget import Budget, Prices
-from safesail.llm.factory import EMBEDDING, make_client
+from safesail.llm.factory import BUILT_IN, EMBEDDING, make_client
 from safesail.llm.metered import Check, MeteredClient
 from safesail.llm.types import Answered, CallContext, ChatClient, LLMRequest
 from safesail.store.calls import CallTable
@@ -71,6 +72,10 @@ class ChatSettings:
     concurrency: int = 8
 
     def __post_init__(self) -> None:
+        for name in (self.explainer, self.simulator):
+            built_in = difflib.get_close_matches(name, (BUILT_IN, EMBEDDING), n=1, cutoff=0.8)
+            if built_in and name != built_in[0]:
+                raise ConfigError(f"no model {name!r}; did you mean {built_in[0]!r}?")
         if self.explainer == EMBEDDING:
             raise ConfigError(
                 f"the model {EMBEDDING!r} can simulate but not explain; name it as --simulator, and another explainer"

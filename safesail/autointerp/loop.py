@@ -43,6 +43,9 @@ class Plan:
     tags: Mapping[FeatureId, Sequence[str]] = field(default_factory=dict[FeatureId, Sequence[str]])
     """Of the concepts that nominated a feature."""
 
+    basis: str = ""
+    """Where the features come from."""
+
     known: Mapping[FeatureId, Explanation] = field(default_factory=dict[FeatureId, Explanation])
     """Explanations that are only scored: nobody is asked for another."""
 
@@ -74,7 +77,7 @@ class Walk:
         self._origin = origin
         self._plan = Plan("", ())
         self._explanations: list[asyncio.Future[Explanation | None]] = []
-        self._report = RunReport("")
+        self._report = RunReport("", "")
         self._begun: set[FeatureId] = set()
         self._ended: list[FeatureId] = []
         self._changed = asyncio.Event()
@@ -86,7 +89,7 @@ class Walk:
             LLMUnavailableError: an endpoint is dead; what is finished is stored.
         """
         loop, features = asyncio.get_running_loop(), plan.features
-        self._plan, self._report = plan, RunReport(plan.sae_id)
+        self._plan, self._report = plan, RunReport(plan.sae_id, plan.basis)
         self._explanations = [loop.create_future() for _ in features]
         waiting = list(reversed(list(enumerate(features))))
         with tqdm(desc="explain+score", total=len(features), unit="feature", disable=quiet) as bar:
@@ -142,6 +145,8 @@ class Walk:
     def _end(self, feature: FeatureId) -> None:
         self._begun.discard(feature)
         self._ended.append(feature)
+        if self._clients.explainer.costs[feature] or self._clients.simulator.costs[feature]:
+            self._report.paid.append(feature)
         self._changed.set()
 
     def _settle(self, number: int, explanation: Explanation | None) -> None:

@@ -12,6 +12,9 @@ class RunReport:
     """What a run got for its tokens, counted as it goes."""
 
     sae_id: str
+    basis: str
+    """Where the features come from."""
+
     run_id: str | None = None
     tokens: int = 0
     """Newly spent."""
@@ -22,6 +25,9 @@ class RunReport:
     failed: list[FeatureId] = field(default_factory=list)
     shared: list[FeatureId] = field(default_factory=list)
     """Explained ones that took the explanation of a feature they are nearly the same as."""
+
+    paid: list[FeatureId] = field(default_factory=list)
+    """Those that cost anything; the others came from the cache."""
 
     reasons: Counter[str] = field(default_factory=Counter[str])
     """Why features failed."""
@@ -51,11 +57,20 @@ class RunReport:
         return counted | {"reasons": dict(self.reasons.most_common()), "next_10k": self.next_10k}
 
     def as_text(self) -> str:
-        """One line for people."""
+        """For people."""
         shared = f" ({len(self.shared)} share an explanation)" if self.shared else ""
-        stopped = f"; the budget ended before {self.left} more" if self.left else ""
-        more = f"; 10k more tokens would finish about {self.next_10k}" if self.left and self.next_10k else ""
-        return (
-            f"{self.sae_id}: {len(self.explained)} explained{shared}, {len(self.scored)} scored, "
-            f"{len(self.undefined)} undefined, {len(self.failed)} failed for {self.tokens:,} new tokens{stopped}{more}"
-        )
+        reached = self.scored + self.undefined + self.failed
+        cached = len(set(reached) - set(self.paid))
+        lines = [
+            f"{self.sae_id}: {self.basis}" if self.basis else self.sae_id,
+            f"{len(self.explained)} explained{shared}, {len(self.scored)} scored, {len(self.undefined)} undefined, "
+            f"{len(self.failed)} failed",
+            f"{self.tokens:,} new tokens (features paid for: {len(self.paid)}, from the cache: {cached})",
+        ]
+        if self.left:
+            more = f"; 10k more tokens would finish about {self.next_10k}" if self.next_10k else ""
+            lines.append(f"the budget ended before {self.left} more ({self.stopped_by}){more}")
+        if self.reasons:
+            ((reason, n),) = self.reasons.most_common(1)
+            lines.append(f"most failures ({n} of {len(self.failed)}): {reason}")
+        return "\n".join(lines)

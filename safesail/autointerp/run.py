@@ -9,18 +9,17 @@ from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.forecast import Forecast, forecast
 from safesail.autointerp.loop import Plan, Walk
-from safesail.autointerp.ranking import FeatureChoice, choose, near_duplicates
+from safesail.autointerp.ranking import Chosen, FeatureChoice, choose, choose_sae, near_duplicates
 from safesail.autointerp.report import RunReport
 from safesail.autointerp.simulator import context_of
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
-from safesail.errors import ConfigError, NotFoundError, SafeSailError
+from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.exemplars import harvest_of
 from safesail.store.explanations import ScoreOrigin, explained_features, read_explanation, record_tags
 from safesail.store.registry import finish_run, start_run
-from safesail.store.selection import CandidateFeature, best_sae
 
 
 def explain_store(
@@ -34,7 +33,7 @@ def explain_store(
     """
     _needs_store(store)
     with open_writer(store) as db:
-        return run_plan(db, make_plan(db, choice, config), chat, config, quiet=quiet)
+        return _done(run_plan(db, make_plan(db, choice, config), chat, config, quiet=quiet))
 
 
 def forecast_store(
@@ -63,12 +62,24 @@ def score_store(
     """
     _needs_store(store)
     with open_writer(store) as db:
-        sae_id = choice.sae_id or best_sae(db)
-        features = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)][: choice.n]
+        sae_id = choose_sae(db, choice)
+        explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)]
+        features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
         if not features:
             raise ConfigError(f"{sae_id} has no explanation in {store}; run `safesail explain` first")
         plan = Plan(sae_id, features, known={feature: read_explanation(db, feature) for feature in features})
-        return run_plan(db, plan, chat, config, quiet=quiet)
+        return _done(run_plan(db, plan, chat, config, quiet=quiet))
+
+
+def _done(report: RunReport) -> RunReport:
+    """The report of a run that did something.
+
+    Raises:
+        BudgetExceededError: not one feature was reached.
+    """
+    if report.stopped_by and not (report.scored or report.undefined or report.failed):
+        raise BudgetExceededError(f"the budget finishes no feature of {report.sae_id}: {report.stopped_by}")
+    return report
 
 
 def make_plan(db: Db, choice: FeatureChoice, config: AutointerpConfig) -> Plan:
@@ -78,25 +89,25 @@ def make_plan(db: Db, choice: FeatureChoice, config: AutointerpConfig) -> Plan:
         NotFoundError: the SAE has no selection.
         ConfigError: no feature is left to explain.
     """
-    sae_id = choice.sae_id or best_sae(db)
-    return plan_candidates(db, sae_id, choose(db, sae_id, choice, config.order), config)
+    return plan_features(db, choose(db, choice, config.order), config)
 
 
-def plan_candidates(
-    db: Db, sae_id: str, candidates: Sequence[CandidateFeature], config: AutointerpConfig
-) -> Plan:
+def plan_features(db: Db, chosen: Chosen, config: AutointerpConfig) -> Plan:
     """The plan for some features: which of them share an explanation, and what the explainer is told."""
-    twins = near_duplicates(db, sae_id, [c.feature for c in candidates], config.near_duplicates)
-    concepts = {c.concept_id: c for c in read_concepts(db)}
-    features = {FeatureId(sae_id, c.feature): c for c in candidates}
+    sae_id = chosen.sae_id
+    twins = near_duplicates(db, sae_id, [c.feature for c in chosen.features], config.near_duplicates)
+    known = {c.concept_id: c for c in read_concepts(db)}
+    concepts = {
+        FeatureId(sae_id, c.feature): [known[concept_id] for concept_id in c.concept_ids]
+        for c in chosen.features
+    }
     return Plan(
         sae_id,
-        list(features),
+        list(concepts),
         shared={FeatureId(sae_id, later): FeatureId(sae_id, earlier) for later, earlier in twins.items()},
-        hints={f: concepts[c.concept_ids[0]].name for f, c in features.items()}
-        if config.tell_concept
-        else {},
-        tags={feature: _concept_tags(candidate, concepts) for feature, candidate in features.items()},
+        hints={f: of[0].name for f, of in concepts.items() if of} if config.tell_concept else {},
+        tags={feature: _concept_tags(of) for feature, of in concepts.items()},
+        basis=chosen.basis,
     )
 
 
@@ -140,10 +151,9 @@ def _score_settings(db: Db, sae_id: str, config: AutointerpConfig) -> Mapping[st
     }
 
 
-def _concept_tags(candidate: CandidateFeature, concepts: Mapping[str, Concept]) -> list[str]:
-    """Tags of the concepts that nominated a feature: the leaf, or the concept's own name where it has none."""
-    nominated_by = (concepts[concept_id] for concept_id in candidate.concept_ids)
-    return list(dict.fromkeys(c.leaf or c.concept_id.rpartition(".")[2] for c in nominated_by))
+def _concept_tags(concepts: Sequence[Concept]) -> list[str]:
+    """Tags of concepts: the leaf, or the concept's own name where it has none."""
+    return list(dict.fromkeys(c.leaf or c.concept_id.rpartition(".")[2] for c in concepts))
 
 
 def _needs_store(store: Path) -> None:

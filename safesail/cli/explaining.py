@@ -16,69 +16,38 @@ if TYPE_CHECKING:
     from safesail.autointerp.ranking import FeatureChoice
     from safesail.autointerp.report import RunReport
 
-METHODS = click.Choice(["segment", "token", "detection", "fuzzing"])
-
 _HELP = {
-    "explainer": "The explainer: lexical, or a model's name at the endpoint.",
-    "simulator": "The simulator: lexical, embedding (its extra), or a model's name at the endpoint.",
+    "explainer": "Who explains, and simulates too unless --simulator says otherwise: lexical, or a model at the endpoint.",
+    "simulator": "Who simulates: lexical, embedding (its extra), or a model's name at the endpoint.",
 }
 
 
 def _asking(*, models: tuple[str, ...]) -> Decorator:
     """Options of every command that asks a language model."""
+    option = click.option
     options = [
-        click.option(
-            "--budget",
-            required=True,
-            help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited.",
-        ),
-        click.option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
-        *(click.option(f"--{name}", help=_HELP[name]) for name in models),
-        click.option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
-        click.option(
-            "--scoring",
-            "method",
-            type=METHODS,
-            default="segment",
-            show_default=True,
-            help="How explanations are tested.",
-        ),
-        click.option(
-            "--features",
-            "n",
-            type=click.IntRange(1),
-            default=100,
-            show_default=True,
-            help="Features at most.",
-        ),
-        click.option(
-            "--chance-every",
-            type=click.IntRange(0),
-            default=4,
-            show_default=True,
-            help="Chance line on every n-th feature; 0: none.",
-        ),
-        click.option(
-            "--stop-width",
-            type=click.FloatRange(0, 2, min_open=True),
-            help="Ask about no more windows of a feature once its score's interval is this narrow.",
-        ),
-        click.option(
-            "--concurrency",
-            type=click.IntRange(1),
-            default=8,
-            show_default=True,
-            help="Calls under way at once.",
-        ),
-        click.option(
-            "--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $."
-        ),
-        click.option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error."),
-    ]
+        option("--budget", required=True, help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited."),
+        option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
+        option("--features", "file", metavar="candidates|FILE", default="candidates", show_default=True,
+               help="What a selection nominated, or a file with one SAE#INDEX per line."),
+        option("--feature", "named", multiple=True, metavar="SAE#INDEX", help="This feature; repeatable."),
+        option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
+        *(option(f"--{name}", help=_HELP[name]) for name in models),
+        option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
+        option("--scoring", "method", type=click.Choice(["segment", "token", "detection", "fuzzing"]),
+               default="segment", show_default=True, help="How explanations are tested."),
+        option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
+               help="Chance line on every n-th feature; 0: none."),
+        option("--stop-width", type=click.FloatRange(0, 2, min_open=True),
+               help="Ask about no more windows of a feature once its score's interval is this narrow."),
+        option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at once."),
+        option("--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $."),
+        option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error."),
+    ]  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            function = option(function)
+        for add in reversed(options):
+            function = add(function)
         return function
 
     return decorate
@@ -86,6 +55,24 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 
 @click.command()
 @_asking(models=("explainer", "simulator"))
+@click.option(
+    "--selection", help="Selection that nominates, by the beginning of its id; default: the newest."
+)
+@click.option(
+    "--concepts", "concept_files", multiple=True, metavar="PATH", help="The selection by these concept pairs."
+)
+@click.option(
+    "--domain", "domains", multiple=True, help="Only candidates for concepts of this domain; repeatable."
+)
+@click.option(
+    "--concept", "concepts", multiple=True, metavar="ID", help="Only candidates for this concept; repeatable."
+)
+@click.option(
+    "--densest",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The N features that fire on most tokens, nominated or not.",
+)
 @click.option("--weight", "weights", multiple=True, metavar="DOMAIN=NUMBER",
               help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable.")  # fmt: skip
 @click.option("--answer", type=click.Choice(["json", "text"]), default="json", show_default=True,
@@ -96,7 +83,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 @json_option()
 @quiet_option()
 def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any) -> None:
-    """Explain the candidate features of an SAE and score the explanations, within a budget.
+    """Explain features of an SAE and score the explanations, within a budget.
 
     The most valuable features come first, and each is finished, explained and scored, before money goes to the
     next; what was asked before comes from the cache and costs nothing.
@@ -105,6 +92,7 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
     Examples:
         safesail explain --budget 10k --dry-run
         safesail explain --budget 10k --weight violence=2
+        safesail explain --budget 10k --feature smollm2-l14-mlp-k16#42
     """
     from safesail.autointerp.run import explain_store, forecast_store
 
@@ -148,12 +136,15 @@ def _settings(
     answer: "Answer" = "json",
     weights: Sequence[str] = (),
     tell_concept: bool = False,
+    file: str = "candidates",
+    named: Sequence[str] = (),
     **choice: Any,
 ) -> "tuple[FeatureChoice, ChatSettings, AutointerpConfig]":
     """What the options say: which features, whom to ask, and how; the built-in model where none is named."""
     from safesail.autointerp.clients import ChatSettings
     from safesail.autointerp.config import AutointerpConfig, ExplainConfig, OrderConfig, ScoringConfig
     from safesail.autointerp.ranking import FeatureChoice
+    from safesail.domain.ids import parse_feature, read_features
     from safesail.llm.budget import load_prices, parse_budget
 
     chat = ChatSettings(
@@ -173,7 +164,13 @@ def _settings(
         chance_every=chance_every,
         concurrency=concurrency,
     )
-    return FeatureChoice(**choice), chat, config
+    if file != "candidates" and not Path(file).is_file():
+        raise ConfigError(
+            f"--features {file!r} is neither candidates nor a file; how many is said by --limit"
+        )
+    listed = [] if file == "candidates" else [feature for _, feature in read_features(Path(file))]
+    features = (*map(parse_feature, named), *listed)
+    return FeatureChoice(named=features, **choice), chat, config
 
 
 def _weight(text: str) -> tuple[str, str]:
@@ -195,13 +192,23 @@ def _print_report(report: "RunReport", *, as_json: bool) -> None:
 @store_option()
 @json_option()
 def ledger(by: tuple[str, ...], store: Path, as_json: bool) -> None:
-    """Say what was spent on language models, by stage, model and run."""
+    """Say what was spent on language models, by stage, model and run, the oldest first, and in all.
+
+    \b
+    Example:
+        safesail ledger --by model
+    """
     from safesail.store.calls import ledger_rows
     from safesail.store.connection import open_reader
 
     with open_reader(store) as db:
         rows = ledger_rows(db, by)
-    print_json(rows) if as_json else print_table(rows)
+    if as_json:
+        print_json(rows)
+        return
+    sums = ("calls", "failed", "tokens in", "tokens out", "dollars", "seconds")
+    total = {name: sum(row[name] or 0 for row in rows) or None for name in sums}
+    print_table([*rows, dict.fromkeys(rows[0]) | {by[0]: "total"} | total] if rows else rows)
 
 
 @click.group()

@@ -2,7 +2,9 @@
 
 import hashlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from safesail.errors import ConfigError
 
@@ -49,3 +51,22 @@ def parse_feature(text: str) -> FeatureId:
     if not sae_id or not _INDEX.fullmatch(index):
         raise ConfigError(f"{text!r} is not a feature; write SAE#INDEX, e.g. smollm2-l14-mlp-k16#42")
     return FeatureId(sae_id, int(index))
+
+
+def read_features(path: Path) -> Iterator[tuple[int, FeatureId]]:
+    """Features of a file, one `SAE#INDEX` per line, with their line numbers; lines that begin with `#` are skipped.
+
+    Raises:
+        ConfigError: the file cannot be read, names nothing, or a line is something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as a list of features ({error})") from error
+    named = [
+        (n, line.strip()) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")
+    ]
+    if not named:
+        raise ConfigError(f"{path} names no feature; write SAE#INDEX, one per line")
+    for number, text in named:
+        yield number, parse_feature(text)

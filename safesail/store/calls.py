@@ -103,11 +103,23 @@ def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> lis
         db,
         f"SELECT {names}, count(*), count(*) FILTER (status <> 'ok'),"
         " sum(coalesce(input_tokens, reserved)), sum(coalesce(output_tokens, 0)), sum(price), sum(seconds),"
-        f" bool_or(usage_source IS DISTINCT FROM 'billed' AND {_TOKENS} > 0)"
+        f" bool_or(usage_source IS DISTINCT FROM 'billed' AND {_TOKENS} > 0),"
+        " strftime(min(created_at), '%Y-%m-%d %H:%M'), strftime(max(created_at), '%Y-%m-%d %H:%M')"
         f" FROM llm_calls WHERE run_id <> ? GROUP BY {names} ORDER BY min(call_id)",
         [IMPORTED],
     )
-    heads = [*by, "calls", "failed", "tokens in", "tokens out", "dollars", "seconds", "partly estimated"]
+    heads = [
+        *by,
+        "calls",
+        "failed",
+        "tokens in",
+        "tokens out",
+        "dollars",
+        "seconds",
+        "partly estimated",
+        "from",
+        "to",
+    ]
     return [dict(zip(heads, row, strict=True)) for row in found]
 
 

@@ -55,13 +55,35 @@ def harvest_of(db: Db, sae_id: str) -> str:
     """
     row = one(
         db,
-        "SELECT harvest_id FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
-        " WHERE sae_id = ? AND finished",
+        "SELECT harvest_id, finished FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
+        " WHERE sae_id = ?",
         [sae_id],
     )
     if row is None:
-        raise NotFoundError(f"no finished harvest of {sae_id} in this store; run `safesail harvest` first")
+        raise NotFoundError(f"{sae_id} has no harvest in this store; run `safesail harvest` first")
+    if not row[1]:
+        raise NotFoundError(f"the harvest of {sae_id} is not finished; run the same `safesail harvest` again")
     return str(row[0])
+
+
+def densest_features(db: Db, sae_id: str) -> list[int]:
+    """Features of an SAE that fire, the one that fires on most tokens first."""
+    dense = rows(
+        db,
+        "SELECT feature FROM features WHERE sae_id = ? AND density > 0 ORDER BY density DESC, feature",
+        [sae_id],
+    )
+    return [int(row[0]) for row in dense]
+
+
+def harvested_saes(db: Db) -> list[str]:
+    """SAEs with a finished harvest."""
+    harvested = rows(
+        db,
+        "SELECT sae_id FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
+        " WHERE finished ORDER BY 1",
+    )
+    return [str(row[0]) for row in harvested]
 
 
 class ActiveWindows(NamedTuple):

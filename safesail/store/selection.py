@@ -161,6 +161,32 @@ def latest_selection(db: Db, sae_id: str) -> str:
     return str(row[0])
 
 
+@dataclass(frozen=True)
+class KnownSelection:
+    """A selection of an SAE that the store has."""
+
+    selection_id: str
+    concept_set: str
+    n_concepts: int
+    domains: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.selection_id[:8]} ({self.n_concepts} concepts of {', '.join(self.domains)})"
+
+
+def selections_of(db: Db, sae_id: str) -> list[KnownSelection]:
+    """Selections of an SAE, the newest first."""
+    known = rows(
+        db,
+        "SELECT s.selection_id, s.concept_set, count(*) FILTER (c.scope = 'concept'),"
+        " coalesce(list(c.scope_id ORDER BY c.scope_id) FILTER (c.scope = 'domain'), [])"
+        " FROM selections s LEFT JOIN sae_scores c ON c.selection_id = s.selection_id AND c.measure = ?"
+        " WHERE s.sae_id = ? GROUP BY s.selection_id, s.concept_set, s.rowid ORDER BY s.rowid DESC",
+        [RANKING, sae_id],
+    )
+    return [KnownSelection(row[0], row[1], row[2], tuple(row[3])) for row in known]
+
+
 def ranked_saes(
     db: Db, *, measure: str = RANKING, selection_ids: Sequence[str] | None = None
 ) -> list[ScoredSae]:
@@ -208,6 +234,7 @@ def candidate_features(
     *,
     selection_id: str | None = None,
     domains: Sequence[str] | None = None,
+    concepts: Sequence[str] | None = None,
     limit: int | None = None,
 ) -> list[CandidateFeature]:
     """Candidates of an SAE: the union over concepts, the most distinguishing first.
@@ -217,6 +244,7 @@ def candidate_features(
         sae_id: Key of the SAE.
         selection_id: None takes its newest selection.
         domains: Only concepts of these domains; None takes all but the selection's controls.
+        concepts: Only these, whatever their domains.
         limit: At most this many.
 
     Raises:
@@ -234,13 +262,13 @@ def candidate_features(
         JOIN concepts c USING (concept_id)
         JOIN selections s USING (selection_id)
         WHERE f.selection_id = ? AND f.candidate
-          AND coalesce(list_contains(?, c.domain),
+          AND coalesce(list_contains(?, f.concept_id), list_contains(?, c.domain),
                        NOT list_contains(CAST(s.settings -> '$.controls' AS TEXT[]), c.domain))
         GROUP BY f.feature
         ORDER BY max(f.frequency - f.swapped) DESC, count(*) DESC, f.feature
         LIMIT ?
         """,
-        [identity, None if domains is None else list(domains), limit],
+        [identity, *(None if names is None else list(names) for names in (concepts, domains)), limit],
     )
     return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in found]
 

@@ -15,7 +15,8 @@ from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.run import plan_candidates, run_plan
+from safesail.autointerp.ranking import Chosen
+from safesail.autointerp.run import plan_features, run_plan
 from safesail.concepts.read import load_concepts
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
@@ -228,7 +229,7 @@ def try_features(
     if not {o.feature for _, o in chosen} <= finished_features(db, sae_id):
         candidates = [CandidateFeature(o.feature, (o.concept_id,), o.frequency, o.swapped) for _, o in chosen]
         chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
-        plan = plan_candidates(db, sae_id, candidates, config.autointerp)
+        plan = plan_features(db, Chosen(sae_id, candidates, "the suite's"), config.autointerp)
         run_plan(db, plan, chat, config.autointerp, quiet=quiet)
     scores = {s.feature.index: s for s in headline_scores(db, sae_id)}
     tried: list[Tried] = []
