@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from safesail.autointerp.report import RunReport
 
 _HELP = {
-    "explainer": "Who explains, and simulates too unless --simulator says otherwise: lexical, or a model at the endpoint.",
+    "explainer": "Who explains, and simulates too unless --simulator is named: lexical, or a model at the endpoint.",
     "simulator": "Who simulates: lexical, embedding (its extra), or a model's name at the endpoint.",
 }
 

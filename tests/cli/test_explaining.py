@@ -6,8 +6,13 @@ from typing import Any
 
 import pytest
 
+from safesail.autointerp.clients import ChatSettings
+from safesail.autointerp.config import AutointerpConfig, ExemplarConfig
+from safesail.autointerp.ranking import FeatureChoice
+from safesail.autointerp.run import explain_store
 from safesail.cli.main import cli
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError
+from safesail.llm.budget import parse_budget
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows, value
 from tests.cli.test_commands import run, run_json
@@ -177,7 +182,7 @@ def test_help_says_that_the_explainer_also_simulates() -> None:
     command = cli.get_command(context, "explain")
     assert command is not None
     options = {p.name: getattr(p, "help", "") for p in command.params}
-    assert "simulates too unless --simulator says otherwise" in options["explainer"]
+    assert "simulates too unless --simulator is named" in options["explainer"]
 
 
 def test_the_ledger_has_dates_an_order_and_a_total(store: Path) -> None:
@@ -190,3 +195,37 @@ def test_the_ledger_has_dates_an_order_and_a_total(store: Path) -> None:
     table = run("ledger", "--store", store, "--by", "stage").stdout.splitlines()
     assert table[-1].split()[0] == "total"
     assert f"{sum(row['calls'] for row in by_stage)}" in table[-1].split()
+
+
+def scores(store: Path) -> list[tuple[Any, ...]]:
+    with open_reader(store) as db:
+        return rows(db, "SELECT * FROM scores ORDER BY ALL")
+
+
+def shown(store: Path) -> list[tuple[Any, ...]]:
+    with open_reader(store) as db:
+        return rows(
+            db, 'SELECT "index", explanation, score, score_low, chance_score FROM catalog ORDER BY ALL'
+        )
+
+
+def test_a_score_on_other_windows_stands_beside_the_first_and_the_headline_is_unchanged(
+    made: Made, store: Path
+) -> None:
+    config = AutointerpConfig(test_exemplars=ExemplarConfig(n_active=3, n_random=3, n_hard=0))
+    chat = ChatSettings("lexical", "lexical", parse_budget("unlimited"))
+    report = explain_store(store, FeatureChoice(made.summary.sae_id), chat, config, quiet=True)
+    assert len(report.scored) > 1
+    first, before = scores(store), shown(store)
+    run("score", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
+    assert set(first) < set(scores(store))
+    assert len(scores(store)) == 2 * len(first)
+    assert shown(store) == before
+
+
+def test_scoring_again_without_chance_lines_drops_none(store: Path) -> None:
+    explain(store, "--chance-every", 1)
+    before = shown(store)
+    assert any(chance is not None for *_, chance in before)
+    run("score", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
+    assert shown(store) == before
