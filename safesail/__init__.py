@@ -1,5 +1,43 @@
-"""Safe-SAIL: interpret the features of sparse autoencoders for safety work."""
+"""Safe-SAIL: interpret the features of sparse autoencoders for safety work.
 
-__all__ = ["__version__"]
+Importing it loads nothing heavy; each name below is imported when it is first used.
+"""
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from safesail.version import __version__
+
+if TYPE_CHECKING:
+    from safesail.api import (
+        LoadedModel,
+        download,
+        explain,
+        load,
+        open_catalog,
+        release,
+        run,
+        score,
+    )
+
+__all__ = [
+    "LoadedModel",
+    "__version__",
+    "download",
+    "explain",
+    "load",
+    "open_catalog",
+    "release",
+    "run",
+    "score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'safesail' has no attribute {name!r}")
+    return getattr(import_module("safesail.api"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 from tqdm import tqdm
 
-from safesail import __version__
+from safesail.version import __version__
 from safesail.catalog.archive import FREE_BYTES, unpack
 from safesail.catalog.format import (
     MANIFEST,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from safesail import __version__
+from safesail.version import __version__
 from safesail.catalog.card import render_card
 from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.format import (

@@ -7,7 +7,6 @@ from typing import NoReturn
 
 import click
 
-from safesail import __version__
 from safesail.cli.concepts import concepts
 from safesail.cli.exchange import catalog
 from safesail.cli.explaining import cache, explain, ledger, score
@@ -19,6 +18,7 @@ from safesail.cli.selecting import select_sae
 from safesail.cli.terminal import guard_streams
 from safesail.cli.training import train_sae
 from safesail.errors import SafeSailError
+from safesail.version import __version__
 
 INTERRUPTED = 130
 MAX_MESSAGE = 300

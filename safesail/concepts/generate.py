@@ -12,7 +12,6 @@ from typing import Any, Literal
 import yaml
 from tqdm import tqdm
 
-from safesail import __version__
 from safesail.concepts.config import GenerateConfig
 from safesail.concepts.draft import Draft
 from safesail.concepts.read import FORMS, SourcedConcept
@@ -26,6 +25,7 @@ from safesail.prompting.templates import Template, load_template
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.registry import finish_run, start_run
+from safesail.version import __version__
 
 STAGE = "concepts"
 LANGUAGES = {"en": "English", "zh": "Chinese (简体中文)"}

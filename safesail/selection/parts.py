@@ -10,7 +10,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from safesail import __version__
 from safesail.domain.records import Concept
 from safesail.metrics.contrast import MEASURES
 from safesail.sae.encode import Spread
@@ -20,6 +19,7 @@ from safesail.selection.encode import Tally
 from safesail.selection.figures import Sums, concept_rows
 from safesail.store.selection import ScoreRow
 from safesail.store.staging import read_part, write_part
+from safesail.version import __version__
 
 _TABLES = ("value", "null", "value_draws", "above_draws")
 """The arrays of `Sums`."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from safesail import __version__
+from safesail.version import __version__
 from safesail.domain.ids import layer_of
 from safesail.domain.records import NOT_STATED, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safesail import __version__
+from safesail.version import __version__
 from safesail.domain.records import NOT_STATED, SaeInfo, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
 from safesail.store.connection import Db

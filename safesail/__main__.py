@@ -1,0 +1,5 @@
+"""`python -m safesail`: the command line."""
+
+from safesail.cli.main import main
+
+main()

@@ -1,0 +1,237 @@
+"""The public face in Python, offered by `import safesail`: a loaded model, an open catalog, the stages as functions.
+
+Stages take the path of a store first; their settings are keywords, by the names in the stage's `config.py`.
+"""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from safesail.catalog.api import Catalog
+from safesail.catalog.api import open_catalog as open_source_catalog
+from safesail.errors import ConfigError, FingerprintError
+
+if TYPE_CHECKING:
+    from safesail.autointerp.report import RunReport
+    from safesail.catalog.format import Manifest
+    from safesail.harvest.run import HarvestReport
+    from safesail.pipeline.summary import Summary
+    from safesail.sae.protocol import SAE
+    from safesail.subject.protocol import Subject
+
+_KNOWN = """SELECT c.sae_id AS sae, c."index", f.q999, c.explanation, c.score
+            FROM catalog c JOIN features f ON f.sae_id = c.sae_id AND f.feature = c."index" """
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A subject model with SAEs, and what a catalog knows of their features. Made by `load`."""
+
+    subject: "Subject"
+    saes: "Sequence[SAE]"
+    known: pd.DataFrame
+    """By feature: 0.999 quantile (q999), explanation, score; empty without a catalog."""
+
+    def features(self, prompt: str) -> pd.DataFrame:
+        """Which features fire on a prompt, and how strongly: one row per token and feature.
+
+        Returns:
+            position, token, sae, layer, feature (`sae#index`), value (raw activation), normalised (value / Q(0.999)
+            of the feature over its harvest), explanation, score; what is not known is missing.
+
+        Raises:
+            ConfigError: no token, or more than the model takes.
+        """
+        from safesail.domain.ids import layer_of
+        from safesail.sae.encode import encode_rows
+
+        ids = self.subject.tokenize(prompt)
+        if not 0 < len(ids) <= self.subject.n_ctx_max:
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens; from 1 to {self.subject.n_ctx_max} are taken"
+            )
+        encoded = encode_rows(self.subject, self.saes, [ids])
+        tokens = self.subject.token_strings(ids)
+        frames = [
+            pd.DataFrame(
+                {
+                    "position": fired.position,
+                    "token": [tokens[p] for p in fired.position],
+                    "sae": sae.info.sae_id,
+                    "layer": layer_of(sae.info.hook),
+                    "index": fired.feature,
+                    "value": fired.value,
+                }
+            )
+            for sae in self.saes
+            for fired in (encoded.by_sae[sae.info.sae_id],)
+        ]
+        frame = pd.concat(frames, ignore_index=True).merge(self.known, how="left", on=["sae", "index"])
+        frame.insert(4, "feature", frame["sae"] + "#" + frame["index"].astype(str))
+        frame.insert(6, "normalised", frame["value"] / frame.pop("q999"))
+        return frame.drop(columns="index").sort_values(["position", "value"], ascending=[True, False])
+
+    def select(
+        self, store: str | Path, concepts: Sequence[str] = (), *, domains: Sequence[str] = (), **settings: Any
+    ) -> pd.DataFrame:
+        """Rank the SAEs by how well single features tell concepts apart; one row per SAE, best first.
+
+        Raises:
+            SafeSailError: as `safesail.selection.run.run_selection`.
+        """
+        from safesail.concepts.read import load_concepts
+        from safesail.selection.config import SelectionConfig
+        from safesail.selection.run import run_selection
+        from safesail.store.connection import open_writer
+
+        config, concept_set = SelectionConfig.read(settings, "select"), load_concepts(concepts, domains)
+        with open_writer(Path(store)) as db:
+            result = run_selection(db, self.subject, self.saes, concept_set, config, quiet=True)
+        return pd.DataFrame(result.table())
+
+    def harvest(
+        self, store: str | Path, texts: Sequence[str], *, replace: bool = False, **settings: Any
+    ) -> "HarvestReport":
+        """Run the model over texts (files, folders, `hf:NAME`) and store the SAEs' nonzero activations.
+
+        Raises:
+            SafeSailError: as `safesail.harvest.run.run_harvest`.
+        """
+        from safesail.harvest.config import HarvestConfig
+        from safesail.harvest.feature_list import features_to_keep
+        from safesail.harvest.run import HarvestJob, run_harvest
+        from safesail.resources import expand
+        from safesail.store.connection import open_writer
+
+        config = HarvestConfig.read(settings, "harvest")
+        with open_writer(Path(store)) as db:
+            keep = features_to_keep(db, [sae.info for sae in self.saes], config)
+            job = HarvestJob(self.subject, self.saes, [expand(text) for text in texts], config, keep)
+            return run_harvest(db, job, replace=replace, quiet=True)
+
+
+def load(
+    model: str, saes: Sequence[str], *, catalog: str | Path | None = None, device: str = "auto"
+) -> LoadedModel:
+    """Load a subject model with SAEs.
+
+    Args:
+        model: Alias, directory or hub id.
+        saes: Folders (patterns allowed), checkpoints, `release/id`.
+        catalog: A store or a release that knows their features.
+        device: As torch names it, or `auto`.
+
+    Raises:
+        SubjectError, SaeError: one of them cannot be loaded, or they do not fit.
+        FingerprintError: the catalog's SAE of that name has other weights.
+    """
+    from safesail.sae.load import load_with_saes
+    from safesail.subject.loading import ModelConfig
+
+    subject, opened = load_with_saes(ModelConfig(model, device), saes, quiet=True)
+    known = pd.DataFrame({"sae": [], "index": [], "q999": [], "explanation": [], "score": []}).astype(
+        {"sae": str, "index": int}
+    )
+    if catalog is not None:
+        with open_catalog(catalog) as opened_catalog:
+            weights = opened_catalog.query("SELECT sae_id, sha256 FROM saes").set_index("sae_id")["sha256"]
+            known = opened_catalog.query(_KNOWN)
+        for sae in opened:
+            stored = weights.get(sae.info.sae_id)
+            if stored not in (None, sae.info.sha256):
+                raise FingerprintError(f"{catalog} knows another SAE by the name {sae.info.sae_id}")
+    return LoadedModel(subject, opened, known)
+
+
+@contextmanager
+def open_catalog(path: str | Path, *, memory: str = "4GB") -> Generator[Catalog, None, None]:
+    """A store or a release, read-only: `query(sql)`, `features()`, `search(text)`, `show("sae#851")`, `stats()`.
+
+    Raises:
+        NotFoundError: nothing there.
+        DataError: it is damaged, or another process writes to it.
+    """
+    with open_source_catalog(Path(path), memory=memory) as catalog:
+        yield catalog
+
+
+def explain(
+    store: str | Path,
+    *,
+    budget: str,
+    explainer: str | None = "lexical",
+    simulator: str | None = None,
+    base_url: str | None = None,
+    sae: str | None = None,
+    n_features: int = 100,
+    **settings: Any,
+) -> "RunReport":
+    """Explain features of an SAE and score the explanations, within a budget.
+
+    Args:
+        store: With a harvest and a selection.
+        budget: Hard cap on what is newly spent: `10k`, `200calls`, `unlimited`.
+        explainer: `lexical`, or a model's name at the endpoint; None: only score explanations that exist.
+        simulator: The same, or `embedding`; None: the explainer.
+        base_url: Of an OpenAI-compatible endpoint.
+        sae: None: the best that a selection found.
+        n_features: At most so many.
+        settings: Of `safesail.autointerp.config.AutointerpConfig`.
+
+    Raises:
+        SafeSailError: as `safesail.autointerp.run.explain_store`.
+    """
+    from safesail.autointerp.clients import ChatSettings
+    from safesail.autointerp.config import AutointerpConfig
+    from safesail.autointerp.ranking import FeatureChoice
+    from safesail.autointerp.run import explain_store, score_store
+    from safesail.llm.budget import parse_budget
+
+    config = AutointerpConfig.read(settings, "explain")
+    writer = explainer or simulator or "lexical"
+    chat = ChatSettings(writer, simulator or writer, parse_budget(budget), base_url)
+    act = score_store if explainer is None else explain_store
+    return act(Path(store), FeatureChoice(sae, n_features), chat, config, quiet=True)
+
+
+def score(store: str | Path, *, budget: str, **options: Any) -> "RunReport":
+    """Score explanations that exist, with another simulator or method; options as in `explain`."""
+    return explain(store, budget=budget, explainer=None, **options)
+
+
+def release(store: str | Path, out: str | Path, **options: Any) -> "Manifest":
+    """Write the catalog of a store to `out` (a folder or a .zip); options of `ReleaseOptions`, `name` among them.
+
+    Raises:
+        SafeSailError: as `safesail.catalog.release.build_release`.
+    """
+    from safesail.catalog.config import ReleaseOptions
+    from safesail.catalog.release import build_release
+
+    return build_release(Path(store), Path(out), ReleaseOptions.read(options, "release"))
+
+
+def download(source: str, out: str | Path) -> Path:
+    """Get a release from a path, a zip, an https address or `hf:ORG/NAME[@REVISION]`, verified; says where it is.
+
+    Raises:
+        DataError: it cannot be fetched, or is damaged.
+    """
+    from safesail.catalog.download import download as fetch_release
+
+    return fetch_release(source, Path(out), quiet=True)
+
+
+def run(pipeline: str | Path, out: str | Path | None = None) -> "Summary":
+    """Run a whole pipeline: a YAML file, or the name of one that comes with Safe-SAIL.
+
+    Raises:
+        SafeSailError: as its stages; what is finished is kept.
+    """
+    from safesail.pipeline.run import find_pipeline, run_pipeline
+
+    return run_pipeline(find_pipeline(str(pipeline)), out=None if out is None else Path(out), quiet=True)
