@@ -165,7 +165,6 @@ def explain(
     budget: str,
     explainer: str | None = "lexical",
     simulator: str | None = None,
-    base_url: str | None = None,
     sae: str | None = None,
     n_features: int = 100,
     **settings: Any,
@@ -175,9 +174,8 @@ def explain(
     Args:
         store: With a harvest and a selection.
         budget: Hard cap on what is newly spent: `10k`, `200calls`, `unlimited`.
-        explainer: `lexical`, or a model's name at the endpoint; None: only score explanations that exist.
+        explainer: `lexical`, or a model's name at the endpoint of OPENAI_BASE_URL; None: only score explanations that exist.
         simulator: The same, or `embedding`; None: the explainer.
-        base_url: Of an OpenAI-compatible endpoint.
         sae: None: the best that a selection found.
         n_features: At most so many.
         settings: Of `safesail.autointerp.config.AutointerpConfig`.
@@ -193,7 +191,7 @@ def explain(
 
     config = AutointerpConfig.read(settings, "explain")
     writer = explainer or simulator or "lexical"
-    chat = ChatSettings(writer, simulator or writer, parse_budget(budget), base_url)
+    chat = ChatSettings(writer, simulator or writer, parse_budget(budget))
     act = score_store if explainer is None else explain_store
     return act(Path(store), FeatureChoice(sae, n_features), chat, config, quiet=True)
 
