@@ -174,7 +174,7 @@ def explain(
     Args:
         store: With a harvest and a selection.
         budget: Hard cap on what is newly spent: `10k`, `200calls`, `unlimited`.
-        explainer: `lexical`, or a model's name at the endpoint of OPENAI_BASE_URL; None: only score explanations that exist.
+        explainer: `lexical`, or a model's name at OPENAI_BASE_URL; None: only score explanations that exist.
         simulator: The same, or `embedding`; None: the explainer.
         sae: None: the best that a selection found.
         n_features: At most so many.

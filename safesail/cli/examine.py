@@ -16,7 +16,7 @@ class Check:
 
     what: str
     ok: bool
-    found: str
+    detail: str
     """What there is, or what to do about it."""
 
 

@@ -15,7 +15,7 @@ def doctor(store: object, as_json: bool) -> None:
 
     from safesail.cli.examine import examine
 
-    rows = [{"what": c.what, "ok": c.ok, "found": c.found} for c in examine(Path(str(store)))]
+    rows = [{"what": c.what, "ok": c.ok, "detail": c.detail} for c in examine(Path(str(store)))]
     print_json(rows) if as_json else print_table(rows)
     if not all(row["ok"] for row in rows):
         raise click.exceptions.Exit(3)

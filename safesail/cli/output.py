@@ -39,7 +39,7 @@ def print_json_rows(rows: Iterable[Mapping[str, Any]]) -> None:
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table whose columns are the keys of the first row, the most important first.
 
-    Numbers stand right and are never broken, unknown values are a dash. Into a pipe or a file a line is a row,
+    Numbers stand right and are never broken, unknown values are a dash. In a pipe or a file each row is one line,
     whole. On a terminal long texts are cut (`--full` folds them instead), and columns that find no room are left
     out and named on stderr.
     """

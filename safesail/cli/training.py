@@ -11,7 +11,7 @@ from safesail.cli.output import print_json, print_table
 @click.command("train-sae")
 @model_option()
 @click.option("--hook", multiple=True, help="Hook point, e.g. blocks.14.hook_mlp_out; several may be given.")
-@click.option("--k", "ks", help="Active features a token, e.g. 8,32,128.")
+@click.option("--k", "ks", help="Active features per token, e.g. 8,32,128.")
 @click.option(
     "--width", "widths", default="4x", show_default=True, help="Features, e.g. 2048, 4x (times d_in), 2x,8x."
 )

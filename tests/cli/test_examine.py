@@ -29,12 +29,12 @@ def checks(store: Path) -> dict[str, Check]:
 def test_a_bare_machine(bare: Path) -> None:
     found = checks(bare)
     assert all(found[name].ok for name in doctor.PACKAGES)
-    assert found["torch"].found == torch.__version__.partition("+")[0] or "+" in found["torch"].found
-    assert found["device"].found.startswith(choose_device("auto"))
-    assert found["own files"].found == "data, prompts, pipelines"
+    assert found["torch"].detail == torch.__version__.partition("+")[0] or "+" in found["torch"].detail
+    assert found["device"].detail.startswith(choose_device("auto"))
+    assert found["own files"].detail == "data, prompts, pipelines"
     assert not found["smollm2"].ok
-    assert "safesail fetch smollm2" in found["smollm2"].found
-    assert "no OPENAI_API_KEY" in found["endpoint"].found
+    assert "safesail fetch smollm2" in found["smollm2"].detail
+    assert "no OPENAI_API_KEY" in found["endpoint"].detail
     assert found["store"] == Check("store", True, f"no {bare} yet")
     assert not bare.exists()
 
@@ -43,9 +43,9 @@ def test_a_key_is_never_shown(bare: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
     found = checks(bare)
-    assert found["endpoint"].found.startswith("http://localhost:1/v1 (a key is set), not reached: ")
+    assert found["endpoint"].detail.startswith("http://localhost:1/v1 (a key is set), not reached: ")
     assert not found["endpoint"].ok
-    assert not any("very-secret" in check.found for check in found.values())
+    assert not any("very-secret" in check.detail for check in found.values())
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_a_password_in_the_endpoints_address_is_never_shown(
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     endpoint = checks(bare)["endpoint"]
     assert not endpoint.ok
-    assert endpoint.found.startswith("OPENAI_BASE_URL: the endpoint's address must")
-    assert "hunter2" not in endpoint.found
+    assert endpoint.detail.startswith("OPENAI_BASE_URL: the endpoint's address must")
+    assert "hunter2" not in endpoint.detail
 
 
 @pytest.mark.parametrize("url", ["http://local%40host:1/v1", "http://[::1/v1", "http://localhost:port/v1"])
@@ -75,7 +75,7 @@ def test_an_address_that_is_none_is_not_reached(
     monkeypatch.setenv("OPENAI_BASE_URL", url)
     endpoint = checks(bare)["endpoint"]
     assert not endpoint.ok
-    assert "\n" not in endpoint.found
+    assert "\n" not in endpoint.detail
 
 
 def test_an_endpoint_that_answers_is_reached_and_shown_no_key(
@@ -90,7 +90,7 @@ def test_an_endpoint_that_answers_is_reached_and_shown_no_key(
     for status in (401, 302):
         endpoint = checks(bare)["endpoint"]
         assert endpoint.ok
-        assert endpoint.found.endswith(f"(a key is set), reached (HTTP {status})")
+        assert endpoint.detail.endswith(f"(a key is set), reached (HTTP {status})")
     assert not any("Authorization" in request.headers for request, _ in httpserver.log)
 
 
@@ -99,7 +99,7 @@ def test_a_store_is_opened_and_measured(bare: Path) -> None:
         pass
     check = checks(bare)["store"]
     assert check.ok
-    assert check.found.endswith(" MB")
+    assert check.detail.endswith(" MB")
 
 
 @pytest.mark.parametrize("kind", ["text", "folder"])
@@ -110,7 +110,7 @@ def test_what_is_no_store_is_a_failed_check(bare: Path, kind: str) -> None:
         bare.mkdir()
     check = checks(bare)["store"]
     assert not check.ok
-    assert str(bare) in check.found
+    assert str(bare) in check.detail
 
 
 def test_missing_package_and_full_disk(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
