@@ -44,7 +44,21 @@ PROSE = {
 """Phrases in docstrings, comments, help texts and READMEs, and what to write instead."""
 
 EXEMPT = frozenset(
-    "autointerp catalog cli domain harvest llm prompting sae selection store subject training README.md".split()
+    [
+        "autointerp",
+        "catalog",
+        "cli",
+        "domain",
+        "harvest",
+        "llm",
+        "prompting",
+        "sae",
+        "selection",
+        "store",
+        "subject",
+        "training",
+        "README.md",
+    ]
 )
 """Rooms whose words are still to be put right."""
 
