@@ -18,13 +18,15 @@ from safesail.errors import ConfigError, FingerprintError
 if TYPE_CHECKING:
     from safesail.autointerp.report import RunReport
     from safesail.catalog.format import Manifest
-    from safesail.harvest.run import HarvestReport
     from safesail.pipeline.summary import Summary
     from safesail.sae.protocol import SAE
     from safesail.subject.protocol import Subject
 
 _KNOWN = """SELECT c.sae_id AS sae, c."index", f.q999, c.explanation, c.score
             FROM catalog c JOIN features f ON f.sae_id = c.sae_id AND f.feature = c."index" """
+
+COLUMNS = ("position", "token", "sae", "layer", "feature", "value", "normalised", "explanation", "score")
+"""Of what `LoadedModel.features` gives."""
 
 
 @dataclass(frozen=True)
@@ -71,47 +73,9 @@ class LoadedModel:
             for fired in (encoded.by_sae[sae.info.sae_id],)
         ]
         frame = pd.concat(frames, ignore_index=True).merge(self.known, how="left", on=["sae", "index"])
-        frame.insert(4, "feature", frame["sae"] + "#" + frame["index"].astype(str))
-        frame.insert(6, "normalised", frame["value"] / frame.pop("q999"))
-        return frame.drop(columns="index").sort_values(["position", "value"], ascending=[True, False])
-
-    def select(
-        self, store: str | Path, concepts: Sequence[str] = (), *, domains: Sequence[str] = (), **settings: Any
-    ) -> pd.DataFrame:
-        """Rank the SAEs by how well single features tell concepts apart; one row per SAE, best first.
-
-        Raises:
-            SafeSailError: as `safesail.selection.run.run_selection`.
-        """
-        from safesail.concepts.read import load_concepts
-        from safesail.selection.config import SelectionConfig
-        from safesail.selection.run import run_selection
-        from safesail.store.connection import open_writer
-
-        config, concept_set = SelectionConfig.read(settings, "select"), load_concepts(concepts, domains)
-        with open_writer(Path(store)) as db:
-            result = run_selection(db, self.subject, self.saes, concept_set, config, quiet=True)
-        return pd.DataFrame(result.table())
-
-    def harvest(
-        self, store: str | Path, texts: Sequence[str], *, replace: bool = False, **settings: Any
-    ) -> "HarvestReport":
-        """Run the model over texts (files, folders, `hf:NAME`) and store the SAEs' nonzero activations.
-
-        Raises:
-            SafeSailError: as `safesail.harvest.run.run_harvest`.
-        """
-        from safesail.harvest.config import HarvestConfig
-        from safesail.harvest.feature_list import features_to_keep
-        from safesail.harvest.run import HarvestJob, run_harvest
-        from safesail.resources import expand
-        from safesail.store.connection import open_writer
-
-        config = HarvestConfig.read(settings, "harvest")
-        with open_writer(Path(store)) as db:
-            keep = features_to_keep(db, [sae.info for sae in self.saes], config)
-            job = HarvestJob(self.subject, self.saes, [expand(text) for text in texts], config, keep)
-            return run_harvest(db, job, replace=replace, quiet=True)
+        frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
+        frame["normalised"] = frame["value"] / frame["q999"]
+        return frame[list(COLUMNS)].sort_values(["position", "value"], ascending=[True, False])
 
 
 def load(
@@ -129,10 +93,11 @@ def load(
         SubjectError, SaeError: one of them cannot be loaded, or they do not fit.
         FingerprintError: the catalog's SAE of that name has other weights.
     """
-    from safesail.sae.load import load_with_saes
-    from safesail.subject.loading import ModelConfig
+    from safesail.sae.load import open_saes
+    from safesail.subject.loading import ModelConfig, load_subject
 
-    subject, opened = load_with_saes(ModelConfig(model, device), saes, quiet=True)
+    subject = load_subject(ModelConfig(model, device))
+    opened = open_saes(saes, subject, device=device)
     known = pd.DataFrame({"sae": [], "index": [], "q999": [], "explanation": [], "score": []}).astype(
         {"sae": str, "index": int}
     )

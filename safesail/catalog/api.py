@@ -12,7 +12,7 @@ from safesail.catalog.search import SearchIndex, SearchResult
 from safesail.catalog.show import ShownFeature, show_feature
 from safesail.catalog.source import open_source
 from safesail.catalog.stats import Stats, plot_stats, stats
-from safesail.domain.ids import FeatureId
+from safesail.domain.ids import FeatureId, parse_feature
 from safesail.store.connection import Db
 from safesail.store.query import hold_catalog, lock, select
 
@@ -38,13 +38,14 @@ class Catalog:
         """The catalog, a row a feature."""
         return self.query('SELECT * FROM catalog ORDER BY sae_id, "index"')
 
-    def show(self, feature: FeatureId, *, n_windows: int = 5) -> ShownFeature:
-        """All that is known of a feature.
+    def show(self, feature: FeatureId | str, *, n_windows: int = 5) -> ShownFeature:
+        """All that is known of a feature, by its name such as `"sae#851"`.
 
         Raises:
             NotFoundError: the catalog does not have it.
         """
-        return show_feature(self._db, feature, n_windows=n_windows)
+        named = parse_feature(feature) if isinstance(feature, str) else feature
+        return show_feature(self._db, named, n_windows=n_windows)
 
     def search(
         self, text: str, *, domain: str | None = None, min_score: float | None = None, limit: int = 10
