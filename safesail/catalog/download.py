@@ -15,7 +15,6 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 from tqdm import tqdm
 
-from safesail.version import __version__
 from safesail.catalog.archive import FREE_BYTES, unpack
 from safesail.catalog.format import (
     MANIFEST,
@@ -30,6 +29,7 @@ from safesail.catalog.format import (
 from safesail.catalog.verify import faults_of, verify_folder
 from safesail.errors import ChecksumError, ConfigError, DataError, NotFoundError
 from safesail.files import remove, restore, whole_folder
+from safesail.version import __version__
 
 MAX_ZIP_BYTES = 256 * 2**30
 MAX_REDIRECTS = 5

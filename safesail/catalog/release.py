@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from safesail.version import __version__
 from safesail.catalog.card import render_card
 from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.format import (
@@ -32,6 +31,7 @@ from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
 from safesail.store.catalog import ReleaseFilter, release_table, released, released_models, released_saes
 from safesail.store.connection import open_reader
 from safesail.store.release import open_release, release_counts, release_origins
+from safesail.version import __version__
 
 ROWS_PER_GROUP = 65_536
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from safesail.version import __version__
 from safesail.domain.ids import layer_of
 from safesail.domain.records import NOT_STATED, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
 from safesail.store.sql import Db, one, rows, transaction, value
+from safesail.version import __version__
 
 
 def register_subject(db: Db, subject: SubjectInfo) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from safesail.version import __version__
 from safesail.domain.records import NOT_STATED, SaeInfo, SaeRecord, SubjectInfo
 from safesail.errors import FingerprintError, NotFoundError
 from safesail.store.connection import Db
@@ -20,6 +19,7 @@ from safesail.store.registry import (
     utc_now,
 )
 from safesail.store.sql import one, rows, value
+from safesail.version import __version__
 
 SUBJECT = SubjectInfo("tiny", "a" * 64, 8, 2)
 SAE = SaeInfo("s1", "tiny", "blocks.1.hook_mlp_out", 8, 32, "topk", "b" * 64, "folder", 4)
