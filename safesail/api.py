@@ -75,7 +75,8 @@ class LoadedModel:
         frame = pd.concat(frames, ignore_index=True).merge(self.known, how="left", on=["sae", "index"])
         frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
         frame["normalised"] = frame["value"] / frame["q999"]
-        return frame[list(COLUMNS)].sort_values(["position", "value"], ascending=[True, False])
+        strongest_first = frame.sort_values("value", ascending=False).sort_values("position", kind="stable")
+        return strongest_first[list(COLUMNS)].reset_index(drop=True)
 
 
 def load(
