@@ -76,7 +76,7 @@ class LoadedModel:
         frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
         frame["normalised"] = frame["value"] / frame["q999"]
         strongest_first = frame.sort_values("value", ascending=False).sort_values("position", kind="stable")
-        return strongest_first[list(COLUMNS)].reset_index(drop=True)
+        return strongest_first.reindex(columns=list(COLUMNS)).reset_index(drop=True)
 
 
 def load(
