@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safesail.autointerp.config import ExemplarConfig
 from safesail.domain.ids import FeatureId
+from safesail.domain.pieces import join_pieces
 from safesail.domain.records import Exemplar, Kind, Split, Window
 from safesail.metrics.quantiles import levels
 from safesail.store.connection import Db
@@ -46,6 +48,8 @@ def collect(db: Db, feature: FeatureId, split: Split, config: ExemplarConfig) ->
 
     def exemplar(window_id: int, kind: Kind) -> Exemplar:
         window, activations = windows[window_id]
+        tokens, activations = join_pieces(window.tokens, activations)
+        window = replace(window, tokens=tokens)
         return Exemplar(feature, window, activations, kind, level_of.get(window_id, 0))
 
     shown = distinct([exemplar(w, "active") for w in spread], config.n_active)

@@ -52,11 +52,18 @@ def export_catalog(
     """
     if out.exists():
         raise ConfigError(f"{out} exists already; choose another name")
+    if form == "neuronpedia" and out.suffix in (".json", ".jsonl", ".gz"):
+        raise ConfigError(
+            f"the format {form} is a folder of files, and {out} is named like one file; name a folder"
+        )
     with open_source(store) as db:
-        chosen = [row for row in export_rows(db, origin) if row.lang == lang]
+        rows = export_rows(db, origin)
+        chosen = [row for row in rows if row.lang == lang]
         if not chosen:
+            langs = sorted({row.lang for row in rows})
+            there_are = f"; there are some in {', '.join(langs)}: name one with --lang" if langs else ""
             raise NotFoundError(
-                f"{store} holds no explanation{f' from {origin!r}' if origin else ''} in {lang!r}"
+                f"{store} holds no explanation{f' from {origin!r}' if origin else ''} in {lang!r}{there_are}"
             )
         with (whole_folder if form == "neuronpedia" else whole_file)(out) as partial:
             left_out = _WRITERS[form](db, chosen, partial)

@@ -142,9 +142,9 @@ class Gathered:
         readable = None if masked or empty else text
         explainer = explainer or self.options.explainer or NOT_STATED
         lang = lang or self.options.lang or "en"
-        identity = [feature.sae_id, feature.index, readable, explainer, lang]
-        # An unknown text is nobody else's: two catalogs that mask one feature keep a row each.
-        key = content_id(json.dumps([*identity, self.options.name] if readable is None else identity))
+        # Two catalogs that say the same of a feature keep a row each.
+        identity = [feature.sae_id, feature.index, readable, explainer, lang, self.options.name]
+        key = content_id(json.dumps(identity))
         if key in self._seen:
             self.fault("repeated", str(feature))
             return None

@@ -1,7 +1,7 @@
 """Bringing a catalog into a store: find its format, read it, check it, write all of it or nothing."""
 
 import hashlib
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safesail.catalog.config import ImportOptions
-from safesail.catalog.format import MANIFEST, TABLES, Manifest, file_digest, release_digest
+from safesail.catalog.format import MANIFEST, TABLES, file_digest, release_digest
 from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.importers import delphi, neuronpedia, saedashboard, safe_sail, tabular
 from safesail.catalog.reading import read_json
@@ -18,11 +18,8 @@ from safesail.catalog.verify import release_folder
 from safesail.domain.records import SaeRecord, SubjectInfo
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.arrow import ArrowTable
-from safesail.store.connection import Db, open_writer
-from safesail.store.imports import (
-    add_tables,
-    record_import,
-)
+from safesail.store.connection import open_writer
+from safesail.store.imports import add_tables, record_import
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
@@ -72,19 +69,29 @@ def import_catalog(
     if not source.exists():
         raise NotFoundError(f"nothing at {source}")
     form = form or detect(source)
-    new_store = not store.exists()
-    try:
-        if form == "release":
-            folder, manifest = release_folder(source, again=True)
-            with open_writer(store) as db:
-                return import_release(db, folder, manifest, options.name)
+    if form == "release":
+        folder, manifest = release_folder(source, again=True)
+        models = [SubjectInfo(**model.model_dump()) for model in manifest.subject_models]
+        saes = [SaeRecord(**sae.model_dump()) for sae in manifest.saes]
+        tables = {table: _batches(folder / f"{table}.parquet") for table in TABLES}
+        rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
+        report = ImportReport(options.name, form, release_digest(manifest), rows, {}, ())
+    else:
         gathered = Gathered(options)
         IMPORTERS[form].read(source, gathered)
-        tables = gathered.tables()
+        models, saes, tables = gathered.models.values(), gathered.saes.values(), gathered.tables()
         rows = {table: sum(map(len, batches)) for table, batches in tables.items()}
         report = ImportReport(options.name, form, _digest(source), rows, {}, gathered.faults())
-        with open_writer(store) as db:
-            return _write(db, report, gathered.models.values(), gathered.saes.values(), tables)
+    new_store = not store.exists()
+    try:
+        with open_writer(store) as db, transaction(db):
+            for model in models:
+                register_subject(db, model)
+            for sae in saes:
+                register_sae(db, sae)
+            report = replace(report, new=add_tables(db, tables, tuple(TABLES)))
+            record_import(db, report.name, report.format, report.sha256, asdict(report))
+            return report
     except BaseException:
         if new_store:
             store.unlink(missing_ok=True)
@@ -110,35 +117,6 @@ def detect(source: Path) -> Format:
         if fits:
             return form
     raise ConfigError(f"{source} is in no format that is known; name one with --format: {', '.join(FORMATS)}")
-
-
-def import_release(db: Db, folder: Path, manifest: Manifest, name: str) -> ImportReport:
-    """Bring a verified release into an open store."""
-    rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
-    report = ImportReport(name, "release", release_digest(manifest), rows, {}, ())
-    models = [SubjectInfo(**model.model_dump()) for model in manifest.subject_models]
-    saes = [SaeRecord(**sae.model_dump()) for sae in manifest.saes]
-    return _write(
-        db, report, models, saes, {table: _batches(folder / f"{table}.parquet") for table in TABLES}
-    )
-
-
-def _write(
-    db: Db,
-    report: ImportReport,
-    models: Iterable[SubjectInfo],
-    saes: Iterable[SaeRecord],
-    tables: Mapping[str, Iterable[ArrowTable]],
-) -> ImportReport:
-    """All of it or nothing; returns the report with what was new."""
-    with transaction(db):
-        for model in models:
-            register_subject(db, model)
-        for sae in saes:
-            register_sae(db, sae)
-        report = replace(report, new=add_tables(db, tables, tuple(TABLES)))
-        record_import(db, report.name, report.format, report.sha256, asdict(report))
-    return report
 
 
 def _batches(path: Path) -> Generator[ArrowTable, None, None]:

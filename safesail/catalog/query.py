@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from safesail import errors
 from safesail.catalog.source import is_release, open_source
 from safesail.catalog.verify import release_folder
+from safesail.domain.text import spreadsheet_text
 from safesail.errors import ConfigError, SafeSailError
 from safesail.files import whole_file
 from safesail.store.arrow import ArrowBatch, ArrowSchema
@@ -73,7 +74,7 @@ class QueryResult:
         return records, n_rows - len(records)
 
     def write_csv(self, out: IO[str]) -> None:
-        """As CSV; lists and structures as JSON, null as an empty cell."""
+        """As CSV; lists and structures as JSON, null as an empty cell, a `'` before what looks like a formula."""
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow(self.columns)
         writer.writerows([_cell(cell) for cell in row] for row in self.rows())
@@ -239,4 +240,4 @@ def _failure(code: int, faults: IO[bytes]) -> Exception:
 def _cell(cell: Any) -> Any:
     if isinstance(cell, list | dict):
         return json.dumps(cell, ensure_ascii=False, default=str)
-    return cell
+    return spreadsheet_text(cell) if isinstance(cell, str) else cell

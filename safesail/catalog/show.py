@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from safesail.domain.ids import FeatureId
+from safesail.domain.pieces import join_pieces
 from safesail.store.connection import Db
 from safesail.store.shown import (
     concept_rows,
@@ -18,6 +19,9 @@ from safesail.store.shown import (
 
 CONTEXT = 24
 """Tokens shown before and after the strongest one."""
+
+LONG = 300
+"""Characters of an explanation that are shown where it is not asked for whole."""
 
 
 @dataclass(frozen=True)
@@ -133,50 +137,79 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
             for explanation_id, *cells in explanation_rows(db, feature)
         ),
         concepts=tuple(ShownConcept(*cells) for cells in concept_rows(db, feature)),
-        windows=tuple(
-            ShownWindow(document_id, start, split, tuple(tokens), _dense(len(tokens), positions, values))
-            for document_id, start, split, tokens, positions, values in exemplar_rows(db, feature, n_windows)
-        ),
+        windows=read_windows(db, feature, n_windows),
     )
 
 
-def render_feature(shown: ShownFeature) -> Text:
-    """The feature as coloured text for a terminal; windows are highlighted in proportion to their maximum."""
+def read_windows(db: Db, feature: FeatureId, limit: int) -> tuple[ShownWindow, ...]:
+    """The feature's strongest windows, strongest first, each character whole."""
+    return tuple(_window(*cells) for cells in exemplar_rows(db, feature, limit))
+
+
+def _window(
+    document_id: str,
+    start: int,
+    split: str,
+    tokens: Sequence[str],
+    positions: Sequence[int],
+    values: Sequence[float],
+) -> ShownWindow:
+    activations = [0.0] * len(tokens)
+    for position, value in zip(positions, values, strict=True):
+        activations[position] = float(value)
+    return ShownWindow(document_id, start, split, *join_pieces(tokens, activations))
+
+
+def render_feature(shown: ShownFeature, *, marks: bool = False, full: bool = True) -> Text:
+    """The feature as coloured text for a terminal; windows are highlighted in proportion to their maximum.
+
+    Args:
+        shown: The feature.
+        marks: Active tokens stand as `«token»` too: where colours are lost.
+        full: Explanations are whole, however long.
+    """
+    kind = f", {shown.architecture}" if shown.architecture else ""
+    width = f", {shown.d_sae:,} features" if shown.d_sae else ""
     lines = [
         Text.assemble(
-            (f"{shown.sae_id}#{shown.index}", "bold"), f"  {shown.model_id}, {shown.hook}", _width(shown)
+            (f"{shown.sae_id}#{shown.index}", "bold"), f"  {shown.model_id}, {shown.hook}{kind}{width}"
         ),
         Text(_statistics(shown)),
     ]
     if shown.top_tokens:
         lines.append(Text("top tokens: " + "  ".join(repr(token) for token in shown.top_tokens)))
     if shown.tags:
-        lines.append(Text("tags: " + ", ".join(_tag(tag) for tag in shown.tags)))
+        lines.append(Text("tags: " + ", ".join(map(_tag, shown.tags))))
     lines += [Text(_concept(concept)) for concept in shown.concepts]
     for explanation in shown.explanations:
-        lines += _render_explanation(explanation)
+        lines += _render_explanation(explanation, full=full)
     top = max((max(window.activations, default=0.0) for window in shown.windows), default=0.0)
     for window in shown.windows:
         lines.append(Text.assemble((f"\n{max(window.activations):.2f} ", "bold"), (f"[{window.split}] ", "dim"),
-                                   highlight(window.tokens, window.activations, top)))  # fmt: skip
+                                   highlight(window.tokens, window.activations, top, marks=marks)))  # fmt: skip
     return Text("\n").join(lines)
 
 
-def highlight(tokens: Sequence[str], activations: Sequence[float], top: float) -> Text:
+def highlight(
+    tokens: Sequence[str], activations: Sequence[float], top: float, *, marks: bool = False
+) -> Text:
     """Tokens round the strongest one, on yellow that is brighter the stronger they are.
 
     Args:
         tokens: Of a window.
-        activations: One a token, >= 0.
+        activations: One per token, >= 0.
         top: Activation of the brightest colour.
+        marks: Active tokens stand as `«token»`, blanks round them outside.
     """
     strongest = max(range(len(tokens)), key=lambda i: activations[i], default=0)
     start, stop = max(0, strongest - CONTEXT), min(len(tokens), strongest + CONTEXT + 1)
     text = Text("…" if start else "")
     for token, activation in zip(tokens[start:stop], activations[start:stop], strict=True):
-        # Line breaks and control characters of a stranger's text must not reach the terminal.
-        visible = "".join(c if c.isprintable() else "⏎" if c == "\n" else " " for c in token)
+        visible = _visible(token)
         share = min(activation / top, 1.0) if top > 0 else 0.0
+        if marks and share and (core := visible.strip()):
+            before, _, after = visible.partition(core)
+            visible = f"{before}«{core}»{after}"
         text.append(
             visible,
             style=f"black on rgb(255,{255 - int(115 * share)},{200 - int(200 * share)})" if share else "",
@@ -184,16 +217,9 @@ def highlight(tokens: Sequence[str], activations: Sequence[float], top: float) -
     return text.append("…" if stop < len(tokens) else "")
 
 
-def _dense(n: int, positions: Sequence[int], values: Sequence[float]) -> tuple[float, ...]:
-    activations = [0.0] * n
-    for position, value in zip(positions, values, strict=True):
-        activations[position] = float(value)
-    return tuple(activations)
-
-
-def _width(shown: ShownFeature) -> str:
-    kind = f", {shown.architecture}" if shown.architecture else ""
-    return kind + (f", {shown.d_sae:,} features" if shown.d_sae else "")
+def _visible(text: str) -> str:
+    """On one line: line breaks and control characters of a stranger's text must not reach the terminal."""
+    return "".join(c if c.isprintable() else "⏎" if c == "\n" else " " for c in text)
 
 
 def _statistics(shown: ShownFeature) -> str:
@@ -213,31 +239,28 @@ def _concept(concept: ShownConcept) -> str:
     return f"concept: {concept.concept_id}, alone in {own} of {concept.n_pairs} pairs ({other} on the other side)"
 
 
-def _render_explanation(explanation: ShownExplanation) -> list[Text]:
+def _render_explanation(explanation: ShownExplanation, *, full: bool) -> list[Text]:
     if explanation.text is not None:
-        body = Text("".join(c if c.isprintable() else " " for c in explanation.text))
+        text = _visible(explanation.text)
+        cut = not full and len(text) > LONG
+        body = Text(f"{text[:LONG]}… (--full shows {len(text):,} characters)" if cut else text)
     elif explanation.masked:
         body = Text("masked", style="dim")
     else:
         body = Text(f"failed: {explanation.error}: {explanation.message}", style="red")
-    lines = [
-        Text.assemble("\n", body),
-        Text(f"  by {explanation.explainer}, {explanation.origin}", style="dim"),
-    ]
-    return lines + [Text(f"  {_score(score)}", style="dim") for score in explanation.scores]
+    by = Text(f"  by {explanation.explainer}, {explanation.origin}", style="dim")
+    scores = [Text(f"  {_score(score)}", style="dim") for score in explanation.scores]
+    return [Text.assemble("\n", body), by, *scores]
 
 
 def _score(score: ShownScore) -> str:
     name = f"score ({score.method})"
     if score.value is None:
         accuracy = (
-            f"; balanced accuracy {score.balanced_accuracy:.3f}"
-            if score.balanced_accuracy is not None
-            else ""
+            "" if score.balanced_accuracy is None else f"; balanced accuracy {score.balanced_accuracy:.3f}"
         )
         return f"{name}: undefined, {score.reason}{accuracy}"
-    interval = (
-        f" [{score.low:.3f}, {score.high:.3f}]" if score.low is not None and score.high is not None else ""
-    )
-    chance = f", chance {score.chance:.3f}" if score.chance is not None else ""
+    has_interval = score.low is not None and score.high is not None
+    interval = f" [{score.low:.3f}, {score.high:.3f}]" if has_interval else ""
+    chance = "" if score.chance is None else f", chance {score.chance:.3f}"
     return f"{name}: {score.value:.3f}{interval}{chance}"

@@ -134,7 +134,43 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
 
     with open_source(store) as db:
         shown = show_feature(db, parse_feature(feature), n_windows=windows)
-    print_json(shown) if as_json else print_styled(render_feature(shown))
+    if as_json:
+        print_json(shown)
+        return
+    full = bool(click.get_current_context().meta.get("full"))
+    print_styled(render_feature(shown, marks=not sys.stdout.isatty(), full=full))
+
+
+@catalog.command()
+@click.option("--concept", help="A concept: its id, a part of it, or its name.")
+@click.option("--domain", help="Concepts and tags of this domain.")
+@click.option("--text", help="Only features whose explanation holds this.")
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
+@store_option()
+@json_option()
+def features(
+    concept: str | None, domain: str | None, text: str | None, limit: int, store: Path, as_json: bool
+) -> None:
+    """List the features of a concept or domain, those first that tell it apart best (lift).
+
+    \b
+    Example:
+        safesail catalog features --concept violence.insult.personal_insult
+    """
+    from safesail.catalog.features import concept_features
+    from safesail.catalog.source import open_source
+
+    if concept is None and domain is None and text is None:
+        raise click.UsageError("name a --concept, a --domain or a --text")
+    with open_source(store) as db:
+        listed = concept_features(db, concept=concept, domain=domain, text=text, limit=limit)
+    if as_json:
+        print_json(listed)
+        return
+    print_table([
+        {"feature": f"{f.sae_id}#{f.index}", "lift": f.lift, "score": f.score, "explanation": f.explanation,
+         "concept": f.concept_id, "top text": f.top_texts[0] if f.top_texts else None} for f in listed
+    ])  # fmt: skip
 
 
 @catalog.command()

@@ -48,14 +48,20 @@ def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
 @source_option()
 @json_option()
 def export(out: Path, form: str, origin: str | None, lang: str, store: Path, as_json: bool) -> None:
-    """Write the explanations in another tool's format to OUT."""
+    """Write the explanations in another tool's format to OUT: a file, or for neuronpedia a folder.
+
+    \b
+    Example:
+        safesail catalog export demo.csv --format csv
+    """
     from safesail.catalog.exporting import ExportFormat, export_catalog
 
     report = export_catalog(store, out, cast("ExportFormat", form), origin=origin, lang=lang)
     if as_json:
         print_json(report)
         return
-    click.echo(f"{report.explanations:,} explanations written to {report.out}")
+    kind = "the folder " if report.out.is_dir() else ""
+    click.echo(f"{report.explanations:,} explanations written to {kind}{report.out}")
     for reason, n in report.left_out.items():
         click.echo(f"left out: {n} ({reason})")
 

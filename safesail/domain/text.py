@@ -28,3 +28,9 @@ def clean_text(text: str) -> str:
     Tabs stay, and line ends of every kind, as line feeds.
     """
     return text.replace("\r\n", "\n").translate(_CLEAN)
+
+
+def spreadsheet_text(text: str) -> str:
+    """`text` as a clean CSV cell that no spreadsheet runs: one that begins like a formula stands after a `'`."""
+    text = clean_text(text)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\n")) else text

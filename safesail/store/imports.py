@@ -56,10 +56,15 @@ _INSERTS = {
         WHERE features.harvest_key IS NULL AND features.density IS NULL AND features.maximum IS NULL
           AND features.top_tokens IS NULL
     """,
+    # What an earlier version imported has other ids; it is there all the same.
     "explanations": """
         INSERT OR IGNORE INTO explanations BY NAME
         SELECT explanation_id, sae_id, "index" AS feature, text, masked, lang, explainer, prompt_hash, origin,
-               confidence, error, message, ordinal FROM _incoming ORDER BY ordinal
+               confidence, error, message, ordinal
+        FROM _incoming i WHERE NOT EXISTS (
+            SELECT 1 FROM explanations e WHERE e.sae_id = i.sae_id AND e.feature = i."index" AND e.text = i.text
+              AND (e.explainer, e.lang, e.origin) = (i.explainer, i.lang, i.origin) AND e.prompt_hash IS NULL)
+        ORDER BY ordinal
     """,
     # The order in which a feature's tags were given is kept: INSERT OR IGNORE would not keep it.
     "tags": """
@@ -72,7 +77,7 @@ _INSERTS = {
         INSERT OR IGNORE INTO scores BY NAME
         SELECT explanation_id, sae_id, "index" AS feature, method, simulator, prompt_hash, value, low, high, chance,
                auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, 'unknown' AS settings_hash, ordinal
-        FROM _incoming ORDER BY ordinal
+        FROM _incoming SEMI JOIN explanations USING (explanation_id) ORDER BY ordinal
     """,
     "concepts": """
         INSERT OR IGNORE INTO concepts BY NAME SELECT concept_id, domain, leaf, name, definition FROM _incoming

@@ -56,3 +56,46 @@ def matching_texts(db: Db, tags: Sequence[str], min_score: float | None) -> NDAr
 def text_rows(db: Db, numbers: Sequence[int]) -> list[Row]:
     """number, sae_id, layer, index, explanation, tags, score of the texts with these numbers, in no order."""
     return rows(db, "SELECT * FROM searched WHERE list_contains(?, number)", [list(numbers)])
+
+
+def known_concepts(db: Db) -> list[Row]:
+    """concept_id, domain, name of every concept that a selection or a release brought."""
+    return rows(db, "SELECT concept_id, domain, name FROM concepts ORDER BY 1")
+
+
+def features_by_lift(
+    db: Db, concept_ids: Sequence[str] | None, tags: Sequence[str], words: str | None, limit: int
+) -> list[Row]:
+    """sae_id, layer, index, concept_id, lift, frequency, swapped, score, low, high, explanation, top_tokens.
+
+    One row per feature, with the concept of those asked for that it tells apart best; largest lift first.
+
+    Args:
+        db: An open catalog.
+        concept_ids: Features that tell one of these apart; None: any feature.
+        tags: Features with one of these tags too.
+        words: Only features whose explanation holds this.
+        limit: At most so many.
+    """
+    return rows(
+        db,
+        """
+        WITH lifts AS (
+            SELECT sae_id, feature, concept_id, frequency - swapped AS lift, frequency, swapped FROM feature_concepts
+            WHERE candidate AND ($concepts IS NULL OR list_contains($concepts, concept_id))
+            QUALIFY row_number() OVER (PARTITION BY sae_id, feature ORDER BY lift DESC, concept_id) = 1
+        )
+        SELECT k.sae_id, k.layer, k."index", l.concept_id, l.lift, l.frequency, l.swapped, k.score, k.score_low,
+               k.score_high, k.explanation, k.top_tokens
+        FROM catalog k LEFT JOIN lifts l ON l.sae_id = k.sae_id AND l.feature = k."index"
+        WHERE ($concepts IS NULL OR l.lift IS NOT NULL OR list_has_any(k.tags, $tags))
+          AND ($words IS NULL OR contains(lower(k.explanation), lower($words)))
+        ORDER BY l.lift DESC NULLS LAST, k.score DESC NULLS LAST, k.sae_id, k."index" LIMIT $limit
+        """,
+        {
+            "concepts": None if concept_ids is None else list(concept_ids),
+            "tags": list(tags),
+            "words": words,
+            "limit": limit,
+        },
+    )

@@ -7,18 +7,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from safesail.domain.pieces import spell_byte_level
+
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's one-character names of the 256 bytes: printable ones name themselves, the rest 256 and up."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    names = {chr(byte): byte for byte in printable}
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return names | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-_BYTES = _byte_alphabet()
 
 
 @dataclass(frozen=True)
@@ -46,13 +37,7 @@ class TokenSpeller:
         piece: str = self.tokenizer.convert_ids_to_tokens(token_id)
         if token_id in self.verbatim:
             return piece
-        return _spell_byte_level(piece) if self.byte_level else _spell_piece(piece)
-
-
-def _spell_byte_level(piece: str) -> str:
-    if any(character not in _BYTES for character in piece):
-        return piece
-    return bytes(_BYTES[character] for character in piece).decode("utf-8", "backslashreplace")
+        return spell_byte_level(piece) if self.byte_level else _spell_piece(piece)
 
 
 def _spell_piece(piece: str) -> str:

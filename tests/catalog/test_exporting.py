@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from safesail.catalog.config import ImportOptions
 from safesail.catalog.exporting import ExportFormat, export_catalog
 from safesail.catalog.importing import import_catalog
-from safesail.errors import ConfigError, NotFoundError
+from safesail.cli.main import cli
+from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.store.connection import open_writer
 from tests.catalog.toy import SAE, TEXTS
 
@@ -99,3 +101,27 @@ def test_nothing_is_overwritten_and_nothing_empty_is_written(store: Path, tmp_pa
     with pytest.raises(NotFoundError, match="no explanation from 'nobody' in 'en'"):
         export_catalog(store, tmp_path / "none.csv", "csv", origin="nobody")
     assert not (tmp_path / "none.csv").exists()
+    with pytest.raises(
+        NotFoundError, match="no explanation in 'fr'; there are some in en: name one with --lang"
+    ):
+        export_catalog(store, tmp_path / "none.csv", "csv", lang="fr")
+    with pytest.raises(
+        ConfigError, match=r"the format neuronpedia is a folder .*np\.json is named like one file"
+    ):
+        export_catalog(store, tmp_path / "np.json", "neuronpedia")
+    with pytest.raises(DataError, match=r"cannot write /proc/out\.csv") as caught:
+        export_catalog(store, Path("/proc/out.csv"), "csv")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_of_a_csv_file_is_run_by_a_spreadsheet(store: Path, tmp_path: Path, start: str) -> None:
+    with open_writer(store) as db:
+        db.execute("UPDATE explanations SET text = ? WHERE feature = 0", [f"{start}HYPERLINK(1)"])
+        db.execute("UPDATE scores SET value = -0.5 WHERE feature = 0")
+    export_catalog(store, tmp_path / "out.csv", "csv")
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
+        row = next(csv.DictReader(stream))
+    assert (row["text"], row["score"]) == (f"'{start.replace(chr(13), chr(10))}HYPERLINK(1)", "-0.5")
+    query = ["catalog", "query", "SELECT explanation FROM catalog LIMIT 1", "--csv", "--store", str(store)]
+    assert f"'{start.strip()}" in CliRunner().invoke(cli, query).output

@@ -293,6 +293,44 @@ def test_two_catalogs_of_one_sae_merge_by_feature_and_keep_both(tmp_path: Path) 
     assert [(t.tag, t.source) for t in shown.tags] == [("violence", "ours"), ("terror", "theirs")]
 
 
+def test_a_second_origin_of_the_same_catalog_has_all_of_it(tmp_path: Path) -> None:
+    content = {"3_1": entry("guns", 0.5, ["violence"]), "3_2": entry("***", 0.4), "3_3": entry("", None)}
+    source = write_json(tmp_path / "a.json", content)
+    for name in ("first", "second"):
+        assert bring(tmp_path, source, name=name, model="m").new["explanations"] == 3
+        export_catalog(tmp_path / "s.duckdb", tmp_path / f"{name}.json", "safe-sail", origin=name)
+        assert json.loads((tmp_path / f"{name}.json").read_text()) == content
+    assert set(bring(tmp_path, source, name="first", model="m").new.values()) == {0}
+
+
+def test_what_an_earlier_version_imported_is_not_brought_in_twice(tmp_path: Path) -> None:
+    source = write_json(tmp_path / "a.json", {"3_1": entry("guns", 0.5)})
+    bring(tmp_path, source, model="m")
+    with open_writer(tmp_path / "s.duckdb") as db:
+        db.execute("UPDATE explanations SET explanation_id = 'old'")
+        db.execute("UPDATE scores SET explanation_id = 'old'")
+    assert set(bring(tmp_path, source, model="m").new.values()) == {0}
+
+
+def test_tokens_of_a_byte_alphabet_are_read_as_text(tmp_path: Path) -> None:
+    rows_of = {name: [dict(row) for row in lines] for name, lines in NEURONPEDIA.items()}
+    rows_of["activations/batch-0"][0] |= {
+        "tokens": ["ä¸", "Ģ", "Ġcat", "âĢĲ"],
+        "values": [1.0, 2.0, 0.0, 0.5],
+    }
+    bring(tmp_path, write_neuronpedia(tmp_path / "np", rows_of))
+    with open_catalog(tmp_path / "s.duckdb") as catalog:
+        (window,) = catalog.show(FeatureId("m/4-res", 10)).windows
+    assert (window.tokens, window.activations) == (("一", " cat", "‐"), (2.0, 0.0, 0.5))
+
+
+def test_a_template_for_names_fills_in_names_only(tmp_path: Path) -> None:
+    source = write_json(tmp_path / "a.json", {"3_1": entry("guns")})
+    for template in ("{model.__class__}", "{0}", "{nobody}"):
+        with pytest.raises(ConfigError, match=r"may hold \{model\}, \{source\}, \{layer\}, not \{"):
+            bring(tmp_path, source, model="m", sae=template)
+
+
 @pytest.mark.parametrize(
     ("options", "content", "message"),
     [

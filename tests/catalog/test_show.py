@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from safesail.catalog.api import catalog_stats, show
 from safesail.catalog.show import highlight, render_feature
+from safesail.cli.main import cli
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.connection import open_writer
@@ -57,6 +59,23 @@ def test_highlighting_is_in_proportion_and_harmless() -> None:
     assert styles == {"b [31m": "black on rgb(255,198,100)", "c": "black on rgb(255,140,0)"}
     long = highlight(tuple("x" * 100), (*[0.0] * 50, 1.0, *[0.0] * 49), 1.0)
     assert long.plain == "…" + "x" * 49 + "…"
+
+
+def test_marks_survive_a_pipe_and_long_explanations_are_cut(store: Path) -> None:
+    with open_writer(store) as db:
+        db.execute("UPDATE explanations SET text = ? WHERE feature = 0", ["long " * 100])
+    command = ["catalog", "show", f"{SAE}#0", "--store", str(store)]
+    printed = CliRunner().invoke(cli, command).output
+    assert "They «smuggled» «people»" in printed
+    assert "long " * 60 + "… (--full shows 500 characters)" in printed.replace("\n", " ").replace("  ", " ")
+    assert "…" not in CliRunner().invoke(cli, [*command, "--full"]).output
+
+
+def test_pieces_of_one_character_are_shown_as_that_character(store: Path) -> None:
+    with open_writer(store) as db:
+        db.execute(r"UPDATE windows SET tokens = ['在\xe4', '\xb8', '\x80'] WHERE window_id = 0")
+    (window, _) = show(store, FeatureId(SAE, 0)).windows
+    assert (window.tokens, window.activations) == (("在一",), (3.0,))
 
 
 def test_an_unknown_feature_says_what_there_is(store: Path) -> None:

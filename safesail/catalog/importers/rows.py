@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from safesail.domain.pieces import spell_tokens
 from safesail.domain.text import text_fault
 from safesail.errors import DataError
 
@@ -101,3 +110,8 @@ class WindowRow(FileRow):
         if len(self.tokens) != len(self.values):
             raise ValueError(f"has {len(self.tokens)} tokens but {len(self.values)} values")
         return self
+
+    @field_validator("tokens", mode="after")
+    @classmethod
+    def _spelled(cls, tokens: list[str]) -> list[str]:
+        return spell_tokens(tokens)
