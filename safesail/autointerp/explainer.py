@@ -1,23 +1,20 @@
 """Asking an explainer what one feature stands for."""
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from safesail.autointerp.clients import Client
 from safesail.autointerp.config import ExplainConfig
-from safesail.domain.config import load_yaml
+from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Failed
-from safesail.errors import BadAnswerError, ConfigError
+from safesail.errors import BadAnswerError
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.metrics.quantiles import levels
 from safesail.prompting.marking import crop, marked, plain
 from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation, parse_sentence
 from safesail.prompting.templates import load_template
-from safesail.resources import resource_dir
 
 N_LEVELS = 10
 STAGE = "explain"
@@ -81,7 +78,7 @@ def make_request(
         active=[_shown(e, q999, config) for e in active[: config.n_active]],
         controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
         hint=None if hint is None else plain([hint]),
-        tags=taxonomy_tags() if config.asks_tags else (),
+        tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
     return LLMRequest(
@@ -103,27 +100,8 @@ def read_answer(text: str, config: ExplainConfig) -> ParsedExplanation:
     """
     if config.answer == "text":
         return parse_sentence(text, max_words=2 * config.max_words)
-    allowed = taxonomy_tags() if config.asks_tags else ()
+    allowed = taxonomy().explained_tags() if config.asks_tags else ()
     return parse_explanation(text, tags=allowed, max_words=2 * config.max_words)
-
-
-@cache
-def taxonomy_tags() -> tuple[str, ...]:
-    """Tags an explanation may carry: those of `data/taxonomy.yaml`."""
-    return read_taxonomy_tags(resource_dir("data") / "taxonomy.yaml")
-
-
-def read_taxonomy_tags(path: Path) -> tuple[str, ...]:
-    """Leaves of a taxonomy, those of its control domains left out.
-
-    Raises:
-        ConfigError: the file is missing or has another form.
-    """
-    content = load_yaml(path)
-    domains, controls = content.get("domains"), content.get("controls", [])
-    if not isinstance(domains, dict) or not all(isinstance(leaves, list) for leaves in domains.values()):
-        raise ConfigError(f"{path}: `domains` must map each domain to a list of leaves")
-    return tuple(str(leaf) for domain, leaves in domains.items() if domain not in controls for leaf in leaves)
 
 
 def _shown(exemplar: Exemplar, q999: float, config: ExplainConfig) -> str:

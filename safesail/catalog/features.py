@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from safesail.catalog.show import highlight, read_windows
-from safesail.catalog.taxonomy import taxonomy
+from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
@@ -69,7 +69,11 @@ def concept_features(
         of_domain = {concept_id for concept_id, its_domain, _ in known_concepts(db) if its_domain == domain}
         concept_ids = [c for c in of_domain if concept_ids is None or c in concept_ids]
     return [
-        ConceptFeature(*cells, tuple(top_tokens or ()), _texts(db, FeatureId(cells[0], cells[2]), n_texts))
+        ConceptFeature(
+            *cells,
+            top_tokens=tuple(top_tokens or ()),
+            top_texts=_texts(db, FeatureId(cells[0], cells[2]), n_texts),
+        )
         for *cells, top_tokens in features_by_lift(db, concept_ids, tags, text, limit)
     ]
 

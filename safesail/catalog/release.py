@@ -23,8 +23,8 @@ from safesail.catalog.format import (
     SaeEntry,
     file_digest,
 )
-from safesail.catalog.taxonomy import taxonomy
 from safesail.catalog.verify import verify_folder
+from safesail.concepts.taxonomy import taxonomy
 from safesail.errors import ConfigError, NotFoundError
 from safesail.files import restore, scratch_folder, whole_file, whole_folder
 from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable

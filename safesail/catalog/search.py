@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from safesail.catalog.meaning import Embedder, MeaningIndex, read_vectors
-from safesail.catalog.taxonomy import taxonomy
 from safesail.catalog.words import WordIndex, WordMatches, parse_terms
+from safesail.concepts.taxonomy import taxonomy
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
 from safesail.store.connection import Db

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from safesail.catalog.taxonomy import taxonomy
+from safesail.concepts.taxonomy import taxonomy
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
 from safesail.store.overview import (

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from safesail.catalog.taxonomy import taxonomy
+from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
 from safesail.store.connection import open_writer

@@ -1,14 +1,13 @@
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
 from safesail.autointerp.config import ExplainConfig
 from safesail.autointerp.explainer import explain as ask
-from safesail.autointerp.explainer import make_request, read_taxonomy_tags, taxonomy_tags
+from safesail.autointerp.explainer import make_request
 from safesail.domain.records import Exemplar, Explanation, Failed
-from safesail.errors import BudgetExceededError, ConfigError
+from safesail.errors import BudgetExceededError
 from safesail.llm.budget import parse_budget
 from safesail.llm.builtin_prompts import ENDPOINT
 from safesail.llm.lexical import LexicalModel
@@ -159,18 +158,6 @@ def test_the_built_in_model_explains_through_the_same_way(db: Db) -> None:
     assert isinstance(found, Explanation)
     assert "“bomb”" in found.text
     assert found.explainer == f"lexical @ {ENDPOINT}"
-
-
-def test_taxonomy_tags_are_unique_and_hold_the_papers() -> None:
-    tags = taxonomy_tags()
-    assert len(tags) == len(set(tags))
-    assert {"terrorism", "cult", "insult", "sexual_abuse"} <= set(tags)
-
-
-def test_a_damaged_taxonomy_is_named(tmp_path: Path) -> None:
-    (tmp_path / "taxonomy.yaml").write_text("domains: [a]\n")
-    with pytest.raises(ConfigError, match=r"taxonomy\.yaml: `domains` must map"):
-        read_taxonomy_tags(tmp_path / "taxonomy.yaml")
 
 
 def test_the_request_asks_for_structure_only_where_the_schema_fits() -> None:

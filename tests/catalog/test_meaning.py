@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from safesail.catalog import meaning
@@ -12,6 +13,7 @@ from safesail.catalog.api import open_catalog
 from safesail.catalog.embedder import MiniLMEmbedder, open_index
 from safesail.catalog.meaning import Embedder, MeaningIndex
 from safesail.catalog.search import SearchIndex, fuse
+from safesail.cli.main import cli
 from safesail.errors import ConfigError
 from safesail.resources import cache_dir
 from safesail.store.connection import open_reader, open_writer
@@ -165,6 +167,12 @@ def test_both_and_the_same_again(store: Path, embedder: Counted) -> None:
 def test_a_query_without_words_is_refused(store: Path, embedder: Counted, text: str) -> None:
     with pytest.raises(ConfigError, match="nothing to search for"):
         found(store, embedder, text)
+
+
+def test_an_empty_query_is_refused_before_anything_is_made(store: Path) -> None:
+    command = ["catalog", "search", " ", "--by", "both", "--store", str(store)]
+    assert "nothing to search for" in str(CliRunner().invoke(cli, command).exception)
+    assert not (cache_dir() / "search").exists()
 
 
 def test_fusion_by_hand() -> None:

@@ -1,26 +1,24 @@
 """Domains and their leaves: which tags belong together."""
 
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from safesail.domain.config import load_yaml
+from safesail.domain.config import Config
 from safesail.errors import ConfigError
 from safesail.resources import resource_dir
 
 
-@dataclass(frozen=True)
-class Taxonomy:
+class Taxonomy(Config):
     """The tree of tags: domains, each with its leaves."""
 
+    version: Literal[1] = 1
     domains: dict[str, tuple[str, ...]]
     """Leaves by domain, in order."""
 
-    paper: frozenset[str]
+    paper: frozenset[str] = frozenset()
     """Domains of the Safe-SAIL paper (arXiv 2509.18127); the others are ours."""
 
-    controls: frozenset[str]
+    controls: frozenset[str] = frozenset()
     """Ordinary domains, which are there to be told apart from the others."""
 
     def domain_of(self, tag: str) -> str | None:
@@ -39,6 +37,10 @@ class Taxonomy:
             raise ConfigError(f"no domain {domain!r}; there are {', '.join(self.domains)}")
         return (domain, *self.domains[domain])
 
+    def explained_tags(self) -> tuple[str, ...]:
+        """Tags that an explanation may carry: the leaves of all domains but the controls."""
+        return tuple(leaf for d, leaves in self.domains.items() if d not in self.controls for leaf in leaves)
+
     def check_tag(self, tag: str) -> str:
         """`tag`, if it is a domain or a leaf.
 
@@ -52,27 +54,7 @@ class Taxonomy:
         return tag
 
 
-def read_taxonomy(path: Path) -> Taxonomy:
-    """Read a taxonomy file.
-
-    Raises:
-        ConfigError: the file is missing or not a taxonomy.
-    """
-    content = load_yaml(path)
-    domains: Any = content.get("domains")
-    if not isinstance(domains, dict) or not all(
-        isinstance(name, str) and isinstance(leaves, list) and all(isinstance(leaf, str) for leaf in leaves)
-        for name, leaves in domains.items()
-    ):
-        raise ConfigError(f"{path}: domains must map each domain to a list of leaves")
-    return Taxonomy(
-        {str(name): tuple(leaves) for name, leaves in domains.items()},
-        frozenset(content.get("paper", ())),
-        frozenset(content.get("controls", ())),
-    )
-
-
 @cache
 def taxonomy() -> Taxonomy:
     """Safe-SAIL's own taxonomy, `data/taxonomy.yaml`."""
-    return read_taxonomy(resource_dir("data") / "taxonomy.yaml")
+    return Taxonomy.from_yaml(resource_dir("data") / "taxonomy.yaml")

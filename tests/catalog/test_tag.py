@@ -1,4 +1,4 @@
-"""Domains, leaves, and tags by hand."""
+"""Tags by hand."""
 
 from pathlib import Path
 
@@ -9,38 +9,14 @@ from safesail.catalog.api import show
 from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.release import build_release
 from safesail.catalog.tag import clear_tag, reject_tag, set_tag
-from safesail.catalog.taxonomy import read_taxonomy, taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError, NotFoundError
 from safesail.store.connection import open_writer
 from tests.catalog.toy import SAE
 
-PAPER = {
-    "politics": ("political_figure", "political_event", "ideology", "cult"),
-    "pornography": ("sexual_behaviour", "sexual_abuse", "sexual_health", "intimate_relationship"),
-    "terror": ("terrorism", "religious_oppression", "extremist_activities", "weapons"),
-    "violence": ("insult", "physical_violence", "criminal_offence", "cybersecurity", "conflict_incident"),
-}
-
 
 def tags(store: Path, index: int) -> set[tuple[str, str, int | None]]:
     return {(t.tag, t.source, t.severity) for t in show(store, FeatureId(SAE, index)).tags}
-
-
-def test_the_papers_domains_and_leaves_are_there_and_ours_beside_them() -> None:
-    tree = taxonomy()
-    assert {name: tree.domains[name] for name in PAPER} == PAPER
-    assert tree.paper == set(PAPER)
-    assert len(tree.domains) > len(PAPER)
-    leaves = [leaf for found in tree.domains.values() for leaf in found]
-    assert len(set(leaves)) == len(leaves), "a leaf has one domain"
-
-
-def test_domains_of_tags() -> None:
-    tree = taxonomy()
-    assert [tree.domain_of(tag) for tag in ("terror", "weapons", "terror.weapons.gun", "pie")] == [
-        "terror", "terror", "terror", None]  # fmt: skip
-    assert tree.tags_of("terror") == ("terror", *PAPER["terror"])
 
 
 def test_a_persons_tag_stands_beside_the_others_and_survives_a_rerun(store: Path) -> None:
@@ -73,10 +49,3 @@ def test_unknown_tags_features_and_severities_are_refused(store: Path) -> None:
         set_tag(store, FeatureId("other", 1), "terror")
     with pytest.raises(ConfigError, match="severity runs from 1 to 3, not 0"):
         set_tag(store, FeatureId(SAE, 1), "terror", severity=0)
-
-
-@pytest.mark.parametrize("content", ["domains: [a, b]", "domains: {a: b}", "domains: {a: [1]}", "{}"])
-def test_a_faulty_taxonomy_is_refused(content: str, tmp_path: Path) -> None:
-    (tmp_path / "t.yaml").write_text(content)
-    with pytest.raises(ConfigError, match="must map each domain to a list of leaves"):
-        read_taxonomy(tmp_path / "t.yaml")
