@@ -1,4 +1,4 @@
-"""Names of the things Safe-SAIL talks about."""
+"""Names of features, texts and layers."""
 
 import hashlib
 import re
@@ -37,8 +37,8 @@ def content_id(text: str) -> str:
 
 def layer_of(hook: str) -> int | None:
     """The layer number in a hook name such as `blocks.14.hook_mlp_out`; None where it names no layer."""
-    found = _LAYER.search(hook)
-    return int(found.group(1)) if found else None
+    match = _LAYER.search(hook)
+    return int(match.group(1)) if match else None
 
 
 def parse_feature(text: str) -> FeatureId:

@@ -17,10 +17,7 @@ from safesail.subject.rows import batches_by_length
 from safesail.subject.workers import BatchWorkers
 
 MANTISSA_BITS_DROPPED = 17
-"""A bin is a float32 without its last 17 bits: 64 bins an octave."""
-
-QUANTILE_ERROR = 1 / 128
-"""Largest relative error of a quantile read from the bins: half a bin."""
+"""A bin is a float32 without its last 17 bits: 64 bins per octave, and a quantile read from bins is within 1/128."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from safesail.harvest.activations import Bins, Nonzeros, ShardResult
 from safesail.store.bulk import Column
 from safesail.store.connection import Db
-from safesail.store.harvest import BinMerger, HarvestRecord, ShardRow, ShardTables, write_shard
+from safesail.store.harvest import BinMerger, HarvestedShard, HarvestRecord, write_shard
 
 
 class Writer:
@@ -61,14 +61,10 @@ class Writer:
 
     def _write(self, result: ShardResult) -> None:
         first, key, sae_keys = self._first_window, self._record.key, self._record.sae_keys
-        row = ShardRow(
+        shard = HarvestedShard(
             number=result.shard.number,
             content=result.shard.content,
-            n_documents=len(result.shard.documents),
-            n_windows=len(result.window_ids),
             n_tokens=result.shard.n_tokens,
-        )
-        tables = ShardTables(
             documents=_document_columns(key, result),
             windows=_window_columns(key, result, first),
             nonzeros={
@@ -77,8 +73,8 @@ class Writer:
             },
             bins={sae_keys[sae_id]: _bin_columns(sae_keys[sae_id], b) for sae_id, b in result.bins.items()},
         )
-        write_shard(self._db, key, row, tables)
-        self._first_window = first + row.n_windows
+        write_shard(self._db, key, shard)
+        self._first_window = first + len(result.window_ids)
         self._bins.after_shard()
 
 

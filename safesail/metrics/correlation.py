@@ -26,13 +26,6 @@ def pearson(true: Real[np.ndarray, " n_units"], simulated: Real[np.ndarray, " n_
     return float(np.clip(np.mean(x * y), -1.0, 1.0))
 
 
-def spearman(
-    true: Real[np.ndarray, " n_units"], simulated: Real[np.ndarray, " n_units"]
-) -> float | Undefined:
-    """Spearman's rank correlation, ties sharing their mean rank; unchanged by any increasing rescaling."""
-    return pearson(ranks(_finite(true)), ranks(_finite(simulated)))
-
-
 def auc(labels: Bool[np.ndarray, " n_units"], values: Real[np.ndarray, " n_units"]) -> float | Undefined:
     """Chance that a positive unit has a larger value than a negative one, ties counting one half.
 

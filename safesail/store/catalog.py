@@ -8,9 +8,6 @@ from typing import Any
 from safesail.store.arrow import ArrowBatch
 from safesail.store.connection import Db
 
-REJECTED = 0
-"""Severity of a tag that a person said the feature does NOT have; it hides the same tag from other sources."""
-
 
 @dataclass(frozen=True)
 class ReleaseFilter:

@@ -12,32 +12,18 @@ def write_concepts(db: Db, concepts: Sequence[Concept]) -> None:
     """Record concepts with their pairs; those recorded before under the same ids are replaced."""
     pairs = [(concept.concept_id, pair) for concept in concepts for pair in concept.pairs]
     ids = [concept.concept_id for concept in concepts]
+    names = ("concept_id", "domain", "leaf", "name", "definition")
+    pair_names = ("pair_id", "lang", "form", "pos", "neg")
     with transaction(db):
         insert(
             db,
             "concepts",
-            {
-                "concept_id": ids,
-                "domain": [c.domain for c in concepts],
-                "leaf": [c.leaf for c in concepts],
-                "name": [c.name for c in concepts],
-                "definition": [c.definition for c in concepts],
-            },
+            {name: [getattr(c, name) for c in concepts] for name in names},
             on_conflict="REPLACE",
         )
-        insert(
-            db,
-            "concept_pairs",
-            {
-                "pair_id": [pair.pair_id for _, pair in pairs],
-                "concept_id": [concept_id for concept_id, _ in pairs],
-                "lang": [pair.lang for _, pair in pairs],
-                "form": [pair.form for _, pair in pairs],
-                "pos": [pair.pos for _, pair in pairs],
-                "neg": [pair.neg for _, pair in pairs],
-            },
-            on_conflict="REPLACE",
-        )
+        columns = {name: [getattr(pair, name) for _, pair in pairs] for name in pair_names}
+        columns["concept_id"] = [concept_id for concept_id, _ in pairs]
+        insert(db, "concept_pairs", columns, on_conflict="REPLACE")
         # Pairs that these concepts no longer have.
         db.execute(
             "DELETE FROM concept_pairs WHERE list_contains(?, concept_id) AND NOT list_contains(?, pair_id)",

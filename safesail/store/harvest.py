@@ -10,7 +10,7 @@ from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import ConfigError
 from safesail.store import staging
 from safesail.store.bulk import Column, insert
-from safesail.store.ranges import feature_ranges
+from safesail.store.ranges import feature_counts, feature_ranges
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import Db, one, rows, transaction, value
 from safesail.store.statistics import Middle, merge_bins, write_features
@@ -44,20 +44,14 @@ class HarvestRecord:
 
 
 @dataclass(frozen=True)
-class ShardRow:
-    """The row that says that a shard is stored."""
+class HarvestedShard:
+    """A shard as it goes into the store."""
 
     number: int
     content: str
-    n_documents: int
-    n_windows: int
+    """Hash of its document ids, in order."""
+
     n_tokens: int
-
-
-@dataclass(frozen=True)
-class ShardTables:
-    """What a shard holds, in columns."""
-
     documents: Mapping[str, Column]
     windows: Mapping[str, Column]
     nonzeros: Mapping[int, Mapping[str, Column]]
@@ -86,10 +80,12 @@ def open_harvest(
         register_subject(db, subject)
         keys = {sae.sae_id: register_sae(db, sae) for sae in saes}
     known = one(db, "SELECT harvest_key FROM harvests WHERE harvest_id = ?", [harvest_id])
-    if known is not None and _holds_all(db, int(known[0]), keys):
-        return read_harvest(db, int(known[0]), keys)
-    for sae_id, sae_key in keys.items():
-        _check_free(db, sae_id, sae_key, replace=replace)
+    if known is not None:  # unless one of its SAEs was given to another harvest since
+        held = rows(db, "SELECT sae_key FROM harvest_saes WHERE harvest_key = ?", [known[0]])
+        if {int(r[0]) for r in held} == set(keys.values()):
+            return read_harvest(db, int(known[0]), keys)
+    if not replace:
+        _check_free(db, keys)
     drop_harvests(db, keys)
     key = int(value(db, "SELECT nextval('harvest_keys')"))
     with transaction(db):
@@ -119,29 +115,29 @@ def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
 
 
 def set_batch_tokens(db: Db, record: HarvestRecord, batch_tokens: int) -> None:
-    """Remember the batch size that was found, so that a resumed harvest computes in the same batches."""
+    """Remember the batch size that fits, so that a resumed harvest computes in the same batches."""
     settings = json.dumps({**record.settings, "batch_tokens": batch_tokens}, sort_keys=True)
     with transaction(db):
         db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
 
 
-def write_shard(db: Db, key: int, row: ShardRow, tables: ShardTables) -> None:
+def write_shard(db: Db, key: int, shard: HarvestedShard) -> None:
     """Store a shard: all of it, or nothing that counts.
 
     Raises:
         DataError: the disk is full, or the store cannot be written; the shards before stay.
     """
     folder = _staging_dir(db, key)
-    for sae_key, columns in tables.nonzeros.items():
-        staging.write_nonzeros(folder, row.number, sae_key, columns)
+    for sae_key, columns in shard.nonzeros.items():
+        staging.write_nonzeros(folder, shard.number, sae_key, columns)
     with transaction(db):
-        insert(db, "documents", tables.documents)
-        insert(db, "windows", tables.windows)
-        for columns in tables.bins.values():
+        n_documents = insert(db, "documents", shard.documents)
+        n_windows = insert(db, "windows", shard.windows)
+        for columns in shard.bins.values():
             insert(db, "activation_bins", columns)
         db.execute(
             "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
-            [key, row.number, row.content, row.n_documents, row.n_windows, row.n_tokens],
+            [key, shard.number, shard.content, n_documents, n_windows, shard.n_tokens],
         )
 
 
@@ -232,7 +228,9 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, 
         )
     else:
         column = "p.value"
-    for first, stop in _ranges(db, sae_key):
+    counts = feature_counts(db, sae_key, "sum(n)")
+    limit = max(_ROWS_PER_SORT, sum(n for _, n in counts) // _SORTS_AT_MOST)
+    for first, stop in feature_ranges(counts, limit):
         db.execute(
             f"""
             INSERT INTO activations_{precision} BY NAME
@@ -246,30 +244,16 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, 
     db.execute("DROP TABLE feature_maxima")
 
 
-def _ranges(db: Db, sae_key: int) -> list[tuple[int, int]]:
-    """Ranges of features [first, stop) of which each holds about as many nonzeros as are sorted at once."""
-    counts = rows(
+def _check_free(db: Db, sae_keys: Mapping[str, int]) -> None:
+    taken = rows(
         db,
-        "SELECT feature, sum(n) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
-        [sae_key],
+        "SELECT sae_id FROM saes JOIN harvest_saes USING (sae_key) SEMI JOIN shards USING (harvest_key)"
+        " WHERE list_contains(?, sae_key) ORDER BY 1",
+        [list(sae_keys.values())],
     )
-    limit = max(_ROWS_PER_SORT, sum(int(n) for _, n in counts) // _SORTS_AT_MOST)
-    return feature_ranges([(int(feature), int(n)) for feature, n in counts], limit)
-
-
-def _holds_all(db: Db, key: int, sae_keys: Mapping[str, int]) -> bool:
-    """Whether none of the harvest's SAEs was given to another harvest since."""
-    held = {int(r[0]) for r in rows(db, "SELECT sae_key FROM harvest_saes WHERE harvest_key = ?", [key])}
-    return held == set(sae_keys.values())
-
-
-def _check_free(db: Db, sae_id: str, sae_key: int, *, replace: bool) -> None:
-    held = value(
-        db, "SELECT count(*) FROM harvest_saes JOIN shards USING (harvest_key) WHERE sae_key = ?", [sae_key]
-    )
-    if held and not replace:
+    if taken:
         raise ConfigError(
-            f"{sae_id} was harvested into this store from other text or with other settings; "
+            f"{taken[0][0]} was harvested into this store from other text or with other settings; "
             "use another --store, or --replace to drop that harvest"
         )
 

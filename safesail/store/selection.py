@@ -1,4 +1,4 @@
-"""What a selection found: scores of SAEs, and which features distinguish which concepts."""
+"""What a selection stores: scores of SAEs, and which features distinguish which concepts."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ class SelectionRow:
 
     settings: Mapping[str, Any]
     l0: float | None
-    """Mean active features a token on the pairs' texts."""
+    """Mean active features per token on the pairs' texts."""
 
     fvu: float | None
     """Fraction of variance unexplained there; None for an SAE without decoder."""
@@ -93,10 +93,10 @@ class ScoredSae:
 
 def finished_selections(db: Db, selection_ids: Iterable[str]) -> set[str]:
     """Those of `selection_ids` that the store has."""
-    found = rows(
+    result = rows(
         db, "SELECT selection_id FROM selections WHERE list_contains(?, selection_id)", [list(selection_ids)]
     )
-    return {str(selection_id) for (selection_id,) in found}
+    return {str(selection_id) for (selection_id,) in result}
 
 
 def write_selection(
@@ -140,13 +140,13 @@ def read_scores(db: Db, selection_id: str, *, scope: str | None = None) -> list[
     """
     if one(db, "SELECT 1 FROM selections WHERE selection_id = ?", [selection_id]) is None:
         raise NotFoundError(f"the store has no selection {selection_id!r}; run `safesail select-sae` first")
-    found = rows(
+    result = rows(
         db,
         "SELECT scope, scope_id, measure, value, low, high, null_value, above_null, n_pairs, reason"
         " FROM sae_scores WHERE selection_id = ? AND coalesce(scope = ?, true) ORDER BY scope, scope_id, measure",
         [selection_id, scope],
     )
-    return [ScoreRow(*row) for row in found]
+    return [ScoreRow(*row) for row in result]
 
 
 def latest_selection(db: Db, sae_id: str) -> str:
@@ -197,7 +197,7 @@ def ranked_saes(
         measure: Name of a figure in `sae_scores`.
         selection_ids: Only these selections; None takes every SAE's newest.
     """
-    found = rows(
+    result = rows(
         db,
         """
         SELECT l.sae_id, l.selection_id, s.hook, s.layer, s.d_sae, s.k, l.l0, l.fvu, c.value, c.low, c.high
@@ -213,7 +213,7 @@ def ranked_saes(
         """,
         [None if selection_ids is None else list(selection_ids), measure],
     )
-    return [ScoredSae(*row) for row in found]
+    return [ScoredSae(*row) for row in result]
 
 
 def best_sae(db: Db) -> str:
@@ -251,7 +251,7 @@ def candidate_features(
         NotFoundError: the SAE has no selection.
     """
     identity = latest_selection(db, sae_id) if selection_id is None else selection_id
-    found = rows(
+    result = rows(
         db,
         """
         SELECT f.feature,
@@ -270,30 +270,23 @@ def candidate_features(
         """,
         [identity, *(None if names is None else list(names) for names in (concepts, domains)), limit],
     )
-    return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in found]
+    return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in result]
 
 
 def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:
     """Record pairs of an SAE's features whose decoder directions have this cosine, in place of those recorded."""
     with transaction(db):
         db.execute("DELETE FROM near_features WHERE sae_id = ?", [sae_id])
-        insert(
-            db,
-            "near_features",
-            {
-                "sae_id": [sae_id] * len(pairs),
-                "feature": [a for a, _, _ in pairs],
-                "other": [b for _, b, _ in pairs],
-                "cosine": [cosine for _, _, cosine in pairs],
-            },
-        )
+        features, others, cosines = zip(*pairs, strict=True) if pairs else ((), (), ())
+        columns = {"sae_id": [sae_id] * len(pairs), "feature": features, "other": others, "cosine": cosines}
+        insert(db, "near_features", columns)
 
 
 def near_features(db: Db, sae_id: str, cosine: float) -> list[tuple[int, int]]:
     """Pairs of an SAE's candidates with decoder directions at least this close."""
-    found = rows(
+    result = rows(
         db,
         "SELECT feature, other FROM near_features WHERE sae_id = ? AND cosine >= ? ORDER BY ALL",
         [sae_id, cosine],
     )
-    return [(int(a), int(b)) for a, b in found]
+    return [(int(a), int(b)) for a, b in result]

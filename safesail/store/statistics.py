@@ -7,8 +7,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from safesail.store.bulk import Column, insert
-from safesail.store.ranges import feature_ranges
-from safesail.store.sql import Db, rows, transaction
+from safesail.store.ranges import feature_counts, feature_ranges
+from safesail.store.sql import Db, transaction
 from safesail.store.top_tokens import TokenCodes, top_tokens
 
 Middle = Callable[[NDArray[np.int32]], NDArray[np.float32]]
@@ -26,12 +26,7 @@ def merge_bins(db: Db, sae_keys: Sequence[int]) -> None:
     Values of one bin share their exponent: 2^29 float32 of them add up in a double without rounding.
     """
     for sae_key in sae_keys:
-        counts = rows(
-            db,
-            "SELECT feature, count(*) FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1",
-            [sae_key],
-        )
-        for first, stop in feature_ranges([(int(f), int(n)) for f, n in counts], _BINS_AT_ONCE):
+        for first, stop in feature_ranges(feature_counts(db, sae_key, "count(*)"), _BINS_AT_ONCE):
             _merge(db, {"key": sae_key, "first": first, "stop": stop})
 
 
@@ -96,15 +91,17 @@ def quantiles_from_bins(
         n: Count in each bin.
         q: In [0, 1].
     """
-    found: dict[int, float] = {}
+    quantiles: dict[int, float] = {}
     if not len(feature):  # no feature ever fired
-        return found
+        return quantiles
     starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]])
     for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True):
         cumulative = np.cumsum(n[start:stop])
         rank = int(np.ceil(q * (cumulative[-1] - 1)))
-        found[int(feature[start])] = float(middles[start + np.searchsorted(cumulative, rank, side="right")])
-    return found
+        quantiles[int(feature[start])] = float(
+            middles[start + np.searchsorted(cumulative, rank, side="right")]
+        )
+    return quantiles
 
 
 def _statistics(
@@ -118,14 +115,14 @@ def _statistics(
         [sae_key, first, stop],
     ).fetchnumpy()
     feature = np.asarray(bins["feature"], dtype=np.int64)
-    place, size = feature - first, stop - first
+    offset, size = feature - first, stop - first
     n = np.asarray(bins["n"], dtype=np.int64)
-    active = np.bincount(place, weights=n, minlength=size).astype(np.int64)
-    total = np.bincount(place, weights=np.asarray(bins["total"], dtype=float), minlength=size)
+    active = np.bincount(offset, weights=n, minlength=size).astype(np.int64)
+    total = np.bincount(offset, weights=np.asarray(bins["total"], dtype=float), minlength=size)
     maximum = np.zeros(size)
-    np.maximum.at(maximum, place, np.asarray(bins["maximum"], dtype=float))
-    middles = np.minimum(middle(np.asarray(bins["bin"], dtype=np.int32)).astype(float), maximum[place])
-    found = {name: quantiles_from_bins(feature, middles, n, q) for name, q in _QUANTILES.items()}
+    np.maximum.at(maximum, offset, np.asarray(bins["maximum"], dtype=float))
+    middles = np.minimum(middle(np.asarray(bins["bin"], dtype=np.int32)).astype(float), maximum[offset])
+    quantiles = {name: quantiles_from_bins(feature, middles, n, q) for name, q in _QUANTILES.items()}
     dead = active == 0
     columns: dict[str, Column] = {
         "n_tokens": np.full(size, n_tokens, dtype=np.int64),
@@ -133,6 +130,6 @@ def _statistics(
         "density": active / n_tokens,
         "mean": pa.array(total / np.maximum(active, 1), mask=dead),
         "maximum": pa.array(maximum, mask=dead),
-        **{name: [of.get(j) for j in range(first, stop)] for name, of in found.items()},
+        **{name: [of.get(j) for j in range(first, stop)] for name, of in quantiles.items()},
     }
     return columns, active

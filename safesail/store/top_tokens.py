@@ -17,25 +17,25 @@ from safesail.store.sql import Db, value
 
 N_TOP_TOKENS = 10
 _ROWS_AT_ONCE = 1 << 17
-_ROWS_A_RUN = 1 << 18
+_ROWS_PER_RUN = 1 << 18
 """Nonzeros of features that are counted together: their distinct strings are held at once."""
 
 
 @dataclass(frozen=True)
 class TokenCodes:
-    """The string at each place of a harvest, as a number."""
+    """The string at each token of a harvest, as a number."""
 
     strings: tuple[str, ...]
     order: Int[np.ndarray, " n_strings"]
-    """Place of each string in the order of their characters."""
+    """Rank of each string in the order of their characters."""
 
-    codes: Int[np.ndarray, " n_places"]
+    codes: Int[np.ndarray, " n_slots"]
     """Into `strings`, by window_id * n_ctx + position; a mapped file."""
 
 
 @contextmanager
 def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes, None, None]:
-    """The strings of a harvest, in a file that is gone when the block ends: 4 bytes a place.
+    """The strings of a harvest, in a file that is gone when the block ends: 4 bytes per token slot.
 
     Args:
         db: The open store.
@@ -82,11 +82,11 @@ def top_tokens(
         n_active: Nonzeros of each of them.
         known: The strings of the SAE's harvest.
     """
-    found: dict[int, list[str]] = {}
-    for start, stop in runs(n_active.tolist(), _ROWS_A_RUN):
+    best: dict[int, list[str]] = {}
+    for start, stop in runs(n_active.tolist(), _ROWS_PER_RUN):
         features, masses = _masses(db, sae_key, (first + start, first + stop), known)
-        found |= _best(features, masses, known)
-    return found
+        best |= _best(features, masses, known)
+    return best
 
 
 def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[np.int32]) -> None:
@@ -121,8 +121,8 @@ def _masses(
 def _added(
     keys: Int[np.ndarray, " n"], masses: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    distinct, place = np.unique(keys, return_inverse=True)
-    return distinct, np.bincount(place, weights=masses, minlength=len(distinct))
+    distinct, inverse = np.unique(keys, return_inverse=True)
+    return distinct, np.bincount(inverse, weights=masses, minlength=len(distinct))
 
 
 def _best(

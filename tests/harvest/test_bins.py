@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from safesail.harvest.activations import QUANTILE_ERROR, Bins, Nonzeros, bin_middle, bin_of, histogram
+from safesail.harvest.activations import Bins, Nonzeros, bin_middle, bin_of, histogram
 from safesail.store.statistics import quantiles_from_bins
+
+QUANTILE_ERROR = 1 / 128
+"""Half a bin."""
 
 Row = tuple[int, float]
 VALUES = st.floats(min_value=2.0**-100, max_value=2.0**100, width=32)

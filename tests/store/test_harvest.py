@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,10 +20,9 @@ from safesail.harvest.activations import Nonzeros, bin_middle, histogram
 from safesail.store.connection import Db, open_writer
 from safesail.store.harvest import (
     BinMerger,
+    HarvestedShard,
     HarvestRecord,
     Precision,
-    ShardRow,
-    ShardTables,
     finish_harvest,
     open_harvest,
     read_harvest,
@@ -44,7 +44,7 @@ def begin(db: Db) -> HarvestRecord:
     return open_harvest(db, "h", SUBJECT, [SAE], {"n_ctx": N_CTX}, replace=False)
 
 
-def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> ShardTables:
+def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> HarvestedShard:
     """One document of one window, in which token i has the i-th nonzero."""
     feature = np.array([r[0] for r in made], dtype=np.int32)
     order = np.argsort(feature, kind="stable")
@@ -55,7 +55,8 @@ def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]])
     )
     bins = histogram(nonzeros)
     key, name = record.sae_keys[SAE.sae_id], f"d{number}"
-    return ShardTables(
+    return HarvestedShard(
+        number=number, content=f"content {number}", n_tokens=N_CTX,
         documents={
             "harvest_key": [record.key], "document_id": [name], "source": ["made"], "split": ["train"],
             "n_tokens": [N_CTX], "whole": [False], "text": ["text"],
@@ -70,9 +71,7 @@ def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]])
 
 
 def store(db: Db, record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> None:
-    write_shard(
-        db, record.key, ShardRow(number, f"content {number}", 1, 1, N_CTX), shard(record, number, made)
-    )
+    write_shard(db, record.key, shard(record, number, made))
 
 
 def finish(db: Db, record: HarvestRecord, precision: Precision) -> None:
@@ -151,9 +150,9 @@ def test_a_shard_that_fails_leaves_nothing(db: Db) -> None:
     record = begin(db)
     store(db, record, 0, [(1, 1.0)])
     broken = shard(record, 1, [(1, 1.0)])
-    broken = ShardTables(broken.documents, {**broken.windows, "tokens": [None]}, broken.nonzeros, broken.bins)
+    broken = replace(broken, windows={**broken.windows, "tokens": [None]})
     with pytest.raises(Exception, match="NOT NULL"):
-        write_shard(db, record.key, ShardRow(1, "content 1", 1, 1, N_CTX), broken)
+        write_shard(db, record.key, broken)
     assert value(db, "SELECT count(*) FROM documents") == 1
     assert value(db, "SELECT count(*) FROM activation_bins") == 1
     store(db, record, 1, [(1, 2.0)])  # the file that was left behind is written again

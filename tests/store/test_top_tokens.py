@@ -66,7 +66,7 @@ def test_they_are_those_of_a_plain_sum_whatever_is_held_at_once(
     db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, rows_a_run: int
 ) -> None:
     monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(module, "_ROWS_A_RUN", rows_a_run)
+    monkeypatch.setattr(module, "_ROWS_PER_RUN", rows_a_run)
     n_active = fill(db)
     with token_codes(db, 1, tmp_path / "codes") as known:
         found = top_tokens(db, 5, 0, n_active, known)
