@@ -111,6 +111,9 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text texts/ --tokens 500k
         zcat texts.gz | safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text -
     """
+    from safesail.sae.folders import check_saes
+
+    check_saes(options["saes"], options["model"])  # before torch is imported, which takes seconds
     from safesail.harvest.config import HarvestConfig
     from safesail.harvest.engine import Cluster
     from safesail.harvest.loading import HarvestInput, run_harvest

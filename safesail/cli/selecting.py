@@ -58,6 +58,10 @@ def select_sae(
         rows = plan_rows(model, saes)
         print_json(rows) if as_json else print_table(rows)
         return
+    from safesail.sae.folders import check_saes
+
+    if saes:
+        check_saes(saes, model)  # before torch is imported, which takes seconds
     from safesail.concepts.read import load_concepts
     from safesail.selection.config import SelectionConfig
     from safesail.selection.loading import run_selection

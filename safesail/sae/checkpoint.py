@@ -98,6 +98,8 @@ def open_checkpoint(
     weights = {name: tensor.to(device) for name, tensor in _component(_read(path), settings, path).items()}
     check_weights(weights, path.name)
     d_in, d_sae = weights[_WEIGHT].shape
+    if settings.k is not None and settings.k > d_sae:
+        raise SaeError(f"{path}: k = {settings.k} of {d_sae} features cannot be; correct k in the YAML file")
     info = SaeInfo(
         sae_id=path.stem,
         model_id="unknown" if model is None else model.model_id,

@@ -1,40 +1,17 @@
 """Opening an SAE, wherever it lies, and refusing what does not fit."""
 
-import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safesail.domain.ids import layer_of
 from safesail.domain.records import SaeInfo, SubjectInfo
-from safesail.errors import ConfigError, SaeError
-from safesail.resources import expand
+from safesail.errors import SaeError
+from safesail.sae.folders import CONFIG, WEIGHTS, check_saes, check_settings, may_be_release, read_settings
 from safesail.sae.protocol import SAE
-from safesail.sae.save import CONFIG, WEIGHTS
 from safesail.subject.loading import choose_device
 from safesail.subject.protocol import Subject
-
-
-def find_saes(specs: Sequence[str]) -> list[str]:
-    """Specs with patterns and folders of folders expanded, each once, in order of name within a spec.
-
-    A spec is an SAE's folder, a folder of such folders, a pattern of either, a `.pt` checkpoint, or
-    `release/id` of SAELens' directory. What matches nothing here is left out.
-    """
-    found: list[str] = []
-    for spec in specs:
-        base = Path(spec)
-        paths = sorted(base.parent.glob(base.name)) if base.name else [base]
-        if not paths and _may_be_release(spec):
-            found.append(spec)
-        for path in paths:
-            if (path / CONFIG).is_file() or path.suffix == ".pt":
-                found.append(str(path))
-            elif path.is_dir():
-                found += sorted(str(inner.parent) for inner in path.glob(f"*/{CONFIG}"))
-                found += sorted(str(inner) for inner in path.glob("*.pt"))
-    return list(dict.fromkeys(found))
+from safesail.subject.sizes import ModelSizes
 
 
 def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu") -> SAE:
@@ -56,30 +33,10 @@ def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu") -> SA
     else:
         sae = _open_saelens(spec, model, device)
     if model is not None:
-        check_fit(sae.info, model)
+        made_for = (read_settings(path) or {}).get("metadata", {}).get("model_name")
+        settings = {"d_in": sae.info.d_in, "metadata": {"hook_name": sae.info.hook, "model_name": made_for}}
+        check_settings(sae.info.sae_id, settings, ModelSizes(model.model_id, model.d_model, model.n_layers))
     return sae
-
-
-def check_fit(info: SaeInfo, model: SubjectInfo) -> None:
-    """Refuse an SAE of another width, or of a layer that the subject model does not have.
-
-    Raises:
-        SaeError: it does not fit.
-    """
-    if info.d_in != model.d_model:
-        raise SaeError(
-            f"{info.sae_id} reads {info.d_in} numbers a token, {model.model_id} has {model.d_model}; "
-            "it was made for another model"
-        )
-    layer = layer_of(info.hook)
-    if layer is None or (model.n_layers is not None and layer >= model.n_layers):
-        raise SaeError(
-            f"{info.sae_id} sits at {info.hook}, which {model.model_id} with {model.n_layers} layers does not have"
-        )
-
-
-def _may_be_release(spec: str) -> bool:
-    return "/" in spec and not any(c in spec for c in "*?[") and not spec.startswith((".", "/", "~"))
 
 
 def _open_saelens(spec: str, model: SubjectInfo | None, device: str) -> SAE:
@@ -90,7 +47,7 @@ def _open_saelens(spec: str, model: SubjectInfo | None, device: str) -> SAE:
     local = path.is_dir()
     if local:
         inner: Any = _from_folder(path, device)
-    elif path.exists() or not _may_be_release(spec):
+    elif path.exists() or not may_be_release(spec):
         raise SaeError(f"no SAE at {spec}: not a folder with {CONFIG}, a .pt file or release/id")
     else:
         inner = _from_hub(spec, device)
@@ -108,6 +65,9 @@ def _info(name: str, config: Any, model: SubjectInfo | None, sha256: str) -> Sae
         raise SaeError(f"{name} reads attention heads one by one (hook_z), which is not supported")
     if not config.metadata.hook_name:
         raise SaeError(f"{name}: its {CONFIG} names no hook point; add metadata.hook_name")
+    k = getattr(config, "k", None)
+    if k is not None and not 1 <= k <= config.d_sae:
+        raise SaeError(f"{name}: k = {k} of {config.d_sae} features cannot be; correct k in its {CONFIG}")
     return SaeInfo(
         sae_id=name,
         model_id=model.model_id if model is not None else str(config.metadata.model_name or "unknown"),
@@ -117,7 +77,7 @@ def _info(name: str, config: Any, model: SubjectInfo | None, sha256: str) -> Sae
         architecture=architecture,
         sha256=sha256,
         source=name,
-        k=getattr(config, "k", None),
+        k=k,
     )
 
 
@@ -125,13 +85,8 @@ def _from_folder(path: Path, device: str) -> Any:
     from sae_lens import SAE as SaeLensSae
     from safetensors import SafetensorError
 
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise SaeError(f"{path} is not an SAE folder: {name} is missing")
+    read_settings(path)
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise SaeError(f"{path / CONFIG} must be a JSON object")
         return SaeLensSae.load_from_disk(path, device=device, dtype="float32")
     except SafetensorError as error:
         raise SaeError(
@@ -183,11 +138,5 @@ def open_saes(specs: Sequence[str], subject: Subject, *, device: str = "auto") -
         ConfigError: nothing matches, or two SAEs have one name.
         SaeError: one of them is damaged or does not fit the subject model.
     """
-    found = find_saes([expand(spec) for spec in specs])
-    if not found:
-        raise ConfigError(f"no SAE matches {', '.join(specs)}; name a folder with cfg.json, or release/id")
-    saes = [open_sae(str(spec), model=subject.info, device=choose_device(device)) for spec in found]
-    names = [sae.info.sae_id for sae in saes]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"two SAEs are called {twice[0]!r}; rename one folder")
-    return saes
+    found = check_saes(specs, subject.info.model_id)
+    return [open_sae(spec, model=subject.info, device=choose_device(device)) for spec in found]

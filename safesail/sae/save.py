@@ -1,7 +1,6 @@
 """Writing an SAE in SAELens' format."""
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safesail.errors import SaeError
+from safesail.errors import DataError, SaeError
+from safesail.files import whole_folder
+from safesail.sae.folders import CONFIG, WEIGHTS
 from safesail.sae.weights import check_weights
-
-CONFIG = "cfg.json"
-WEIGHTS = "sae_weights.safetensors"
 
 
 def save_sae(
@@ -49,20 +47,20 @@ def save_sae(
         .contiguous()
         for name, tensor in weights.items()
     }
-    partial = directory.parent / f".{directory.name}.{os.getpid()}.tmp"
+    # The old one goes only once the new one is whole.
+    old = directory.with_name(f".{directory.name}.old") if directory.exists() else None
     try:
-        partial.mkdir(parents=True)
-        save_file(stored, partial / WEIGHTS)
-        (partial / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-        if readme is not None:
-            (partial / "README.md").write_text(readme, encoding="utf-8")
-        if directory.exists():
-            shutil.rmtree(directory)
-        partial.rename(directory)
-    except OSError as error:
-        raise SaeError(f"cannot write {directory}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        with whole_folder(directory) as partial:
+            save_file(stored, partial / WEIGHTS)
+            (partial / CONFIG).write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+            if readme is not None:
+                (partial / "README.md").write_text(readme, encoding="utf-8")
+            if old is not None:
+                directory.rename(old)
+    except DataError as error:
+        raise SaeError(str(error)) from error
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def topk_config(d_in: int, d_sae: int, k: int, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from safesail.domain.ids import layer_of
 from safesail.errors import ConfigError
 from safesail.resources import expand
 from safesail.sae.directory import Candidate, releases_for
-from safesail.sae.load import CONFIG, find_saes
+from safesail.sae.folders import CONFIG, find_saes
 from safesail.subject.aliases import ModelAlias, resolve, unknown_model
 
 N_TOKENS = 60_000

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from safesail.errors import ConfigError, SubjectError
 from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
@@ -154,11 +155,18 @@ class HookedModel:
     """Forward passes that end at the deepest activation wanted. Threads may run them at once."""
 
     def __init__(
-        self, model: nn.Module, boundaries: Mapping[str, ModuleBoundary], n_blocks: int, *, causal: bool
+        self,
+        model: PreTrainedModel,
+        boundaries: Mapping[str, ModuleBoundary],
+        n_blocks: int,
+        *,
+        causal: bool,
     ) -> None:
         """`n_blocks` is the number of transformer blocks; a model that is not causal is told what is padding."""
         self.boundaries = boundaries
         self.model = model.eval()
+        embeddings: Any = model.get_input_embeddings()
+        self.n_vocabulary = int(embeddings.weight.shape[0])
         self._causal = causal
         self._watched: set[ModuleBoundary] = set()
         self._watching = threading.Lock()

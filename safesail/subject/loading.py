@@ -1,30 +1,15 @@
 """Which subject model, where it runs, and how it is loaded."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safesail.errors import SubjectError
+from safesail.errors import ConfigError, SubjectError
 from safesail.resources import cache_dir
 from safesail.subject.fetch import fetch
 from safesail.subject.fingerprint import fingerprint
 from safesail.subject.protocol import Subject
-
-_ENCODERS = frozenset(
-    {
-        "bert",
-        "roberta",
-        "xlm-roberta",
-        "camembert",
-        "distilbert",
-        "mpnet",
-        "electra",
-        "deberta-v2",
-        "modernbert",
-    }
-)
-"""Model types whose attention goes both ways; all others are run as causal language models."""
+from safesail.subject.sizes import is_encoder
 
 
 @dataclass(frozen=True)
@@ -46,9 +31,12 @@ def load_subject(config: ModelConfig, *, quiet: bool = True) -> Subject:
     """Fetch the model where it is not here yet, and load it.
 
     Raises:
-        SubjectError: it cannot be fetched or loaded.
+        ConfigError: the device cannot be used here.
+        SubjectError: it cannot be fetched or loaded, or needs code of its own.
     """
+    device = choose_device(config.device)
     path = fetch(config.model, cache=cache_dir(), quiet=quiet)
+    kind = _class_of(path)
     import torch
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
@@ -61,22 +49,23 @@ def load_subject(config: ModelConfig, *, quiet: bool = True) -> Subject:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         options = {
             "dtype": getattr(torch, config.dtype),
-            "device": choose_device(config.device),
+            "device": device,
             "local_files_only": True,
             "trust_remote_code": False,  # a folder's own code is never run
         }
-        kind = _class_of(path)
         return kind.load(path, tokenizer, config.model, fingerprint(path), options)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if "trust_remote_code" in str(error):
+            reason = (
+                "it needs Python code of its own, which is never run; use a model that transformers knows"
+            )
         raise SubjectError(f"cannot load model {config.model!r} from {path}: {reason}") from error
 
 
 def _class_of(path: Path) -> Any:
-    """The class that runs the model in a directory, by what its config.json says."""
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    causal = any("CausalLM" in name or "LMHead" in name for name in config.get("architectures") or ())
-    if config.get("model_type") in _ENCODERS and not causal:
+    """The class that runs the model in a directory."""
+    if is_encoder(path):
         from safesail.subject.encoder import TextEncoder
 
         return TextEncoder
@@ -86,9 +75,19 @@ def _class_of(path: Path) -> Any:
 
 
 def choose_device(name: str) -> str:
-    """`auto` becomes CUDA where it is here, else the CPU (MPS lacks float64); any other name is taken as it is."""
-    if name != "auto":
-        return name
+    """`auto` becomes CUDA where it is here, else the CPU (MPS lacks float64); any other name is taken as it is.
+
+    Raises:
+        ConfigError: torch cannot use that device on this machine.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"torch cannot use device {name!r} on this machine; use auto, cpu, or cuda where there is a CUDA GPU"
+        ) from error
+    return name

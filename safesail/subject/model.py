@@ -41,6 +41,7 @@ class TransformerSubject:
         self.prefix = special.prefix
         self.n_ctx_max = n_ctx - len(special.prefix) - len(special.suffix)
         self._model = model
+        self._n_vocabulary = model.n_vocabulary
         self._special = special
         self._speller = TokenSpeller.of(tokenizer)
 
@@ -125,6 +126,11 @@ class TransformerSubject:
             raise ValueError(f"rows of {n_pos} tokens; {self.info.model_id} takes {self.n_ctx_max}")
         if mask is not None and bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ValueError("padding must be on the right of each row")
+        if n_pos and int(rows.max()) >= self._n_vocabulary:
+            raise SubjectError(
+                f"{self.info.model_id} knows {self._n_vocabulary} tokens, its tokenizer gives number "
+                f"{int(rows.max())}: the tokenizer belongs to another model"
+            )
         keep = None if mask is None or bool(mask.all()) else mask.to("cpu", torch.bool)
         first, last = len(self._special.prefix), len(self._special.suffix)
         ids = torch.full((n_rows, first + n_pos + last), self._special.padding, dtype=torch.long)

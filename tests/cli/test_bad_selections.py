@@ -54,7 +54,7 @@ LONG = f'{{pos: "{"the knife " * 99}", neg: "{"the spoon " * 99}"}}'
 Case = tuple[dict[str, str], str, Callable[[Path], None] | None, str]
 CASES: dict[str, Case] = {
     "another d_in": (
-        {}, GOOD, narrower, r"bad reads \d+ numbers a token, \S+tiny has \d+; it was made for another model",
+        {}, GOOD, narrower, r"bad reads \d+ numbers per token, \S+tiny has \d+; use --model tiny",
     ),
     "one pair": (
         {}, concepts(concept(PAIR)), None, r"set\.yaml: concept x\.y has 1 pair\(s\); a contrast needs at least 2",

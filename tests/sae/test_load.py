@@ -12,7 +12,8 @@ from torch import Tensor
 from safesail.domain.records import SubjectInfo
 from safesail.errors import SaeError
 from safesail.resources import resource_dir
-from safesail.sae.load import find_saes, open_sae
+from safesail.sae.folders import find_saes
+from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.sae.save import save_sae
 
@@ -133,7 +134,7 @@ def test_saving_never_writes_over_anything(
 
 
 def test_another_width_is_refused(write_sae: Write) -> None:
-    with pytest.raises(SaeError, match="reads 6 numbers a token, big has 64; it was made for another model"):
+    with pytest.raises(SaeError, match="reads 6 numbers per token, big has 64; use --model tiny"):
         open_sae(str(write_sae("a")), model=SubjectInfo("big", "f", 64, 2))
 
 

@@ -1,0 +1,129 @@
+"""Where SAEs lie, and whether they can fit a subject model: told from names and settings, without weights or torch."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safesail.domain.config import load_yaml
+from safesail.domain.ids import layer_of
+from safesail.errors import ConfigError, SaeError
+from safesail.resources import expand
+from safesail.subject.aliases import resolve
+from safesail.subject.sizes import ModelSizes, sizes_of
+
+CONFIG = "cfg.json"
+WEIGHTS = "sae_weights.safetensors"
+
+_RELEASE = re.compile(r"[\w.-]+/[\w.,+/-]+")
+
+
+def find_saes(specs: Sequence[str]) -> list[str]:
+    """Specs with patterns and folders of folders expanded, each once, in order of name within a spec.
+
+    A spec is an SAE's folder, a folder of such folders, a pattern of either, a `.pt` checkpoint, or
+    `release/id` of SAELens' directory. What matches nothing here is left out.
+    """
+    found: list[str] = []
+    for spec in specs:
+        base = Path(spec)
+        paths = sorted(base.parent.glob(base.name)) if base.name else [base]
+        if not paths and may_be_release(spec):
+            found.append(spec)
+        for path in paths:
+            if (path / CONFIG).is_file() or path.suffix == ".pt":
+                found.append(str(path))
+            elif path.is_dir():
+                found += sorted(str(inner.parent) for inner in path.glob(f"*/{CONFIG}"))
+                found += sorted(str(inner) for inner in path.glob("*.pt"))
+    return list(dict.fromkeys(found))
+
+
+def may_be_release(spec: str) -> bool:
+    """Whether `spec` can be `release/id` of SAELens' directory."""
+    return _RELEASE.fullmatch(spec) is not None and not spec.startswith(".")
+
+
+def check_saes(specs: Sequence[str], model: str) -> list[str]:
+    """Find SAEs and hold those on this machine against the subject model, before anything is loaded.
+
+    Args:
+        specs: As `find_saes` takes them, `bundled:` allowed.
+        model: The subject model: an alias, a directory or a hub id.
+
+    Returns:
+        As `find_saes`.
+
+    Raises:
+        ConfigError: nothing matches, two SAEs have one name, or a checkpoint's YAML file is wrong.
+        SaeError: an SAE that is incomplete, or made for another model.
+        SubjectError: `model` is a directory that holds no complete model.
+    """
+    found = find_saes([expand(spec) for spec in specs])
+    if not found:
+        raise ConfigError(f"no SAE matches {', '.join(specs)}; name a folder with {CONFIG}, or release/id")
+    names = [_name(spec) for spec in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two SAEs are called {twice[0]!r}; rename one folder")
+    sizes = sizes_of(model)
+    for spec, name in zip(found, names, strict=True):
+        settings = read_settings(Path(spec))
+        if settings is not None and sizes is not None:
+            check_settings(name, settings, sizes)
+    return found
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """An SAE's cfg.json, or the hook that a checkpoint's YAML file names; None for what is not on this machine.
+
+    Raises:
+        SaeError: a folder that is incomplete, or whose cfg.json is damaged.
+        ConfigError: the YAML file is missing or damaged.
+    """
+    if path.suffix == ".pt":
+        return {"metadata": {"hook_name": load_yaml(path.with_suffix(".yaml")).get("hook")}}
+    if not path.is_dir():
+        return None
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            raise SaeError(f"{path} is not an SAE folder: {name} is missing")
+    try:
+        settings = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SaeError(
+            f"cannot load SAE {path}: {CONFIG} is no JSON ({' '.join(str(error).split())[:100]})"
+        ) from error
+    if not isinstance(settings, dict):
+        raise SaeError(f"{path / CONFIG} must be a JSON object")
+    k, d_sae = settings.get("k"), settings.get("d_sae")
+    if isinstance(k, int) and isinstance(d_sae, int) and not 1 <= k <= d_sae:
+        raise SaeError(f"{path}: k = {k} of {d_sae} features cannot be; correct k in its {CONFIG}")
+    return settings
+
+
+def check_settings(name: str, settings: dict[str, Any], model: ModelSizes) -> None:
+    """Refuse an SAE of another width, or of a layer that the subject model does not have.
+
+    Raises:
+        SaeError: it does not fit; the error names the model that it was made for, where its settings do.
+    """
+    metadata = settings.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else settings  # older folders keep both on one level
+    d_in, hook, made_for = settings.get("d_in"), metadata.get("hook_name"), metadata.get("model_name")
+    alias = resolve(str(made_for)) if made_for else None
+    right = f"--model {alias.name if alias else made_for}" if made_for else "the model that it was made for"
+    if isinstance(d_in, int) and model.d_model is not None and d_in != model.d_model:
+        raise SaeError(
+            f"{name} reads {d_in} numbers per token, {model.model_id} has {model.d_model}; use {right}"
+        )
+    layer = layer_of(hook) if isinstance(hook, str) else None
+    if model.n_layers is not None and isinstance(hook, str) and (layer is None or layer >= model.n_layers):
+        raise SaeError(
+            f"{name} sits at {hook}, which {model.model_id} with {model.n_layers} layers does not have; use {right}"
+        )
+
+
+def _name(spec: str) -> str:
+    path = Path(spec)
+    return path.stem if path.suffix == ".pt" else path.resolve().name if path.is_dir() else spec
