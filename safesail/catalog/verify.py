@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from safesail.catalog.archive import unpack
 from safesail.catalog.format import KEYS, MANIFEST, TABLES, Manifest, file_digest, plain, read_manifest
-from safesail.catalog.rules import FORBIDDEN, REFERENCES, conditions
+from safesail.catalog.rules import FORBIDDEN, RANGES, REFERENCES, ROWS, conditions
 from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SafeSailError
 from safesail.files import remove, whole_file, whole_folder
 from safesail.resources import cache_dir
@@ -28,13 +28,14 @@ from safesail.store.release import (
     parquet_faults,
     release_counts,
     release_origins,
+    write_catalog,
 )
+from safesail.store.schema import VIEWS
 
 KEPT_ZIPS = 4
 """Unpacked releases that stay in the user's cache, the newest ones."""
 
-RULES_VERSION = 2
-"""Part of a verdict's name: raised when a rule is added, so that what passed before is checked again."""
+KEPT_VERDICTS = 32
 
 
 def verify_release(path: Path) -> Manifest:
@@ -93,6 +94,7 @@ def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
     A release that passed is not checked again as long as its files are the same by size, inode, and times of
     modification and of change. The last is the system's own: setting a file's modification time back does not hide
     a changed byte from it. What does: a clock that is set back, and a change below the file system (a failing disk).
+    The verdict, in the user's cache, is the release's view `catalog` as Parquet, which takes as long to compute.
 
     Args:
         folder: The release's folder.
@@ -107,8 +109,7 @@ def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
     """
     manifest = read_manifest(folder)
     _check_listing(folder, manifest)
-    identity = _identity(folder, manifest)
-    verdict = cache_dir() / "verified" / identity
+    verdict = _verdict(folder, manifest)
     if not again and verdict.is_file():
         return manifest
     settled = _settled(folder, manifest, wait=not again)
@@ -116,29 +117,37 @@ def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
         _check_bytes(folder / name, manifest)
     for table in TABLES:
         _check_schema(folder / f"{table}.parquet", table, manifest)
-    with open_manifest(folder, manifest) as db, parquet_faults(folder):
+    with _opened(folder, manifest) as db, parquet_faults(folder):
         _check_rows(db, folder)
         _check_references(db, folder)
         _check_counts(db, folder, manifest)
-    if settled and _identity(folder, manifest) == identity:
-        _keep(verdict)
+        if settled and _verdict(folder, manifest) == verdict:
+            _keep(verdict, db)
     return manifest
 
 
 def open_manifest(folder: Path, manifest: Manifest) -> AbstractContextManager[Db]:
-    """The tables of a release, as `safesail.store.release.open_release` gives them."""
+    """The tables of a verified release, as `safesail.store.release.open_release` gives them."""
+    verdict = _verdict(folder, manifest)
+    return _opened(folder, manifest, verdict if verdict.is_file() else None)
+
+
+def _opened(folder: Path, manifest: Manifest, catalog: Path | None = None) -> AbstractContextManager[Db]:
     return open_release(
         folder,
         [model.model_dump() for model in manifest.subject_models],
         [sae.model_dump() for sae in manifest.saes],
+        catalog=catalog,
     )
 
 
-def _identity(folder: Path, manifest: Manifest) -> str:
-    """Equal as long as nobody wrote to a file of the release."""
+def _verdict(folder: Path, manifest: Manifest) -> Path:
+    """Where the verdict is kept: the same as long as nobody wrote to a file of the release, and no rule changed."""
     files = [(folder / name).stat() for name in (MANIFEST, *manifest.files) if (folder / name).is_file()]
     stats = [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in files]
-    return hashlib.sha256(repr((RULES_VERSION, manifest.as_bytes(), stats)).encode()).hexdigest()
+    rules = (RANGES, ROWS, REFERENCES, FORBIDDEN, VIEWS)
+    name = hashlib.sha256(repr((rules, manifest.as_bytes(), stats)).encode()).hexdigest()
+    return cache_dir() / "verified" / f"{name}.parquet"
 
 
 def _settled(folder: Path, manifest: Manifest, *, wait: bool) -> bool:
@@ -152,12 +161,16 @@ def _settled(folder: Path, manifest: Manifest, *, wait: bool) -> bool:
     return left <= 0 or (wait and left <= step)
 
 
-def _keep(verdict: Path) -> None:
-    try:
-        with whole_file(verdict, private=True):
-            pass
-    except DataError:
-        return  # a cache that cannot be written to costs time, and nothing else
+def _keep(verdict: Path, db: Db) -> None:
+    # A cache that cannot be written to costs time, and nothing else.
+    with suppress(DataError), whole_file(verdict, private=True) as partial:
+        write_catalog(db, partial)
+        _keep_newest(verdict.parent, KEPT_VERDICTS)
+
+
+def _keep_newest(folder: Path, n: int) -> None:
+    for old in sorted(folder.iterdir(), key=lambda f: f.lstat().st_mtime, reverse=True)[n:]:
+        remove(old)
 
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -30,6 +30,15 @@ class InOrder(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names in the order in which they were added."""
         return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; when its output's reader has seen enough (`| head`), it ends quietly, with 0."""
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # before click sees it, which would end with 1
+            os._exit(0)  # nothing more may be written, not even by closing
+        return done
 
 
 @click.group(cls=InOrder, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -61,8 +70,6 @@ def main() -> NoReturn:
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        os._exit(0)  # who read is gone; nothing more may be written, not even by closing
     except SafeSailError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)

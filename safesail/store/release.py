@@ -49,7 +49,11 @@ _VIEWS = {
 
 @contextmanager
 def open_release(
-    folder: Path, models: Iterable[Mapping[str, Any]], saes: Iterable[Mapping[str, Any]]
+    folder: Path,
+    models: Iterable[Mapping[str, Any]],
+    saes: Iterable[Mapping[str, Any]],
+    *,
+    catalog: Path | None = None,
 ) -> Generator[Db, None, None]:
     """A database in memory whose tables and views are those of a store, over the files of a verified release.
 
@@ -59,6 +63,7 @@ def open_release(
         folder: The release.
         models: Rows of `subject_models`.
         saes: Rows of `saes`, without their keys.
+        catalog: The view `catalog` of this release, as `write_catalog` wrote it; None: it is computed when asked for.
 
     Raises:
         DataError: a file is no Parquet.
@@ -69,17 +74,27 @@ def open_release(
         paths = {table: folder.absolute() / f"{table}.parquet" for table in (*_TABLES, "exemplars")}
         with parquet_faults(folder):
             for table, path in paths.items():
-                quoted = str(path).replace("'", "''")
-                db.execute(
-                    f"CREATE VIEW release.{table} AS SELECT *, file_row_number"
-                    f" FROM read_parquet('{quoted}', file_row_number = true, hive_partitioning = false)"
-                )
+                db.execute(f"CREATE VIEW release.{table} AS SELECT *, file_row_number FROM {_parquet(path)}")
             for table in _TABLES:
                 _replace(db, table, f"SELECT {_columns(db, table)} FROM release.{table}")
             for view, select in _VIEWS.items():
                 _replace(db, view, select)
+            if catalog is not None:
+                paths["catalog"] = catalog.absolute()
+                columns = "* EXCLUDE (file_row_number)"
+                _replace(db, "catalog", f"SELECT {columns} FROM {_parquet(paths['catalog'])}")
         db.execute("SET allowed_paths = ?", [[str(path) for path in paths.values()]])
         yield db
+
+
+def write_catalog(db: Db, path: Path) -> None:
+    """Write the view `catalog` as Parquet: of a million features it takes seconds to compute."""
+    db.sql('SELECT * FROM catalog ORDER BY sae_id, "index"').write_parquet(str(path), compression="zstd")
+
+
+def _parquet(path: Path) -> str:
+    quoted = str(path).replace("'", "''")
+    return f"read_parquet('{quoted}', file_row_number = true, hive_partitioning = false)"
 
 
 @contextmanager
