@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safesail.errors import DataError
-from safesail.files import whole_file, whole_folder
+from safesail.files import restore, scratch_folder, whole_file, whole_folder
 
 
 def test_a_file_appears_when_the_block_ends_well_and_not_before(tmp_path: Path) -> None:
@@ -75,3 +75,83 @@ def test_a_planted_link_is_never_written_through(tmp_path: Path) -> None:
         partial.write_text("new")
     assert target.read_text() == "untouched"
     assert (tmp_path / "a").read_text() == "new"
+
+
+def test_a_folder_is_replaced_in_one_step_and_a_failed_one_leaves_the_old(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for content in ("old", "new"):
+        with whole_folder(out, replace=True) as partial:
+            (partial / "a").write_text(content)
+    assert (out / "a").read_text() == "new"
+    with pytest.raises(RuntimeError), whole_folder(out, replace=True) as partial:
+        raise RuntimeError
+    assert (out / "a").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+REPLACE = """
+import os, sys
+from pathlib import Path
+from safesail import files
+files._exchange = lambda a, b: False  # a system that cannot swap two names
+rename, calls = Path.rename, []
+def dying(self, target):
+    if len(calls) == 1:
+        os._exit(1)
+    calls.append(target)
+    return rename(self, target)
+Path.rename = dying
+with files.whole_folder(Path(sys.argv[1]), replace=True) as partial:
+    (partial / "a").write_text("new")
+"""
+
+
+def test_a_kill_between_two_renames_hides_nothing_for_good(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with whole_folder(out) as partial:
+        (partial / "a").write_text("old")
+    assert subprocess.run([sys.executable, "-c", REPLACE, str(out)], check=False).returncode == 1
+    assert not out.exists(), "killed between the two"
+    restore(out)
+    assert (out / "a").read_text() == "old"
+    with whole_folder(out, replace=True) as partial:
+        (partial / "a").write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_resumed_folder_goes_on_and_holds_nothing_planted(tmp_path: Path) -> None:
+    precious, out = tmp_path / "precious", tmp_path / "out"
+    precious.write_text("untouched")
+    with pytest.raises(LookupError), whole_folder(out, resume=LookupError) as partial:
+        (partial / "half").write_text("kept")
+        raise LookupError
+    (partial / "link").symlink_to(precious)
+    (partial / "hard").hardlink_to(precious)
+    with whole_folder(out, resume=LookupError) as partial:
+        assert [p.name for p in partial.iterdir()] == ["half"]
+        for name in ("link", "hard"):
+            (partial / name).write_text("new")
+    assert precious.read_text() == "untouched"
+    (tmp_path / ".out.partial").symlink_to(tmp_path)
+    with pytest.raises(RuntimeError), whole_folder(out, replace=True, resume=LookupError) as partial:
+        assert not list(partial.iterdir())
+        raise RuntimeError
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "precious"]
+
+
+def test_a_scratch_folder_is_gone_with_its_block(tmp_path: Path) -> None:
+    with scratch_folder(tmp_path / "out") as scratch:
+        (scratch / "a").write_text("")
+        assert scratch.stat().st_mode & 0o777 == 0o700
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [".out.{pid}.partial", ".out.{pid}.new", ".out.{pid}-x_1.partial"])
+def test_leftovers_of_every_kind_are_swept(name: str, tmp_path: Path) -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    (tmp_path / name.format(pid=int(gone.stdout))).mkdir()
+    with whole_folder(tmp_path / "out"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

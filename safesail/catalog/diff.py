@@ -17,6 +17,7 @@ class Entry:
     score: float | None
     low: float | None
     high: float | None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Diff:
     added: tuple[FeatureId, ...]
     lost: tuple[FeatureId, ...]
     reexplained: tuple[FeatureId, ...]
+    retagged: tuple[FeatureId, ...]
     moved: tuple[Moved, ...]
     """Scores whose 95 % intervals do not overlap."""
 
@@ -42,7 +44,7 @@ class Diff:
     """Scores that differ, where a catalog gives no interval to judge by."""
 
     same: int
-    """Features with the same explanation, and scores within their intervals."""
+    """Features with the same explanation and tags, and scores within their intervals."""
 
 
 def diff(a: Path, b: Path) -> Diff:
@@ -59,6 +61,7 @@ def compare(a: Mapping[FeatureId, Entry], b: Mapping[FeatureId, Entry]) -> Diff:
     """Differences between two catalogs' entries."""
     both = sorted(a.keys() & b.keys())
     reexplained = [f for f in both if a[f].explanation != b[f].explanation]
+    retagged = [f for f in both if set(a[f].tags) != set(b[f].tags)]
     moved: list[Moved] = []
     unsure: list[Moved] = []
     for feature in both:
@@ -70,11 +73,12 @@ def compare(a: Mapping[FeatureId, Entry], b: Mapping[FeatureId, Entry]) -> Diff:
             unsure.append(Moved(feature, before, after))
         elif apart:
             moved.append(Moved(feature, before, after))
-    changed = {*reexplained, *(m.feature for m in moved), *(m.feature for m in unsure)}
+    changed = {*reexplained, *retagged, *(m.feature for m in moved), *(m.feature for m in unsure)}
     return Diff(
         added=tuple(sorted(b.keys() - a.keys())),
         lost=tuple(sorted(a.keys() - b.keys())),
         reexplained=tuple(reexplained),
+        retagged=tuple(retagged),
         moved=tuple(moved),
         unsure=tuple(unsure),
         same=len(both) - len(changed),
@@ -90,4 +94,4 @@ def _apart(a: Entry, b: Entry) -> bool | None:
 
 def _read(path: Path) -> dict[FeatureId, Entry]:
     with open_source(path) as db:
-        return {FeatureId(str(r[0]), int(r[1])): Entry(*r[2:]) for r in comparable(db)}
+        return {FeatureId(str(r[0]), int(r[1])): Entry(*r[2:6], tuple(r[6])) for r in comparable(db)}

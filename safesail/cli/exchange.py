@@ -109,7 +109,10 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    counts = {name: len(getattr(found, name)) for name in ("added", "lost", "reexplained", "moved", "unsure")}
+    counts = {
+        name: len(getattr(found, name))
+        for name in ("added", "lost", "reexplained", "retagged", "moved", "unsure")
+    }
     print_table([{**counts, "same": found.same}])
     for moved in found.moved:
         click.echo(f"{moved.feature}: score {moved.before:.3f} -> {moved.after:.3f}")

@@ -101,11 +101,11 @@ def scores_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
 
 
 def comparable(db: Db) -> list[Row]:
-    """sae_id, index, explanation, score, low, high: a row a feature that has an explanation or a score."""
+    """sae_id, index, explanation, score, low, high, tags: a row per feature that has an explanation, score or tag."""
     return rows(
         db,
-        'SELECT sae_id, "index", explanation, score, score_low, score_high FROM catalog'
-        " WHERE explanation IS NOT NULL OR score IS NOT NULL ORDER BY 1, 2",
+        'SELECT sae_id, "index", explanation, score, score_low, score_high, tags FROM catalog'
+        " WHERE explanation IS NOT NULL OR score IS NOT NULL OR len(tags) > 0 ORDER BY 1, 2",
     )
 
 

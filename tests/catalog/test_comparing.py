@@ -25,6 +25,8 @@ def test_differences_by_hand() -> None:
         f(3): Entry("x", 0.5, None, None),
         f(4): Entry("x", None, None, None),
         f(5): Entry("x", 0.1, 0.0, 0.2),
+        f(7): Entry("x", None, None, None, ("fraud", "hate")),
+        f(8): Entry("x", None, None, None, ("fraud", "hate")),
     }
     b = {
         f(0): Entry("x", 0.55, 0.45, 0.65),  # within
@@ -33,26 +35,32 @@ def test_differences_by_hand() -> None:
         f(3): Entry("x", 0.6, 0.5, 0.7),  # who can tell
         f(4): Entry("x", 0.6, 0.5, 0.7),  # scored since
         f(6): Entry("z", None, None, None),
+        f(7): Entry("x", None, None, None, ("hate", "fraud")),
+        f(8): Entry("x", None, None, None, ("hate",)),
     }
     found = compare(a, b)
     assert (found.added, found.lost, found.reexplained) == ((f(6),), (f(5),), (f(2),))
     assert found.moved == (Moved(f(1), 0.5, 0.8),)
     assert found.unsure == (Moved(f(3), 0.5, 0.6),)
-    assert found.same == 2
+    assert found.retagged == (f(8),)
+    assert found.same == 3
     back = compare(b, a)
     assert (back.added, back.lost, back.moved) == (found.lost, found.added, (Moved(f(1), 0.8, 0.5),))
 
 
 def test_a_release_is_no_different_from_its_store_until_that_changes(store: Path, release: Path) -> None:
     found = diff(release, store)
-    assert (found.added, found.lost, found.reexplained, found.moved, found.unsure) == ((),) * 5
+    assert (found.added, found.lost, found.reexplained, found.moved, found.unsure) == (
+        (),
+    ) * 5 and not found.retagged
     assert found.same == 4
     with open_writer(store) as db:
+        db.execute("INSERT INTO tags VALUES (?, 3, 'fraud', 'person', 1)", [SAE])
         db.execute("UPDATE scores SET value = 0.9, low = 0.8, high = 1 WHERE feature = 2")
         db.execute("DELETE FROM explanations WHERE feature = 1")
     found = diff(release, store)
     assert found.moved == (Moved(FeatureId(SAE, 2), 0.2, 0.9),)
-    assert found.lost == (FeatureId(SAE, 1),)
+    assert (found.reexplained, found.retagged) == ((FeatureId(SAE, 1),), (FeatureId(SAE, 3),))
     with pytest.raises(NotFoundError):
         diff(store, store.parent / "nowhere")
 

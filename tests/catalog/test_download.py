@@ -1,9 +1,15 @@
 """Downloads over a real loopback server."""
 
+import gzip
 import io
 import json
+import re
+import socket
+import subprocess
+import sys
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
@@ -11,8 +17,10 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from safesail.catalog.config import ReleaseOptions
-from safesail.catalog.download import InterruptedDownloadError, download
+from safesail.catalog.download import InterruptedDownloadError, Patience, download
+from safesail.catalog.format import MAX_MANIFEST_BYTES
 from safesail.catalog.release import build_release
+from safesail.catalog.source import open_source
 from safesail.catalog.verify import verify_release
 from safesail.errors import ChecksumError, ConfigError, DataError, NotFoundError
 
@@ -29,8 +37,6 @@ class Files:
         self.ranges: list[tuple[str, str]] = []
         self.break_off: dict[str, int] = {}
         self.know_range = True
-        import re
-
         server.expect_request(re.compile(f"^{re.escape(prefix)}")).respond_with_handler(self.answer)
 
     def answer(self, request: Request) -> Response:
@@ -213,3 +219,124 @@ def test_nothing_there_and_links_are_refused(release: Path, out: Path, tmp_path:
     with pytest.raises(DataError, match="is a link"):
         download(str(release), out, quiet=True)
     assert names(out.parent) == set()
+
+
+SHORT = Patience(idle=5, start=0.5, bytes_per_second=1000)
+
+
+def trickle(request: Request) -> Response:
+    """A byte now and then, for ever."""
+
+    def drops() -> Generator[bytes, None, None]:
+        while True:
+            time.sleep(0.05)
+            yield b"x"
+
+    return Response(drops(), headers={"Content-Length": "1000000"}, direct_passthrough=True)
+
+
+@pytest.mark.parametrize("path", ["/r/", "/r/x.zip"])
+def test_a_trickle_does_not_hang(path: str, out: Path, httpserver: HTTPServer) -> None:
+    httpserver.expect_request(re.compile("^/r/")).respond_with_handler(trickle)
+    with pytest.raises(InterruptedDownloadError, match="is too slow: under 1,000 bytes per second"):
+        download(httpserver.url_for(path), out, quiet=True, patience=SHORT)
+
+
+def test_silence_does_not_hang(out: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and never answers
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/r/"
+        with pytest.raises(InterruptedDownloadError, match="ReadTimeout; try again"):
+            download(address, out, quiet=True, patience=Patience(idle=0.3, start=60))
+        with pytest.raises(InterruptedDownloadError, match="too slow"):
+            download(address, out, quiet=True, patience=Patience(idle=60, start=0.3))
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_huge_manifest_is_cut_off(encoding: str, out: Path, httpserver: HTTPServer) -> None:
+    zeros = b"0" * (MAX_MANIFEST_BYTES + 1)
+    content = zeros if encoding == "identity" else gzip.compress(zeros)
+    httpserver.expect_request("/r/manifest.json").respond_with_data(
+        content, headers={"Content-Encoding": encoding}
+    )
+    with pytest.raises(DataError, match="is larger than the" if encoding == "identity" else "not UTF-8"):
+        download(httpserver.url_for("/r/"), out, quiet=True)
+    assert names(out.parent) == set()
+
+
+def test_a_planted_link_is_not_written_through(
+    release: Path, out: Path, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    Files(httpserver, release)
+    precious = tmp_path / "precious"
+    precious.write_text("untouched")
+    partial = out.parent / ".release.partial"
+    partial.mkdir()
+    for name in ("manifest.json", "tags.parquet"):
+        (partial / name).symlink_to(precious)
+    verify_release(download(httpserver.url_for("/r/"), out, quiet=True))
+    assert precious.read_text() == "untouched"
+    assert names(out.parent) == {"release"}
+
+
+def test_a_zip_that_came_whole_before_a_kill_is_not_asked_for_in_vain(
+    store: Path, out: Path, tmp_path: Path, httpserver: HTTPServer
+) -> None:
+    build_release(store, tmp_path / "served" / "r.zip", ReleaseOptions(name="toy"))
+
+    def answer(request: Request) -> Response:
+        if "Range" in request.headers:
+            return Response("", 416)
+        return Response((tmp_path / "served" / "r.zip").read_bytes())
+
+    httpserver.expect_request("/r.zip").respond_with_handler(answer)
+    (out.parent / ".release.partial").mkdir()
+    (out.parent / ".release.partial" / "release.zip").write_bytes(b"x" * 10)
+    verify_release(download(httpserver.url_for("/r.zip"), out, quiet=True))
+
+
+def test_the_hub_s_token_goes_to_the_hub_and_to_nobody_else(
+    release: Path, out: Path, httpserver: HTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A private data set whose files the hub hands on to another server, as it does with large ones."""
+    seen: list[tuple[str, str | None]] = []
+    with HTTPServer(host="localhost") as elsewhere:
+
+        def hub(request: Request) -> Response:
+            seen.append(("hub", request.headers.get("Authorization")))
+            if request.headers.get("Authorization") != "Bearer hf_secret":
+                return Response("", 401)
+            return Response(
+                "", 302, headers={"Location": elsewhere.url_for("/" + request.path.rsplit("/", 1)[1])}
+            )
+
+        def storage(request: Request) -> Response:
+            seen.append(("elsewhere", request.headers.get("Authorization")))
+            return Response((release / request.path[1:]).read_bytes())
+
+        httpserver.expect_request(re.compile("/datasets/org/private/resolve/main/")).respond_with_handler(hub)
+        elsewhere.expect_request(re.compile("/")).respond_with_handler(storage)
+        monkeypatch.setenv("HF_ENDPOINT", httpserver.url_for("/").rstrip("/"))
+        monkeypatch.setenv("HF_TOKEN", "hf_secret")
+        verify_release(download("hf:org/private", out, quiet=True))
+        monkeypatch.delenv("HF_TOKEN")
+        with pytest.raises(NotFoundError, match="set HF_TOKEN"):
+            download("hf:org/private", out.parent / "again", quiet=True)
+    assert {who for who in seen if who[0] == "elsewhere"} == {("elsewhere", None)}
+    assert ("hub", "Bearer hf_secret") in seen
+
+
+def test_the_same_release_that_was_damaged_is_mended(release: Path, out: Path) -> None:
+    download(str(release), out, quiet=True)
+    (out / "tags.parquet").write_bytes(b"damaged")
+    verify_release(download(str(release), out, quiet=True))
+    assert names(out.parent) == {"release"}
+
+
+def test_nothing_is_lost_where_a_kill_had_put_a_release_aside(release: Path, out: Path) -> None:
+    download(str(release), out, quiet=True)
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    out.rename(out.with_name(f".release.{int(gone.stdout)}-.old"))
+    with open_source(out) as db:
+        assert db.sql("SELECT count(*) FROM catalog").fetchall() == [(5,)]

@@ -1,6 +1,8 @@
 """Queries in a process of their own."""
 
 import io
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -107,3 +109,57 @@ def test_python_gets_pandas(store: Path, release: Path) -> None:
         views = catalog.query("SELECT (SELECT count(*) FROM exemplars), (SELECT count(*) FROM ledger)")
         assert views.to_numpy().tolist() == [[3, 0]]
         assert set(catalog.query("SELECT DISTINCT sae_id FROM catalog")["sae_id"]) == {SAE}
+
+
+def test_a_table_says_how_many_more_rows_there_are(store: Path) -> None:
+    with run_query(store, "SELECT i FROM range(25000) t(i) ORDER BY i") as result:
+        first, n_more = result.head(3)
+    assert (first, n_more) == ([{"i": 0}, {"i": 1}, {"i": 2}], 24_997)
+    with run_query(store, "SELECT 1 AS a") as result:
+        assert result.head(3) == ([{"a": 1}], 0)
+
+
+OUTLIVED = """
+import sys, time
+from pathlib import Path
+from safesail.catalog.query import run_query
+with run_query(Path(sys.argv[1]), "SELECT count(*) FROM range(1000000) a, range(1000000) b", timeout=600):
+    pass
+"""
+
+
+def test_a_query_does_not_outlive_the_process_that_asked(store: Path) -> None:
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", OUTLIVED, str(store)]) as parent:
+        children: list[psutil.Process] = []
+        while not children:
+            time.sleep(0.05)
+            children = psutil.Process(parent.pid).children(recursive=True)
+        parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert not alive
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"], ["--json"]])
+def test_a_reader_that_has_seen_enough_ends_a_query_quietly(form: list[str], store: Path) -> None:
+    sql = "SELECT repeat('x', 1000) AS x FROM range(100000)"
+    command = [
+        sys.executable,
+        "-m",
+        "safesail",
+        "catalog",
+        "query",
+        sql,
+        *form,
+        "--limit",
+        "100000",
+        "--store",
+        store,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asked:
+        assert asked.stdout is not None
+        assert asked.stderr is not None
+        asked.stdout.readline()
+        asked.stdout.close()
+        assert (asked.wait(), asked.stderr.read()) == (0, b"")

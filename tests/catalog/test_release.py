@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,11 +12,12 @@ import pandas as pd
 import pytest
 
 from safesail.catalog.config import ImportOptions, ReleaseOptions
+from safesail.catalog.download import download
 from safesail.catalog.format import read_manifest, release_digest
 from safesail.catalog.importing import import_catalog
 from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
-from safesail.errors import ConfigError, NotFoundError
+from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.store.connection import open_writer
 from tests.catalog.toy import SAE, TEXTS
 
@@ -160,3 +163,60 @@ def test_a_zip_holds_plain_names_only(store: Path, tmp_path: Path) -> None:
             "manifest.json",
         }
     verify_release(tmp_path / "r.zip")
+
+
+def test_what_killed_builds_left_is_cleaned_up(store: Path, tmp_path: Path) -> None:
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    for name in (".out.{}.partial", ".out.{}.new", ".out.{}-abc.partial"):
+        (tmp_path / name.format(int(gone.stdout))).mkdir()
+    (tmp_path / f".out.{int(gone.stdout)}-.old").mkdir()
+    build_release(store, tmp_path / "out", ReleaseOptions(name="toy"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "toy.duckdb"]
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from safesail.catalog.config import ReleaseOptions
+from safesail.catalog.download import download
+from safesail.catalog.release import build_release
+from safesail.errors import DataError
+store, out, kind = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # a file that grows larger cannot be written
+try:
+    download(str(store), out, quiet=True) if kind == "download" else build_release(store, out, ReleaseOptions(name="t"))
+except DataError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["folder", "out.zip", "download"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    kind: str, store: Path, release: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / ("out.zip" if kind == "out.zip" else "out")
+    source = release if kind == "download" else store
+    ended = subprocess.run(
+        [sys.executable, "-c", FULL, source, out, kind], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.startswith(f"cannot write {out}: "), ended.stdout + ended.stderr
+    assert ended.stdout.count("\n") == 1
+    assert not list(out.parent.iterdir())
+
+
+def test_a_target_that_cannot_be_written_is_one_line(store: Path, release: Path) -> None:
+    for out in (Path("/proc/none/out"), Path("/proc/none/out.zip")):
+        with pytest.raises(DataError, match="cannot write /proc/none/out"):
+            build_release(store, out, ReleaseOptions(name="toy"))
+    with pytest.raises(DataError, match="cannot write /proc/none/out"):
+        download(str(release), Path("/proc/none/out"), quiet=True)
+
+
+def test_a_store_with_a_value_that_no_release_may_have_is_not_released(store: Path, tmp_path: Path) -> None:
+    with open_writer(store) as db:
+        db.execute("UPDATE explanations SET confidence = 99 WHERE feature = 0")
+    with pytest.raises(DataError, match="column 'confidence' must lie in"):
+        build_release(store, tmp_path / "out", ReleaseOptions(name="toy"))
+    assert not (tmp_path / "out").exists()

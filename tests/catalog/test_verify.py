@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safesail.catalog.config import ImportOptions
+from safesail.catalog.config import ImportOptions, ReleaseOptions
 from safesail.catalog.format import TABLES
 from safesail.catalog.importing import import_catalog
+from safesail.catalog.release import build_release
+from safesail.catalog.source import open_source
 from safesail.catalog.verify import verify_release
 from safesail.errors import (
     ChecksumError,
@@ -23,6 +26,7 @@ from safesail.errors import (
     SafeSailError,
     SchemaVersionError,
 )
+from safesail.resources import cache_dir
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -100,6 +104,18 @@ MANIFESTS: dict[str, tuple[Change, type[SafeSailError], str]] = {
     "too narrow": (setter("saes", "0", "d_sae", to=3), DataError, "k 4 above its width 3"),
     "other SAE": (setter("saes", "0", "sae_id", to="other"), FingerprintError, "not in the manifest"),
     "negative width": (setter("saes", "0", "d_sae", to=-1), DataError, "d_sae"),
+    "absurd width": (setter("saes", "0", "d_sae", to=2**62), DataError, "d_sae"),
+    "absurd layer": (setter("saes", "0", "layer", to=2**40), DataError, "layer"),
+    "absurd depth": (setter("subject_models", "0", "n_layers", to=2**40), DataError, "n_layers"),
+    "k above the width": (setter("saes", "0", "k", to=17), DataError, "k 17 above its width 16"),
+    "unknown subject model": (
+        setter("saes", "0", "model_id", to="other"),
+        DataError,
+        "does not list the subject model",
+    ),
+    "false count": (setter("counts", "scored", to=4), DataError, "counts.scored is 4, the tables have 3"),
+    "false mean": (setter("counts", "mean_score", to=0.9), DataError, "counts.mean_score is 0.9"),
+    "false origins": (setter("origins", to={"toy": 6}), DataError, "origins are not those"),
     "name with a slash": (setter("name", to="../x"), DataError, "name"),
     "a list": (lambda content: content["saes"].append(content["saes"][0]), DataError, "an SAE twice"),
     "file left out": (lambda content: content["files"].pop("tags.parquet"), DataError, "does not list tags"),
@@ -153,6 +169,39 @@ TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailErro
     "text and error": ("explanations", {"error": ["X", None, None, None, "Y"]}, DataError, "both a text and an error"),
     "odd split": ("exemplars", {"split": ["train", "train", "secret"]}, DataError, "split"),
     "short exemplar": ("exemplars", {"activations": [[1.0], [0.0] * 3, [0.0] * 3]}, DataError, "activation per token"),
+    "frequency above one": ("feature_concepts", {"frequency": [5.0]}, DataError, r"'frequency' must lie in \[0, 1\]"),
+    "shares above one": ("feature_concepts", {"swapped": [0.3]}, DataError, "shares of the same pairs"),
+    "no pairs": ("feature_concepts", {"n_pairs": [0]}, DataError, "'n_pairs' must not be below 1"),
+    "dangling concept": ("feature_concepts", {"concept_id": ["zz"]}, DataError, "'zz' is not in release.concepts"),
+    "nameless concept": ("concepts", {"name": ["", "slur"]}, DataError, "must not be empty"),
+    "confidence 99": ("explanations", {"confidence": [99.0] + [None] * 4}, DataError, r"'confidence' must lie in"),
+    "no text and no reason": (
+        "explanations", {"text": [None, "b", "c", "d", None]}, DataError, "neither a text nor an error"),
+    "low above high": ("scores", {"low": [0.9, 0.3, 0.1, None]}, DataError, "low must not be above high"),
+    "negative units": ("scores", {"n_units": [-1, None, None, None]}, DataError, "'n_units' must not be below 0"),
+    "negative tokens": ("scores", {"tokens": [-1, None, None, None]}, DataError, "'tokens' must not be below 0"),
+    "severity 7": ("tags", {"severity": [7, None, None, None]}, DataError, r"'severity' must lie in \[1, 3\]"),
+    "empty tag": ("tags", {"tag": ["", "a", "b", "c"]}, DataError, "a tag must not be empty"),
+    "negative count": ("features", {"n_active": [-1] + [10] * 4}, DataError, "'n_active' must not be below 0"),
+    "more active than there are": ("features", {"n_active": [101] + [10] * 4}, DataError, "above n_tokens"),
+    "false density": ("features", {"density": [0.2] + [0.1] * 4}, DataError, "density must be n_active / n_tokens"),
+    "q999 above the maximum": ("features", {"q999": [3.5] + [2.9] * 4}, DataError, "must ascend"),
+    "q90 above q99": ("features", {"q90": [2.6] + [2.0] * 4}, DataError, "must ascend"),
+    "mean above the maximum": ("features", {"mean": [3.5] + [1.5] * 4}, DataError, "mean must not be above"),
+    "another layer": ("features", {"layer": [3] + [2] * 4}, DataError, "'toy-l2#3' is not in saes, by sae_id, layer"),
+    "null top token": ("features", {"top_tokens": [[None]] + [["a"]] * 4}, DataError, "top token must not be null"),
+    "false maximum": ("exemplars", {"maximum": [9.0, 2.5, 0.5]}, DataError, "must be the largest activation"),
+    "negative activation": (
+        "exemplars", {"activations": [[-1.0, 3.0, 1.0], [0.0, 2.5, 0.0], [0.5, 0.0, 0.0]]}, DataError, "from 0"),
+    "no tokens": (
+        "exemplars", {"tokens": [[], ["a"] * 3, ["a"] * 3], "activations": [[], [0, 2.5, 0], [0.5, 0, 0]]},
+        DataError, "1 to 65,536 tokens"),
+    "null token": ("exemplars", {"tokens": [[None, "a", "b"], ["a"] * 3, ["a"] * 3]}, DataError, "not be null"),
+    "rank 0": ("exemplars", {"rank": [0, 2, 1]}, DataError, "'rank' must not be below 1"),
+    "redacted with a text": (
+        "features", {"redacted": [True] + [False] * 4, "top_tokens": [None] + [["a"]] * 4},
+        DataError, "a redacted feature has a text"),
+    "another mean": ("scores", {"value": [0.61, 0.4, 0.2, None]}, DataError, "counts.mean_score is 0.4"),
     "NaN activation": (
         "exemplars", {"activations": [[float("nan")] * 3, [0.0] * 3, [0.0] * 3]}, DataError, "must be a number from 0"),
 }  # fmt: skip
@@ -216,3 +265,57 @@ def test_every_table_has_its_rules() -> None:
     assert set(KEYS) == set(REQUIRED) == set(TABLES)
     for table, schema in TABLES.items():
         assert {*KEYS[table], *REQUIRED[table]} <= set(schema.names)
+
+
+def test_a_release_is_verified_once_and_a_changed_byte_is_noticed(release: Path) -> None:
+    with open_source(release):
+        pass
+    verdicts = list((cache_dir() / "verified").iterdir())
+    assert len(verdicts) == 1
+    with open_source(release) as db:
+        assert db.sql("SELECT count(*) FROM catalog").fetchall() == [(5,)]
+        assert (
+            "read_parquet"
+            in db.sql("SELECT sql FROM duckdb_views() WHERE view_name = 'catalog'").fetchall()[0][0]
+        )
+    path = release / "explanations.parquet"
+    content, before = bytearray(path.read_bytes()), path.stat()
+    content[100] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # as one who hides it would
+    with pytest.raises(ChecksumError, match="differs from its SHA-256"), open_source(release):
+        pass
+    content[100] ^= 1
+    path.write_bytes(content)
+    with open_source(release):
+        pass
+
+
+def test_a_release_that_was_touched_a_moment_ago_has_no_verdict_from_that_moment(release: Path) -> None:
+    verify_release(release)
+    touched = max(f.stat().st_ctime for f in release.iterdir())
+    verdicts = list((cache_dir() / "verified").glob("*"))
+    assert all(v.stat().st_ctime > touched + 0.1 for v in verdicts)
+
+
+def test_a_cache_that_cannot_be_written_to_costs_time_alone(
+    release: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAFESAIL_CACHE", "/proc/none")
+    for _ in range(2):
+        with open_source(release) as db:
+            assert db.sql("SELECT count(*) FROM catalog").fetchall() == [(5,)]
+
+
+def test_a_zip_is_unpacked_once_and_a_changed_one_again(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.zip"
+    for version in ("1", "2"):
+        build_release(store, path, ReleaseOptions(name="toy", version=version))
+        for _ in range(2):
+            with open_source(path) as db:
+                assert db.sql("SELECT count(*) FROM catalog").fetchall() == [(5,)]
+    assert len(list((cache_dir() / "releases").iterdir())) == 2
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"r\.zip is not a sound zip"), open_source(path):
+        pass
+    assert len(list((cache_dir() / "releases").iterdir())) == 2
