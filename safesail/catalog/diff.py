@@ -94,4 +94,7 @@ def _apart(a: Entry, b: Entry) -> bool | None:
 
 def _read(path: Path) -> dict[FeatureId, Entry]:
     with open_source(path) as db:
-        return {FeatureId(str(r[0]), int(r[1])): Entry(*r[2:6], tuple(r[6])) for r in comparable(db)}
+        return {
+            FeatureId(str(sae_id), int(index)): Entry(explanation, score, low, high, tuple(tags))
+            for sae_id, index, explanation, score, low, high, tags in comparable(db)
+        }
