@@ -134,7 +134,7 @@ def run_alone(
 
 
 def _harvest(setup: Setup, store: Path, out: Connection, largest_file: int | None) -> None:
-    from safesail.harvest.run import HarvestJob, harvest
+    from safesail.harvest.run import HarvestJob, run_harvest
     from tests.harvest_kills_child import load
 
     subject, saes = load(setup.model, setup.saes)
@@ -143,7 +143,7 @@ def _harvest(setup: Setup, store: Path, out: Connection, largest_file: int | Non
     out.send(None)
     try:
         with open_writer(store) as db:
-            report = harvest(db, HarvestJob(subject, saes, [setup.text], setup.config), quiet=True)
+            report = run_harvest(db, HarvestJob(subject, saes, [setup.text], setup.config), quiet=True)
     except SafeSailError as error:
         out.send(str(error))
     else:

@@ -6,7 +6,7 @@ import sae_lens as sae_lens
 import torch
 
 from safesail.harvest.engine import Loaded
-from safesail.harvest.run import harvest as harvest
+from safesail.harvest.run import run_harvest as run_harvest
 from safesail.sae.load import open_sae
 from safesail.sae.saelens import SaeLensWrapped as SaeLensWrapped
 from safesail.subject.loading import ModelConfig, load_subject

@@ -72,7 +72,7 @@ def contents(store: Path) -> dict[str, list[Any]]:
 
 def _select(setup: Setup, store: Path, kill: Moment | None, out: Connection) -> None:
     import safesail.selection.batches as batches
-    from safesail.selection.run import select
+    from safesail.selection.run import run_selection
     from safesail.store.connection import open_writer
     from tests.harvest_kills_child import load
 
@@ -81,7 +81,7 @@ def _select(setup: Setup, store: Path, kill: Moment | None, out: Connection) -> 
     if kill is not None:
         _arm(kill)
     with open_writer(store) as db:
-        result = select(db, subject, saes, setup.concepts, setup.config, quiet=True)
+        result = run_selection(db, subject, saes, setup.concepts, setup.config, quiet=True)
     out.send(result.n_tokens)
 
 

@@ -1,5 +1,6 @@
 """`safesail harvest`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from safesail.cli.output import plain, print_json, print_table
     default="all",
     show_default=True,
     metavar="all|candidates|FILE",
-    help="Whose nonzeros are kept: all, those that select-sae nominated, or a file with one SAE#INDEX a line.",
+    help="Whose nonzeros are kept: all, those that select-sae nominated, or a file with one SAE#INDEX per line.",
 )
 @click.option(
     "--whole-documents",
@@ -54,7 +55,7 @@ from safesail.cli.output import plain, print_json, print_table
     help="Of stored activations: exact, or one byte, at most 1/510 of the feature's maximum off.",
 )
 @click.option(
-    "--chat-template", is_flag=True, help="Put the opening of the model's chat template before each window."
+    "--chat-template", is_flag=True, help="Put the beginning of the model's chat template before each window."
 )
 @click.option(
     "--batch-tokens",
@@ -111,13 +112,10 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text texts/ --tokens 500k
         zcat texts.gz | safesail harvest --sae data/saes/smollm2-l14-mlp-k32 --text -
     """
-    from safesail.sae.folders import check_saes
-
-    check_saes(options["saes"], options["model"])  # before torch is imported, which takes seconds
     from safesail.harvest.config import HarvestConfig
-    from safesail.harvest.engine import Cluster
-    from safesail.harvest.loading import HarvestInput, run_harvest
-    from safesail.subject.loading import ModelConfig
+    from safesail.resources import expand
+    from safesail.sae.folders import check_saes
+    from safesail.text.documents import check_sources
 
     listed = _listed(options["features"])
     settings = {
@@ -125,21 +123,38 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         "features": "listed" if listed else options["features"],
         **{name: options[name] for name in _SETTINGS},
     }
-    cluster = None
-    if options["engine"] == "ray":
+    config = HarvestConfig.read(settings, "command line")
+    texts = [expand(source) for source in options["text"]]
+    # Before torch is imported, which takes seconds.
+    check_sources(texts, column=config.column)
+    check_saes(options["saes"], options["model"])
+
+    from safesail.harvest.engine import Cluster, RayEngine
+    from safesail.harvest.feature_list import features_to_keep
+    from safesail.harvest.run import HarvestJob, run_harvest
+    from safesail.sae.load import load_with_saes
+    from safesail.store.connection import open_writer
+    from safesail.subject.loading import ModelConfig
+
+    where = ModelConfig(**{name: options[name] for name in ("model", "device", "dtype", "threads")})
+    engine = None
+    if options["engine"] == "ray":  # refused before the model is loaded, where Ray is missing
         cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
-    where = {name: options[name] for name in ("model", "device", "dtype", "threads")}
-    report = run_harvest(
-        store,
-        ModelConfig(**where),
-        HarvestInput(options["saes"], options["text"], listed, cluster),
-        HarvestConfig.read(settings, "command line"),
-        replace=options["replace"],
-        quiet=quiet,
-    )
+        engine = RayEngine(partial(load_with_saes, where, options["saes"]), cluster, where.threads)
+    subject, saes = load_with_saes(where, options["saes"], quiet=quiet)
+    with open_writer(store) as db:
+        keep = features_to_keep(db, [sae.info for sae in saes], config, listed)
+        job = HarvestJob(subject, saes, texts, config, keep)
+        report = run_harvest(db, job, engine=engine, replace=options["replace"], quiet=quiet)
+    for split in report.empty_splits:
+        click.echo(f"warning: no text of the split {split!r}: {_EMPTY[split]}", err=True)
     print_json(report) if as_json else print_table([plain(report)])
 
 
+_EMPTY = {
+    "train": "no exemplars can be shown to an explainer; harvest more documents",
+    "test": "no score can be computed; harvest more documents",
+}
 _SETTINGS = (
     "n_ctx", "column", "shard_tokens", "whole_documents", "precision", "chat_template", "batch_tokens", "memory_gb",
     "seed",

@@ -1,11 +1,15 @@
 """`safesail select-sae`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from safesail.cli.options import device_options, json_option, model_option, quiet_option, store_option
 from safesail.cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from safesail.selection.result import SelectionResult
 
 
 @click.command("select-sae")
@@ -21,7 +25,9 @@ from safesail.cli.output import print_json, print_table
 )
 @click.option("--config", type=click.Path(path_type=Path), help="YAML with the settings of the metric.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the figure to this PNG or SVG."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw the ranking to this PNG, SVG or PDF.",
 )
 @click.option(
     "--plan", is_flag=True, help="Only list what would be scored, from where, how large; no network."
@@ -52,38 +58,51 @@ def select_sae(
         safesail select-sae --model smollm2
         safesail select-sae --model llama --plan
     """
-    if plan:
-        from safesail.selection.loading import plan_rows
+    from safesail.concepts.read import load_concepts
+    from safesail.sae.folders import check_saes
+    from safesail.selection.config import SelectionConfig
+    from safesail.selection.plan import candidates_of
+    from safesail.selection.plan import plan as plan_rows
+    from safesail.selection.plot import check_format
 
-        rows = plan_rows(model, saes)
+    if plan:
+        rows = [row._asdict() for row in plan_rows(model, saes)]
         print_json(rows) if as_json else print_table(rows)
         return
-    from safesail.sae.folders import check_saes
+    if plot is not None:
+        check_format(plot)
+    settings = SelectionConfig.from_yaml(config) if config else SelectionConfig()
+    chosen = load_concepts(concepts, domains)
+    names = candidates_of(model, saes)
+    check_saes(names, model)  # before torch is imported, which takes seconds
 
-    if saes:
-        check_saes(saes, model)  # before torch is imported, which takes seconds
-    from safesail.concepts.read import load_concepts
-    from safesail.selection.config import SelectionConfig
-    from safesail.selection.loading import run_selection
+    from safesail.sae.load import load_with_saes
+    from safesail.selection.plot import draw
+    from safesail.selection.run import run_selection
+    from safesail.store.connection import open_writer
     from safesail.subject.loading import ModelConfig
 
-    settings = SelectionConfig.from_yaml(config) if config else SelectionConfig()
-    where = ModelConfig(model=model, device=device, dtype=dtype, threads=threads)
-    chosen = load_concepts(concepts, domains)
-    result = run_selection(store, where, saes, chosen, settings, quiet=quiet)
+    subject, candidates = load_with_saes(ModelConfig(model, device, dtype, threads), names, quiet=quiet)
+    with open_writer(store) as db:
+        result = run_selection(db, subject, candidates, chosen, settings, quiet=quiet)
     if plot is not None:
-        from safesail.selection.plot import plot as draw
-
         draw(result, plot)
     if as_json:
         print_json(
             {
                 "ranking": result.table(),
                 "domains": result.domain_table(),
+                "features": result.features,
                 "tokens": result.n_tokens,
                 "llm_tokens": 0,
             }
         )
-        return
+    else:
+        _print(result)
+
+
+def _print(result: "SelectionResult") -> None:
     print_table(result.table())
     click.echo(f"best: {result.best}; the model saw {result.n_tokens:,} tokens, no LLM was asked")
+    click.echo("\nits features that tell a concept best from its absence:")
+    print_table(result.feature_table())

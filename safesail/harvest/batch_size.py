@@ -15,8 +15,8 @@ from safesail.subject.workers import open_workers
 
 SMALLEST = 512
 LARGEST = 1 << 18
-WORTH = 1.1
-"""A batch twice as large must be this many times as fast a token, or the smaller one is taken."""
+SPEEDUP = 1.1
+"""A batch twice as large must be this many times as fast per token, or the smaller one is taken."""
 
 _SHARE = 0.8
 
@@ -39,8 +39,8 @@ def find_batch_tokens(
         encode_rows(subject, saes, [[0] * row_tokens] * max(1, batch_tokens // row_tokens))
 
     def run(batch_tokens: int) -> None:
-        with open_workers(subject.device, batch_tokens) as streams:
-            running = [streams.submit(run_one, batch_tokens // streams.n) for _ in range(streams.n)]
+        with open_workers(subject.device, batch_tokens) as workers:
+            running = [workers.submit(run_one, batch_tokens // workers.n) for _ in range(workers.n)]
             for one in running:
                 one.result()
 
@@ -65,7 +65,7 @@ def search(
         most: No batch is larger than this, unless it is below `SMALLEST`.
         clock: Seconds.
     """
-    best, speed = SMALLEST, 0.0
+    best, best_speed = SMALLEST, 0.0
     size = SMALLEST
     while size <= max(most, SMALLEST):
         before, start = used(), clock()
@@ -73,12 +73,11 @@ def search(
             run(size)
         except RuntimeError:  # torch's out-of-memory error is one
             return best
-        found = size / (clock() - start)
-        grown = used() - before
-        if used() > limit or found < WORTH * speed:
+        speed = size / (clock() - start)
+        if used() > limit or speed < SPEEDUP * best_speed:
             return best
-        best, speed = size, found
-        if used() + 2 * grown > limit:
+        best, best_speed = size, speed
+        if used() + 2 * (used() - before) > limit:
             return best
         size *= 2
     return best

@@ -3,26 +3,24 @@
 import logging
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from safesail.errors import ConfigError, FingerprintError, SafeSailError, SubjectError
 from safesail.harvest.activations import ShardResult, finish_shard, start_shard
 from safesail.harvest.config import HarvestConfig
+from safesail.harvest.feature_list import Keep
 from safesail.harvest.shards import Shard
 from safesail.sae.protocol import SAE
 from safesail.subject.protocol import Subject
 from safesail.subject.workers import BatchWorkers, open_workers
 
-Keep = Mapping[str, NDArray[np.bool_]] | None
 Loaded = tuple[Subject, Sequence[SAE]]
 Started = TypeVar("Started")
 
@@ -33,34 +31,25 @@ RESTARTS = 2
 """Times that a worker which died is started again, its shard with it, before the harvest gives up."""
 
 
-class Engine(Protocol):
-    """Runs shards; what it gives does not depend on which engine it is."""
-
-    def run(
-        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
-    ) -> Generator[ShardResult, None, None]:
-        """Results, in the order of `shards`."""
-        ...
+Engine = Callable[[Loaded, Iterable[Shard], HarvestConfig, Keep | None], Generator[ShardResult, None, None]]
+"""Runs shards and gives their results in order; they do not depend on which engine it is."""
 
 
-class LocalEngine:
-    """Shards run here, in turn: while one is brought into order, the batches of the next one run."""
-
-    def run(
-        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
-    ) -> Generator[ShardResult, None, None]:
-        """Results, in the order of `shards`."""
-        subject, saes = loaded
-        with _streams(subject, config) as streams:
-            yield from _in_order(
-                shards,
-                lambda shard: start_shard(subject, saes, shard, config, streams),
-                lambda started: finish_shard(subject, started, config, keep),
-                at_once=2,
-            )
+def run_here(
+    loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep | None
+) -> Generator[ShardResult, None, None]:
+    """Shards run in this process, in turn: while one is brought into order, the batches of the next one run."""
+    subject, saes = loaded
+    with _workers(subject, config) as workers:
+        yield from _in_order(
+            shards,
+            lambda shard: start_shard(subject, saes, shard, config, workers),
+            lambda started: finish_shard(subject, started, config, keep),
+            at_once=2,
+        )
 
 
-def _streams(subject: Subject, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
+def _workers(subject: Subject, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
     assert config.batch_tokens != "auto", "the harvest has put a number in its place"
     return open_workers(subject.device, config.batch_tokens)
 
@@ -109,7 +98,7 @@ class Cluster:
 class RayEngine:
     """Shards run on Ray actors, each with a model and SAEs of its own; `pip install 'safesail[ray]'`.
 
-    The same shards, batches and threads go through the same code as in `LocalEngine`, so on processors of one
+    The same shards, batches and threads go through the same code as in `run_here`, so on processors of one
     kind the results are the same bytes. A worker that dies is started again with the shard it had.
 
     Raises:
@@ -127,8 +116,8 @@ class RayEngine:
         if find_spec("ray") is None:
             raise ConfigError("engine ray needs Ray: pip install 'safesail[ray]'")
 
-    def run(
-        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep
+    def __call__(
+        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep | None
     ) -> Generator[ShardResult, None, None]:
         """Results, in the order of `shards`.
 
@@ -136,7 +125,7 @@ class RayEngine:
             ConfigError: the cluster cannot be reached, or has no room for the workers.
             FingerprintError: a worker finds another model or SAE than this process.
             SubjectError: a worker died again and again.
-            SafeSailError: what a shard raises, as in `LocalEngine`.
+            SafeSailError: what a shard raises, as in `run_here`.
         """
         threads = torch.get_num_threads() if self.threads is None else self.threads
         with _connected(self.cluster, threads) as ray:
@@ -144,8 +133,8 @@ class RayEngine:
             options = {"num_cpus": threads, "num_gpus": self.cluster.gpus}
             remote = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
             kept = ray.put(keep)  # once, however many workers read it
-            task = _Task(self.load, _identity(loaded), config, threads)
-            workers = [remote.remote(task, kept) for _ in range(self.cluster.n_workers)]
+            told = (self.load, _identity(loaded), config, threads, kept)
+            workers = [remote.remote(*told) for _ in range(self.cluster.n_workers)]
             try:
                 pool = _Workers(ray, workers)
                 yield from _in_order(
@@ -156,40 +145,35 @@ class RayEngine:
                     ray.kill(worker)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What every worker of a harvest is told."""
-
-    load: Callable[[], Loaded]
-    identity: dict[str, str]
-    config: HarvestConfig
-    threads: int
-
-
 class _Worker:
     """One model and its SAEs, on one worker; loaded with the first shard, so that faults are reported."""
 
-    def __init__(self, task: _Task, keep: Keep) -> None:
-        self._task = task
-        self._keep = keep
+    def __init__(
+        self,
+        load: Callable[[], Loaded],
+        identity: dict[str, str],
+        config: HarvestConfig,
+        threads: int,
+        keep: Keep | None,
+    ) -> None:
+        self._load, self._identity = load, identity
+        self._config, self._threads, self._keep = config, threads, keep
         self._loaded: Loaded | None = None
 
     def run(self, shard: Shard) -> ShardResult:
-        subject, saes = self._load() if self._loaded is None else self._loaded
-        with _streams(subject, self._task.config) as streams:
-            started = start_shard(subject, saes, shard, self._task.config, streams)
-            return finish_shard(subject, started, self._task.config, self._keep)
+        subject, saes = self._loaded = self._loaded or self._checked()
+        with _workers(subject, self._config) as workers:
+            started = start_shard(subject, saes, shard, self._config, workers)
+            return finish_shard(subject, started, self._config, self._keep)
 
-    def _load(self) -> Loaded:
-        torch.set_num_threads(self._task.threads)
-        loaded = self._task.load()
-        torch.set_num_threads(self._task.threads)  # whatever the loading set
-        found = _identity(loaded)
-        if other := sorted(set(found.items()) ^ set(self._task.identity.items())):
+    def _checked(self) -> Loaded:
+        torch.set_num_threads(self._threads)
+        loaded = self._load()
+        torch.set_num_threads(self._threads)  # whatever the loading set
+        if other := sorted(set(_identity(loaded).items()) ^ set(self._identity.items())):
             raise FingerprintError(
                 f"{other[0][0]} is not the same on every node; bring the same files to all of them"
             )
-        self._loaded = loaded
         return loaded
 
 
@@ -210,20 +194,16 @@ class _Workers:
         self._worker_of: dict[Any, int] = {}
 
     def start(self, shard: Shard) -> tuple[Shard, Any]:
-        """Give the shard to the worker with the least to do."""
-        number = self._freest()
+        """Give the shard to the worker with the fewest shards that are not done."""
+        refs = list(self._worker_of)
+        running: list[Any] = []
+        if refs:
+            _, running = self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        busy = Counter(self._worker_of[ref] for ref in running)
+        number = min(range(len(self._workers)), key=lambda number: busy[number])
         ref = self._workers[number].run.remote(shard)
         self._worker_of[ref] = number
         return shard, ref
-
-    def _freest(self) -> int:
-        """Number of the worker with the fewest shards that are not done."""
-        if not self._worker_of:
-            return 0
-        refs = list(self._worker_of)
-        _, running = self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
-        busy = Counter(self._worker_of[ref] for ref in running)
-        return min(range(len(self._workers)), key=lambda number: busy[number])
 
     def finish(self, started: tuple[Shard, Any]) -> ShardResult:
         """Wait for the shard's result."""

@@ -2,21 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from safesail.errors import ConfigError, FingerprintError
-from safesail.harvest.activations import bin_middle, chat_prefix
+from safesail.harvest.activations import bin_middle
 from safesail.harvest.batch_size import find_batch_tokens
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.engine import Engine, LocalEngine
+from safesail.harvest.engine import Engine, run_here
+from safesail.harvest.feature_list import Keep
 from safesail.harvest.shards import Shard, cut_shards
+from safesail.harvest.template import chat_prefix
 from safesail.harvest.writer import Writer
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, limited_memory
@@ -25,6 +25,7 @@ from safesail.store.harvest import (
     clear_staging,
     count_stored,
     drop_harvests,
+    empty_splits,
     finish_harvest,
     open_harvest,
     read_harvest,
@@ -51,6 +52,9 @@ class HarvestReport:
     n_nonzeros: int
     """Nonzeros stored by this harvest, all runs of it together."""
 
+    empty_splits: tuple[str, ...]
+    """Of `train` and `test`, those without a document."""
+
     new_tokens: int
     """Tokens that this run put through the subject model: 0 when there was nothing left to do."""
 
@@ -69,17 +73,12 @@ class HarvestJob:
     """Files, folders, `hf:NAME[:split]`, or `-` for standard input."""
 
     config: HarvestConfig
-    keep: Mapping[str, NDArray[np.bool_]] | None = None
-    """By sae_id, which features' nonzeros are kept, length d_sae; needed unless `features` is `all`."""
+    keep: Keep | None = None
+    """Features whose nonzeros are all kept, as `features_to_keep` gives them; needed unless `features` is `all`."""
 
     def __post_init__(self) -> None:
-        if self.config.features == "all" or self.keep is not None:
-            return
-        if self.config.features == "candidates":
-            raise ConfigError(
-                "features: candidates needs the candidates of a selection; run select-sae first"
-            )
-        raise ConfigError("features: listed needs a file of features")
+        if self.config.features != "all" and self.keep is None:
+            raise ConfigError(f"features: {self.config.features} needs to be told which features to keep")
 
     @property
     def harvest_id(self) -> str:
@@ -94,8 +93,36 @@ class HarvestJob:
         }
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
+    def shards(self) -> Iterator[Shard]:
+        """All of the text, read anew each time."""
+        config = self.config
+        documents = read_documents(self.sources, column=config.column, seed=config.seed)
+        return cut_shards(
+            documents,
+            self.subject.tokenize,
+            n_ctx=config.n_ctx,
+            shard_tokens=config.shard_tokens,
+            n_tokens=config.n_tokens,
+        )
 
-def harvest(
+    def check(self) -> int:
+        """Hold the settings against the subject model; tokens of the longest row.
+
+        Raises:
+            ConfigError: a hook, a chat template or a length that the model does not have.
+        """
+        for sae in self.saes:
+            self.subject.check_hook(sae.info.hook)
+        n_prefix = len(chat_prefix(self.subject, self.config))
+        most = self.subject.n_ctx_max - n_prefix
+        if self.config.n_ctx > most:
+            raise ConfigError(
+                f"n_ctx {self.config.n_ctx} is more than {self.subject.info.model_id} takes; use {most} or less"
+            )
+        return n_prefix + self.config.n_ctx
+
+
+def run_harvest(
     db: Db, job: HarvestJob, *, engine: Engine | None = None, replace: bool = False, quiet: bool = False
 ) -> HarvestReport:
     """Run the subject model over the text and store the nonzero activations of every SAE, exactly once.
@@ -117,46 +144,34 @@ def harvest(
         DataError: the store cannot be written; what is stored so far is kept.
     """
     started = perf_counter()
-    _check(job)
+    row_tokens = job.check()
     with limited_memory(db, STORE_MEGABYTES):
         record = _open(db, job, replace=replace)
         if replace and not _reads_the_same(record, job):
             drop_harvests(db, record.sae_keys)
             record = _open(db, job, replace=replace)
         new_tokens = 0
-        if record.finished:
-            clear_staging(db, record)
-            _check_pipe(record, job)
-        else:
-            new_tokens = _run_shards(db, record, job, engine or LocalEngine(), quiet=quiet)
+        if not record.finished:
+            config = _with_batches(db, record, job, row_tokens)
+            new_tokens = _run_shards(db, record, job, config, engine or run_here, quiet=quiet)
             record = _finish(db, record, job)
+        else:
+            clear_staging(db, record)
+            # A pipe has no name by which its text is known.
+            if "-" in job.sources and not _reads_the_same(record, job):
+                raise _changed("standard input holds other text")
         documents, nonzeros = count_stored(db, record)
+        empty = empty_splits(db, record)
     return HarvestReport(
         harvest_id=job.harvest_id,
         sae_ids=tuple(sae.info.sae_id for sae in job.saes),
         n_documents=documents,
         n_tokens=record.n_tokens,
         n_nonzeros=nonzeros,
+        empty_splits=empty,
         new_tokens=new_tokens,
         seconds=perf_counter() - started,
     )
-
-
-def _check_pipe(record: HarvestRecord, job: HarvestJob) -> None:
-    """A pipe has no name by which its text is known: that it is the text of the finished harvest is looked at."""
-    if "-" in job.sources and not _reads_the_same(record, job):
-        raise _changed("standard input holds other text")
-
-
-def _check(job: HarvestJob) -> None:
-    for sae in job.saes:
-        job.subject.check_hook(sae.info.hook)
-    before = len(chat_prefix(job.subject, job.config))
-    most = job.subject.n_ctx_max - before
-    if job.config.n_ctx > most:
-        raise ConfigError(
-            f"n_ctx {job.config.n_ctx} is more than {job.subject.info.model_id} takes; use {most} or less"
-        )
 
 
 def _open(db: Db, job: HarvestJob, *, replace: bool) -> HarvestRecord:
@@ -173,27 +188,20 @@ def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
     return record
 
 
-def _shards(job: HarvestJob) -> Iterator[Shard]:
-    config = job.config
-    documents = read_documents(job.sources, column=config.column, seed=config.seed)
-    return cut_shards(
-        documents, job.subject.tokenize, shard_tokens=config.shard_tokens, n_tokens=config.n_tokens
-    )
-
-
-def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, *, quiet: bool) -> int:
+def _run_shards(
+    db: Db, record: HarvestRecord, job: HarvestJob, config: HarvestConfig, engine: Engine, *, quiet: bool
+) -> int:
     """Run and store every shard that is not stored yet; returns the tokens run."""
-    config = _with_batches(db, record, job)
     new_tokens = 0
     with (
-        Writer(db, record, config.n_ctx) as writer,
+        Writer(db, record) as writer,
         tqdm(
             desc="harvest", unit="tok", total=config.n_tokens, initial=record.n_tokens, disable=quiet
         ) as bar,
     ):
-        missing = _missing(record, _shards(job))
+        missing = _missing(record, job.shards())
         # Closed at once where the writer fails: workers elsewhere must not run on.
-        with closing(engine.run((job.subject, job.saes), missing, config, job.keep)) as results:
+        with closing(engine((job.subject, job.saes), missing, config, job.keep)) as results:
             for result in results:
                 writer.put(result)
                 new_tokens += result.shard.n_tokens
@@ -202,22 +210,19 @@ def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, 
     return new_tokens
 
 
-def _with_batches(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestConfig:
-    """The settings with a batch size: as asked for, as this harvest began with, or found now."""
-    if job.config.batch_tokens != "auto":
-        return job.config
-    found = record.settings["batch_tokens"]
-    if not isinstance(found, int):
-        row_tokens = job.config.n_ctx + len(chat_prefix(job.subject, job.config))
-        found = find_batch_tokens(
-            job.subject,
-            job.saes,
-            row_tokens,
-            memory_gb=job.config.memory_gb,
-            most=max(job.config.shard_tokens, row_tokens),
+def _with_batches(db: Db, record: HarvestRecord, job: HarvestJob, row_tokens: int) -> HarvestConfig:
+    """The settings with a batch size: as asked for, as this harvest began with, or measured now."""
+    config = job.config
+    if config.batch_tokens != "auto":
+        return config
+    batch_tokens = record.settings["batch_tokens"]
+    if not isinstance(batch_tokens, int):
+        most = max(config.shard_tokens, row_tokens)
+        batch_tokens = find_batch_tokens(
+            job.subject, job.saes, row_tokens, memory_gb=config.memory_gb, most=most
         )
-        set_batch_tokens(db, record, found)
-    return job.config.model_copy(update={"batch_tokens": found})
+        set_batch_tokens(db, record, batch_tokens)
+    return config.model_copy(update={"batch_tokens": batch_tokens})
 
 
 def _missing(record: HarvestRecord, shards: Iterable[Shard]) -> Iterator[Shard]:
@@ -247,7 +252,7 @@ def _reads_the_same(record: HarvestRecord, job: HarvestJob) -> bool:
     if not record.shards:
         return True
     try:
-        missing = sum(1 for _ in _missing(record, _shards(job)))
+        missing = sum(1 for _ in _missing(record, job.shards()))
     except FingerprintError:
         return False
     return not (record.finished and missing)

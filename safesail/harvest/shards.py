@@ -1,4 +1,4 @@
-"""From documents to shards: pure, streaming, independent of batches and of the machine."""
+"""From documents to shards and windows: pure, streaming, independent of batches and of the machine."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +18,27 @@ class TokenizedDocument:
     token_ids: tuple[int, ...]
 
 
+class Window(NamedTuple):
+    """A run of consecutive tokens of one document."""
+
+    window_id: int
+    """0, 1, 2, ... within the harvest."""
+
+    document: Document
+    start: int
+    """Index of its first token in the document."""
+
+    token_ids: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Shard:
-    """A run of whole documents: the unit of work that is stored all or not at all."""
+    """A run of documents: the unit of work that is stored all or not at all."""
 
     number: int
     documents: tuple[TokenizedDocument, ...]
+    first_window: int
+    """Windows of the harvest before this shard."""
 
     @property
     def n_tokens(self) -> int:
@@ -36,47 +51,49 @@ class Shard:
         joined = "\n".join(d.document.document_id for d in self.documents)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
-
-class WindowCut(NamedTuple):
-    """A window on its way through the subject model."""
-
-    document: TokenizedDocument
-    start: int
-    """Index of its first token in the document."""
-
-    token_ids: tuple[int, ...]
+    def windows(self, n_ctx: int) -> list[Window]:
+        """All windows of at most `n_ctx` tokens, in the order of the documents."""
+        cuts = [(d.document, *window) for d in self.documents for window in cut(d.token_ids, n_ctx)]
+        return [Window(self.first_window + i, *window) for i, window in enumerate(cuts)]
 
 
 def cut_shards(
     documents: Iterable[Document],
     tokenize: Callable[[str], list[int]],
     *,
+    n_ctx: int,
     shard_tokens: int,
     n_tokens: int | None,
 ) -> Iterator[Shard]:
     """Group documents into shards of at least `shard_tokens` tokens (the last one may be smaller).
 
-    Documents without a token are left out. Reading stops after the document that reaches `n_tokens`.
+    Documents without a token are left out. Reading stops at `n_tokens` tokens, within a document where need be.
 
     Raises:
         DataError: a document that the tokenizer cannot take.
     """
     waiting: list[TokenizedDocument] = []
-    held, seen, number = 0, 0, 0
+    waiting_tokens = all_tokens = number = first_window = 0
     for document in documents:
-        token_ids = _tokens(document, tokenize)
+        left = None if n_tokens is None else n_tokens - all_tokens
+        token_ids = _tokens(document, tokenize)[:left]
         if not token_ids:
             continue
         waiting.append(TokenizedDocument(document, token_ids))
-        held += len(token_ids)
-        seen += len(token_ids)
-        if held >= shard_tokens:
-            yield Shard(number, tuple(waiting))
-            waiting, held, number = [], 0, number + 1
-        if n_tokens is not None and seen >= n_tokens:
+        waiting_tokens += len(token_ids)
+        all_tokens += len(token_ids)
+        if waiting_tokens >= shard_tokens:
+            yield Shard(number, tuple(waiting), first_window)
+            first_window += _n_windows(waiting, n_ctx)
+            waiting, waiting_tokens, number = [], 0, number + 1
+        if all_tokens == n_tokens:
             break
     if waiting:
-        yield Shard(number, tuple(waiting))
+        yield Shard(number, tuple(waiting), first_window)
+
+
+def _n_windows(documents: Iterable[TokenizedDocument], n_ctx: int) -> int:
+    return sum(-(-len(d.token_ids) // n_ctx) for d in documents)
 
 
 def _tokens(document: Document, tokenize: Callable[[str], list[int]]) -> tuple[int, ...]:
@@ -87,15 +104,6 @@ def _tokens(document: Document, tokenize: Callable[[str], list[int]]) -> tuple[i
             f"the tokenizer cannot take document {document.document_id} of {document.source} "
             f"({' '.join(str(error).split())[:120]}); leave it out and run again: what is stored so far is kept"
         ) from error
-
-
-def cut_windows(shard: Shard, n_ctx: int) -> list[WindowCut]:
-    """All windows of a shard, in the order of the documents."""
-    return [
-        WindowCut(document, start, token_ids)
-        for document in shard.documents
-        for start, token_ids in cut(document.token_ids, n_ctx)
-    ]
 
 
 def in_sample(document_id: str, share: float, seed: int) -> bool:

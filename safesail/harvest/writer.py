@@ -1,11 +1,10 @@
 """Storing shards on a thread of its own while the next one runs."""
 
-from queue import Queue
-from threading import Thread
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 
-from safesail.harvest.activations import Bins, Nonzeros, ShardResult
+from safesail.harvest.activations import ShardResult
 from safesail.store.bulk import Column
 from safesail.store.connection import Db
 from safesail.store.harvest import BinMerger, HarvestedShard, HarvestRecord, write_shard
@@ -17,64 +16,50 @@ class Writer:
     No shard waits: beside the one that is stored there is only the one that runs, so memory stays flat.
     """
 
-    def __init__(self, db: Db, record: HarvestRecord, n_ctx: int) -> None:
+    def __init__(self, db: Db, record: HarvestRecord) -> None:
         self._db = db
         self._record = record
-        self._n_ctx = n_ctx
-        self._first_window = record.n_windows
         self._bins = BinMerger(db, list(record.sae_keys.values()))
-        self._queue: Queue[ShardResult | None] = Queue(maxsize=1)
-        self._fault: list[BaseException] = []
-        self._thread = Thread(target=self._work, name="store-writer")
+        self._pool = ThreadPoolExecutor(1, "store-writer")
+        self._storing: Future[None] | None = None
 
     def __enter__(self) -> "Writer":
-        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self._raise_fault()
+        try:
+            self._wait()
+        finally:
+            self._pool.shutdown()
 
     def put(self, result: ShardResult) -> None:
         """Hand over a shard once the one before it is stored; raises what went wrong with that one."""
-        self._queue.join()
-        self._raise_fault()
-        self._queue.put(result)
+        self._wait()
+        self._storing = self._pool.submit(self._write, result)
 
-    def _raise_fault(self) -> None:
-        if self._fault:
-            raise self._fault.pop()
-
-    def _work(self) -> None:
-        failed = False
-        while (result := self._queue.get()) is not None:
-            try:
-                if not failed:  # else drained: the main thread is about to raise the fault
-                    self._write(result)
-            except BaseException as fault:  # noqa: BLE001  handed to the main thread, which raises it
-                failed = True
-                self._fault.append(fault)
-            finally:
-                del result  # not held while the next one is waited for
-                self._queue.task_done()
+    def _wait(self) -> None:
+        storing, self._storing = self._storing, None
+        if storing is not None:
+            storing.result()
 
     def _write(self, result: ShardResult) -> None:
-        first, key, sae_keys = self._first_window, self._record.key, self._record.sae_keys
-        shard = HarvestedShard(
-            number=result.shard.number,
-            content=result.shard.content,
-            n_tokens=result.shard.n_tokens,
+        key, sae_keys, shard = self._record.key, self._record.sae_keys, result.shard
+        rows = HarvestedShard(
+            number=shard.number,
+            content=shard.content,
+            n_tokens=shard.n_tokens,
             documents=_document_columns(key, result),
-            windows=_window_columns(key, result, first),
-            nonzeros={
-                sae_keys[sae_id]: _nonzero_columns(n, first * self._n_ctx)
-                for sae_id, n in result.nonzeros.items()
+            windows=_window_columns(key, result),
+            nonzeros={sae_keys[sae_id]: vars(columns) for sae_id, columns in result.nonzeros.items()},
+            bins={
+                sae_keys[sae_id]: {
+                    "sae_key": np.full(len(bins.feature), sae_keys[sae_id], dtype=np.int32),
+                    **vars(bins),
+                }
+                for sae_id, bins in result.bins.items()
             },
-            bins={sae_keys[sae_id]: _bin_columns(sae_keys[sae_id], b) for sae_id, b in result.bins.items()},
         )
-        write_shard(self._db, key, shard)
-        self._first_window = first + len(result.window_ids)
+        write_shard(self._db, key, rows)
         self._bins.after_shard()
 
 
@@ -91,33 +76,14 @@ def _document_columns(key: int, result: ShardResult) -> dict[str, Column]:
     }
 
 
-def _window_columns(key: int, result: ShardResult, first: int) -> dict[str, Column]:
-    documents = [result.shard.documents[i].document for i in result.window_document]
+def _window_columns(key: int, result: ShardResult) -> dict[str, Column]:
+    windows = result.windows
     return {
-        "harvest_key": np.full(len(documents), key, dtype=np.int32),
-        "window_id": np.arange(first, first + len(documents), dtype=np.int64),
-        "document_id": [d.document_id for d in documents],
-        "start": result.window_start,
-        "split": [d.split for d in documents],
-        "token_ids": [list(ids) for ids in result.window_ids],
+        "harvest_key": np.full(len(windows), key, dtype=np.int32),
+        "window_id": np.array([w.window_id for w in windows], dtype=np.int64),
+        "document_id": [w.document.document_id for w in windows],
+        "start": [w.start for w in windows],
+        "split": [w.document.split for w in windows],
+        "token_ids": [list(w.token_ids) for w in windows],
         "tokens": [list(tokens) for tokens in result.window_tokens],
-    }
-
-
-def _nonzero_columns(nonzeros: Nonzeros, first_token: int) -> dict[str, Column]:
-    return {
-        "feature": nonzeros.feature,
-        "token": nonzeros.token + first_token,
-        "value": nonzeros.value,
-    }
-
-
-def _bin_columns(key: int, bins: Bins) -> dict[str, Column]:
-    return {
-        "sae_key": np.full(len(bins.feature), key, dtype=np.int32),
-        "feature": bins.feature,
-        "bin": bins.bin,
-        "n": bins.n,
-        "total": bins.total,
-        "maximum": bins.maximum,
     }

@@ -56,7 +56,6 @@ class OneSided:
 class Contrast:
     """All contrast figures of one concept and one SAE."""
 
-    n_pairs: int
     frequency: Float[np.ndarray, " d_sae"]
     """f_j: share of pairs in which feature j fires on q+ only."""
 
@@ -77,11 +76,6 @@ class Contrast:
 
     held_out: Float[np.ndarray, " n_pairs"]
     """Each pair's share of `pair_isolation`, in [-1, 1]: its net firing of the feature chosen on other pairs."""
-
-    @property
-    def above(self) -> Float[np.ndarray, " n_measures"]:
-        """`value - null`: what is left when mere activity is taken away."""
-        return self.value - self.null
 
 
 def one_sided(
@@ -123,7 +117,6 @@ def contrast(sides: OneSided, *, draws: int, rng: np.random.Generator) -> Contra
     value_draws = _figures(drawn, sides.d_sae)
     above_draws = value_draws - _expected(drawn_either, sides.d_sae)
     return Contrast(
-        n_pairs=n,
         frequency=_counts(sides, on_pos=True) / n,
         swapped=_counts(sides, on_pos=False) / n,
         value=np.append(_figures(plain, sides.d_sae)[0], held_out.mean()),
@@ -140,17 +133,6 @@ def null_draws(sides: OneSided, *, draws: int, rng: np.random.Generator) -> Floa
     on_pos, on_neg = (np.bincount(sides.pair[sides.on_pos == side], minlength=n) for side in (True, False))
     kept = rng.integers(0, 2, (draws, n))
     return (kept @ on_pos + (1 - kept) @ on_neg) / size
-
-
-def distinguishing(
-    pos_fires: Bool[np.ndarray, "n_pairs d_sae"],
-    neg_fires: Bool[np.ndarray, "n_pairs d_sae"],
-    *,
-    draws: int,
-    seed: int,
-) -> Contrast | Undefined:
-    """`contrast` of firing tables, for a set of pairs that fits into memory at once."""
-    return contrast(one_sided(pos_fires, neg_fires), draws=draws, rng=np.random.default_rng(seed))
 
 
 def p_value(value: float, null: Float[np.ndarray, " draws"]) -> float:

@@ -1,16 +1,20 @@
-"""Quantiles by linear interpolation between order statistics, and activation levels."""
+"""Bins for histograms of activations, and activation levels."""
 
 import numpy as np
-from jaxtyping import Int, Real
-
-from safesail.domain.undefined import Undefined
+from jaxtyping import Float32, Int, Int32, Real
 
 
-def quantile(values: Real[np.ndarray, " n_values"], q: float) -> float | Undefined:
-    """Quantile `q`, in [0, 1], interpolated linearly between the two nearest order statistics."""
-    if values.size == 0:
-        return Undefined("no values")
-    return float(np.quantile(values, q, method="linear"))
+def bin_of(values: Float32[np.ndarray, " n_values"], bits: int) -> Int32[np.ndarray, " n_values"]:
+    """Bin of each positive value: its float32 without all but the first `bits` bits of the mantissa.
+
+    Bins are ordered as values are, 2^bits of them an octave.
+    """
+    return np.ascontiguousarray(values).view(np.int32) >> (23 - bits)
+
+
+def bin_start(bins: Int32[np.ndarray, " n_bins"], bits: int) -> Float32[np.ndarray, " n_bins"]:
+    """Smallest value of each bin; the middle of bin i is where bin 2i + 1 of one bit more starts."""
+    return (bins << (23 - bits)).astype(np.int32).view(np.float32)
 
 
 def levels(values: Real[np.ndarray, "..."], n_levels: int, top: float) -> Int[np.ndarray, "..."]:

@@ -16,7 +16,8 @@ from safesail.catalog.verify import verify_release
 from safesail.concepts.read import load_concepts
 from safesail.domain.records import Score
 from safesail.errors import NotFoundError
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.feature_list import features_to_keep
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.llm.budget import parse_budget
 from safesail.metrics.correlation import bootstrap_interval
 from safesail.pipeline.config import PipelineConfig
@@ -24,9 +25,8 @@ from safesail.pipeline.summary import Interval, Summary
 from safesail.resources import expand, resource_dir
 from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
-from safesail.selection.near import record_near
 from safesail.selection.result import SelectionResult
-from safesail.selection.run import select
+from safesail.selection.run import run_selection
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
@@ -99,11 +99,11 @@ def _choose(
 ) -> SelectionResult:
     """Select the SAE and harvest it."""
     concepts = load_concepts(config.concepts, config.domains)
-    chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
+    chosen = run_selection(db, subject, saes, concepts, config.selection, quiet=quiet)
     best = next(sae for sae in saes if sae.info.sae_id == chosen.best)
-    job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest)
-    harvest(db, job, quiet=quiet)
-    record_near(db, best)
+    keep = features_to_keep(db, [best.info], config.harvest)
+    job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest, keep)
+    run_harvest(db, job, quiet=quiet)
     return chosen
 
 

@@ -10,6 +10,7 @@ from safesail.domain.config import load_yaml
 from safesail.domain.ids import layer_of
 from safesail.errors import ConfigError, SaeError
 from safesail.resources import expand
+from safesail.sae.directory import read_directory
 from safesail.subject.aliases import resolve
 from safesail.subject.sizes import ModelSizes, sizes_of
 
@@ -57,7 +58,7 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
 
     Raises:
         ConfigError: nothing matches, two SAEs have one name, or a checkpoint's YAML file is wrong.
-        SaeError: an SAE that is incomplete, or made for another model.
+        SaeError: an SAE that is nowhere, incomplete, or made for another model.
         SubjectError: `model` is a directory that holds no complete model.
     """
     found = find_saes([expand(spec) for spec in specs])
@@ -69,6 +70,10 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
     sizes = sizes_of(model)
     for spec, name in zip(found, names, strict=True):
         settings = read_settings(Path(spec))
+        if settings is None and spec.partition("/")[0] not in read_directory():
+            raise SaeError(
+                f"no SAE at {spec}: not a folder with {CONFIG}, a .pt file or release/id of SAELens"
+            )
         if settings is not None and sizes is not None:
             check_settings(name, settings, sizes)
     return found

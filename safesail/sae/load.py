@@ -9,7 +9,7 @@ from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
 from safesail.sae.folders import CONFIG, WEIGHTS, check_saes, check_settings, may_be_release, read_settings
 from safesail.sae.protocol import SAE
-from safesail.subject.loading import choose_device
+from safesail.subject.loading import ModelConfig, choose_device, load_subject
 from safesail.subject.protocol import Subject
 from safesail.subject.sizes import ModelSizes
 
@@ -129,6 +129,20 @@ def _silent_hub() -> Generator[None, None, None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:160] or type(error).__name__
+
+
+def load_with_saes(
+    model: ModelConfig, specs: Sequence[str], *, quiet: bool = True
+) -> tuple[Subject, list[SAE]]:
+    """Load a subject model, and SAEs of it as `open_saes` does.
+
+    Raises:
+        ConfigError: nothing matches, two SAEs have one name, or the device cannot be used here.
+        SubjectError: the model cannot be fetched or loaded.
+        SaeError: an SAE is damaged or does not fit the subject model.
+    """
+    subject = load_subject(model, quiet=quiet)
+    return subject, open_saes(specs, subject, device=model.device)
 
 
 def open_saes(specs: Sequence[str], subject: Subject, *, device: str = "auto") -> list[SAE]:

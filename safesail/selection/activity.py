@@ -5,14 +5,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-_MANTISSA_BITS = 4
-_SHIFT = 23 - _MANTISSA_BITS
-_LOWEST = 2.0**-16
-"""Activations below this share the lowest bin."""
+from safesail.metrics.quantiles import bin_of, bin_start
 
-_OCTAVES = 32
-_N_BINS = _OCTAVES << _MANTISSA_BITS
-_FIRST = int(np.float32(_LOWEST).view(np.int32)) >> _SHIFT
+_BIN_BITS = 4
+"""16 bins an octave."""
+
+_LOWEST, _OCTAVES = np.float32(2.0**-16), 32
+"""Smaller activations share the lowest bin, those 32 octaves above it the highest."""
+
+_N_BINS = _OCTAVES << _BIN_BITS
+_FIRST = int(bin_of(np.array([_LOWEST]), _BIN_BITS)[0])
+_EDGES = bin_start(np.arange(_FIRST, _FIRST + _N_BINS + 1, dtype=np.int32), _BIN_BITS)
 
 
 def text_maxima(
@@ -38,10 +41,7 @@ def text_maxima(
 
 @dataclass
 class ActivityHistogram:
-    """Counts of every feature's positive activations in bins 1/16 wide relative to their value.
-
-    Its size depends on the SAE alone, however many texts are added.
-    """
+    """Counts of every feature's positive activations; its size depends on the SAE alone, not on the texts."""
 
     d_sae: int
     counts: Int[np.ndarray, "d_sae n_bins"] = field(init=False)
@@ -52,9 +52,8 @@ class ActivityHistogram:
     def add(self, feature: Int[np.ndarray, " nnz"], value: Float32[np.ndarray, " nnz"]) -> None:
         """Count more activations; those that are not positive do not count."""
         active = value > 0
-        bins = (np.ascontiguousarray(value[active]).view(np.int32) >> _SHIFT) - _FIRST
-        cell = feature[active].astype(np.int64) * _N_BINS + np.clip(bins, 0, _N_BINS - 1)
-        np.add.at(self.counts.reshape(-1), cell, 1)
+        bins = np.clip(bin_of(value[active], _BIN_BITS) - _FIRST, 0, _N_BINS - 1)
+        np.add.at(self.counts, (feature[active], bins), 1)
 
     def quantile(self, q: float) -> Float[np.ndarray, " d_sae"]:
         """Quantile `q` of each feature's activations, linear inside its bin; 0 for a feature that never fired.
@@ -63,11 +62,10 @@ class ActivityHistogram:
         """
         total = self.counts.sum(axis=1)
         reached = np.cumsum(self.counts, axis=1)
-        wanted = q * np.maximum(total - 1, 0)
-        bin_ = np.argmax(reached > wanted[:, None], axis=1)
-        inside = self.counts[np.arange(self.d_sae), bin_]
-        before = reached[np.arange(self.d_sae), bin_] - inside
-        share = (wanted - before + 0.5) / np.maximum(inside, 1)
-        edges = ((np.arange(_N_BINS + 1) + _FIRST) << _SHIFT).astype(np.int32).view(np.float32)
-        values = edges[bin_] + share * (edges[bin_ + 1] - edges[bin_])
+        rank = q * np.maximum(total - 1, 0)
+        bins = np.argmax(reached > rank[:, None], axis=1)
+        features = np.arange(self.d_sae)
+        inside = self.counts[features, bins]
+        share = (rank - (reached[features, bins] - inside) + 0.5) / np.maximum(inside, 1)
+        values = _EDGES[bins] + share * (_EDGES[bins + 1] - _EDGES[bins])
         return np.where(total > 0, values, 0.0)

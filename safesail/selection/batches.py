@@ -40,9 +40,9 @@ class Batch:
     pairs: tuple[TokenPair, ...]
 
     @property
-    def rows(self) -> list[NDArray[np.int32]]:
+    def rows(self) -> list[list[int]]:
         """Token rows in order."""
-        return [side for pair in self.pairs for side in (pair.pos, pair.neg)]
+        return [side.tolist() for pair in self.pairs for side in (pair.pos, pair.neg)]
 
     @property
     def concepts(self) -> NDArray[np.int64]:
@@ -71,14 +71,14 @@ def tokenize_pairs(
     Raises:
         ConfigError: a text has no tokens or more than `n_ctx_max`, or no pair is left.
     """
-    found = [
+    pairs = [
         list(_pairs(number, concept, tokenize, n_ctx_max, config)) for number, concept in enumerate(concepts)
     ]
-    if not any(found):
+    if not any(pairs):
         raise ConfigError(
             f"no pair is in the languages {config.languages or 'any'} and forms {config.forms or 'any'}"
         )
-    return found
+    return pairs
 
 
 def cut_chunks(pairs: Sequence[Sequence[TokenPair]], batch_tokens: int) -> list[Chunk]:
@@ -92,9 +92,8 @@ def cut_chunks(pairs: Sequence[Sequence[TokenPair]], batch_tokens: int) -> list[
         waiting.append(number)
         if sum(len(pairs[i]) for i in waiting) >= _CHUNK_PAIRS or number == len(pairs) - 1:
             inside = [p for i in waiting for p in pairs[i]]
-            batches = batches_by_length(
-                [p.longest for p in inside], batch_tokens // 2
-            )  # both sides of a pair
+            # Half, for the two sides of a pair.
+            batches = batches_by_length([p.longest for p in inside], batch_tokens // 2)
             chunks.append(Chunk(tuple(waiting), tuple(Batch(tuple(inside[i] for i in b)) for b in batches)))
             waiting = []
     return chunks

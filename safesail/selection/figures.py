@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from operator import add
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float
@@ -14,8 +14,6 @@ from safesail.metrics.contrast import MEASURES
 from safesail.metrics.correlation import percentile_interval
 from safesail.selection.core import ConceptResult
 from safesail.store.selection import ScoreRow
-
-Scope = Literal["concept", "domain", "all"]
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,20 @@ class Sums:
     @classmethod
     def of(cls, result: ConceptResult, draws: int) -> Self:
         """One concept's."""
-        figures = result.figures
-        if isinstance(figures, Undefined):
-            return cls.nothing(draws, result.n_pairs, (figures.reason,))
-        gaps = figures.gaps - figures.gaps.mean()
+        found = result.contrast
+        if isinstance(found, Undefined):
+            return cls.nothing(draws, result.n_pairs, (found.reason,))
+        gaps = result.gaps - result.gaps.mean()
         return cls(
             n_concepts=1,
             n_pairs=result.n_pairs,
-            value=figures.value,
-            null=figures.null,
-            value_draws=figures.value_draws,
-            above_draws=figures.above_draws,
-            gap=float(figures.gaps.mean()),
+            value=found.value,
+            null=found.null,
+            value_draws=found.value_draws,
+            above_draws=found.above_draws,
+            gap=float(result.gaps.mean()),
             gap_squares=float(gaps @ gaps),
-            gap_net=float(gaps @ (figures.held_out - figures.held_out.mean())),
+            gap_net=float(gaps @ (found.held_out - found.held_out.mean())),
             reasons=(),
         )
 
@@ -75,15 +73,42 @@ class Sums:
         return replace(self, **added | {"reasons": added["reasons"][:1]})
 
 
+def concept_rows(result: ConceptResult, sums: Sums) -> list[ScoreRow]:
+    """Every figure of one concept, from `Sums.of` it."""
+    row = _Row("concept", result.concept_id, sums.n_pairs)
+    rows = list(_rows(row, sums))
+    return rows if result.p is None else [*rows, row("i_cdf_p", result.p)]
+
+
+def group_rows(domains: Mapping[str, Sums], controls: Sequence[str]) -> list[ScoreRow]:
+    """Every figure of every domain and over all.
+
+    A domain's figure is the mean of its concepts', and the overall figure the mean of all concepts' but those
+    of the domains `controls`. Intervals resample pairs within each concept: they say how far the figure hangs
+    on the pairs that were written, not on the concepts that were chosen.
+    """
+    counted = [sums for domain, sums in domains.items() if domain not in controls]
+    scopes = [("domain", domain, domains[domain]) for domain in sorted(domains)]
+    rows: list[ScoreRow] = []
+    for scope, scope_id, sums in [*scopes, ("all", "all", reduce(add, counted, Sums.nothing(1)))]:
+        row = _Row(scope, scope_id, sums.n_pairs)
+        rows += _rows(row, sums)
+        if sums.n_concepts:
+            adjusted = equal_length_pair_isolation(sums)
+            reason = "the lengths of the sides never differ"
+            rows.append(row("pair_isolation_equal_length", adjusted, reason=reason))
+    return rows
+
+
 @dataclass(frozen=True)
-class _Scope:
-    """What figures are about."""
+class _Row:
+    """Makes the rows of one scope."""
 
-    kind: Scope
+    scope: str
     scope_id: str
-    sums: Sums
+    n_pairs: int
 
-    def row(
+    def __call__(
         self,
         measure: str,
         value: float | None,
@@ -95,68 +120,27 @@ class _Scope:
         """One figure, with why it is missing where it is."""
         above = None if value is None or null is None else value - null
         why = reason if value is None else None
-        return ScoreRow(
-            self.kind, self.scope_id, measure, value, *bounds, null, above, self.sums.n_pairs, why
-        )
+        return ScoreRow(self.scope, self.scope_id, measure, value, *bounds, null, above, self.n_pairs, why)
 
 
-def concept_rows(result: ConceptResult, sums: Sums) -> list[ScoreRow]:
-    """Every figure of one concept, from `Sums.of` it."""
-    scope = _Scope("concept", result.concept_id, sums)
-    rows = list(_scope_rows(scope))
-    if not isinstance(result.figures, Undefined):
-        rows.append(scope.row("i_cdf_p", result.figures.p))
-    return rows
-
-
-def group_rows(domains: Mapping[str, Sums], controls: Sequence[str]) -> list[ScoreRow]:
-    """Every figure of every domain and over all.
-
-    A domain's figure is the mean of its concepts', and the overall figure the mean of all concepts' but those
-    of the domains `controls`. Intervals resample pairs within each concept: they say how far the figure hangs
-    on the pairs that were written, not on the concepts that were chosen.
-    """
-    counted = [sums for domain, sums in domains.items() if domain not in controls]
-    overall = reduce(add, counted, Sums.nothing(1))
-    scopes = [
-        *(_Scope("domain", domain, domains[domain]) for domain in sorted(domains)),
-        _Scope("all", "all", overall),
-    ]
-    rows: list[ScoreRow] = []
-    for scope in scopes:
-        rows += _scope_rows(scope)
-        if scope.sums.n_concepts:
-            adjusted = equal_length_pair_isolation(scope.sums)
-            reason = "the lengths of the sides never differ"
-            rows.append(scope.row("pair_isolation_equal_length", adjusted, reason=reason))
-    return rows
-
-
-def _scope_rows(scope: _Scope) -> Iterator[ScoreRow]:
+def _rows(row: _Row, sums: Sums) -> Iterator[ScoreRow]:
     """Figures over the concepts of a scope: the mean of those that define them."""
-    sums = scope.sums
-    if not sums.n_concepts:
-        for measure in MEASURES:
-            yield scope.row(measure, None, reason=[*sums.reasons, "every concept is a control"][0])
+    n = sums.n_concepts
+    if not n:
+        reason = [*sums.reasons, "every concept is a control"][0]
+        yield from (row(measure, None, reason=reason) for measure in MEASURES)
         return
-    yield from _measures(scope)
-    value, null = (float(side[MEASURES.index("i_cdf")]) for side in (sums.value, sums.null))
-    share = None if value == 0 else (value - null) / value
-    yield scope.row("i_cdf_share_above_null", share, reason="no feature distinguishes any pair")
-    yield scope.row("length_gap", sums.gap / sums.n_concepts)
-
-
-def _measures(scope: _Scope) -> Iterator[ScoreRow]:
-    sums, n = scope.sums, scope.sums.n_concepts
-    value, null, value_draws, above_draws = (
-        total / n for total in (sums.value, sums.null, sums.value_draws, sums.above_draws)
-    )
+    value, null = sums.value / n, sums.null / n
     for i, measure in enumerate(MEASURES):
         figure = float(value[i])
-        yield scope.row(measure, figure, interval(value_draws[:, i], figure), null=float(null[i]))
+        yield row(measure, figure, interval(sums.value_draws[:, i] / n, figure), null=float(null[i]))
         if measure != "pair_isolation":  # its null is 0
             above = float(value[i] - null[i])
-            yield scope.row(f"{measure}_above_null", above, interval(above_draws[:, i], above))
+            yield row(f"{measure}_above_null", above, interval(sums.above_draws[:, i] / n, above))
+    i_cdf, i_cdf_null = (float(side[MEASURES.index("i_cdf")]) for side in (sums.value, sums.null))
+    share = None if i_cdf == 0 else (i_cdf - i_cdf_null) / i_cdf
+    yield row("i_cdf_share_above_null", share, reason="no feature distinguishes any pair")
+    yield row("length_gap", sums.gap / n)
 
 
 def interval(drawn: Float[np.ndarray, " draws"], value: float) -> tuple[float | None, float | None]:
@@ -165,14 +149,14 @@ def interval(drawn: Float[np.ndarray, " draws"], value: float) -> tuple[float | 
     Counts of features over a threshold come out higher on resampled pairs, whose repeats make frequencies
     noisier; the shift takes that bias away.
     """
-    found = percentile_interval(drawn - (drawn.mean() - value), drawn.size)
-    return (None, None) if isinstance(found, Undefined) else found
+    bounds = percentile_interval(drawn - (drawn.mean() - value), drawn.size)
+    return (None, None) if isinstance(bounds, Undefined) else bounds
 
 
 def equal_length_pair_isolation(sums: Sums) -> float | None:
     """Mean `pair_isolation` where both sides had the same number of tokens; None where lengths never vary.
 
-    Least squares with one slope on the difference of lengths and one intercept a concept.
+    Least squares with one slope on the difference of lengths and one intercept per concept.
     """
     if sums.gap_squares == 0:
         return None

@@ -1,9 +1,9 @@
-"""What a pass finds of one SAE in one chunk of concepts: computed once, kept beside the store, added up at the end."""
+"""What a pass measures of one SAE on one chunk of concepts: computed once, kept beside the store, added up then."""
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +15,6 @@ from safesail.metrics.contrast import MEASURES
 from safesail.sae.encode import Spread
 from safesail.selection.batches import Chunk
 from safesail.selection.core import ConceptResult
-from safesail.selection.encode import Tally
 from safesail.selection.figures import Sums, concept_rows
 from safesail.store.selection import ScoreRow
 from safesail.store.staging import read_part, write_part
@@ -23,6 +22,31 @@ from safesail.version import __version__
 
 _TABLES = ("value", "null", "value_draws", "above_draws")
 """The arrays of `Sums`."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one SAE over some batches."""
+
+    n_tokens: int = 0
+    n_active: int = 0
+    residual: float = 0.0
+    """Sum of squared reconstruction errors."""
+
+    seconds: float = 0.0
+    """Encoding and decoding."""
+
+    def __add__(self, other: Self) -> Self:
+        return replace(self, **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def l0(self) -> float:
+        """Mean active features per token."""
+        return self.n_active / self.n_tokens
+
+    def fvu(self, spread: Spread) -> float | None:
+        """Fraction of variance unexplained about the mean; None where nothing varies."""
+        return self.residual / spread.about_mean if spread.about_mean > 0 else None
 
 
 @dataclass(frozen=True)
@@ -53,7 +77,12 @@ class Part:
             sums = Sums.of(result, draws)
             rows += concept_rows(result, sums)
             domains = _added(domains, {result.domain: sums})
-            features.append(_columns(result))
+            n = len(result.features.feature)
+            about = {
+                "concept_id": np.repeat(result.concept_id, n),
+                "n_pairs": np.repeat(np.int32(result.n_pairs), n),
+            }
+            features.append({**vars(result.features), **about})
         columns = {name: np.concatenate([own[name] for own in features]) for name in features[0]}
         return cls(rows, columns, domains, tally, spread)
 
@@ -116,19 +145,10 @@ def part_name(chunk: Chunk, concepts: Sequence[Concept]) -> str:
     body = [
         [__version__, *MEASURES],
         [concepts[number].concept_id for number in chunk.concepts],
-        [[row.tolist() for row in batch.rows] for batch in chunk.batches],
+        [batch.rows for batch in chunk.batches],
     ]
     return hashlib.sha256(json.dumps(body).encode()).hexdigest()[:16]
 
 
 def _added(some: Mapping[str, Sums], more: Mapping[str, Sums]) -> dict[str, Sums]:
     return {**some, **{domain: some[domain] + own if domain in some else own for domain, own in more.items()}}
-
-
-def _columns(result: ConceptResult) -> dict[str, NDArray[Any]]:
-    n = len(result.features.feature)
-    return {
-        **vars(result.features),
-        "concept_id": np.repeat(result.concept_id, n),
-        "n_pairs": np.repeat(np.int32(result.n_pairs), n),
-    }

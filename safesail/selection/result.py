@@ -7,8 +7,10 @@ from typing import Any
 from safesail.store.connection import Db
 from safesail.store.selection import (
     RANKING,
+    ConceptFeature,
     ScoredSae,
     ScoreRow,
+    best_features,
     candidate_features,
     ranked_saes,
     read_scores,
@@ -33,7 +35,24 @@ class RankedSae:
 
     n_candidates: int
     new: bool
-    """Scored in this run; False: found in the store."""
+    """Scored in this run; False: the store had its figures."""
+
+    def cells(self) -> dict[str, Any]:
+        """One row for people."""
+        sae = self.sae
+        companions = {name: getattr(self.overall.get(name), "value", None) for name in _COMPANIONS}
+        return {
+            "sae": sae.sae_id,
+            "layer": sae.layer,
+            "L0": sae.l0,
+            "FVU": sae.fvu,
+            RANKING: sae.value,
+            "low": sae.low,
+            "high": sae.high,
+            **companions,
+            "candidates": self.n_candidates,
+            "new": self.new,
+        }
 
 
 @dataclass(frozen=True)
@@ -41,6 +60,9 @@ class SelectionResult:
     """SAEs, best first."""
 
     ranked: tuple[RankedSae, ...]
+    features: tuple[ConceptFeature, ...]
+    """Of the best SAE: the features that tell each concept best from its absence, by concept, best first."""
+
     n_tokens: int
     """Tokens that the subject model saw in this run; 0 where all figures were in the store."""
 
@@ -53,15 +75,22 @@ class SelectionResult:
         return self.ranked[0].sae.sae_id
 
     def table(self) -> list[dict[str, Any]]:
-        """One row an SAE, best first."""
-        return [_cells(ranked) for ranked in self.ranked]
+        """One row per SAE, best first."""
+        return [ranked.cells() for ranked in self.ranked]
 
     def domain_table(self) -> list[dict[str, Any]]:
-        """One row an SAE with the ranking figure of every domain."""
+        """One row per SAE with the ranking figure of every domain."""
         return [
             {"sae": r.sae.sae_id, **{domain: row.value for domain, row in r.domains.items()}}
             for r in self.ranked
         ]
+
+    def feature_table(self) -> list[dict[str, Any]]:
+        """One row per concept: the best SAE's features for it, each with how much more often it fires on q+."""
+        by_concept: dict[str, list[str]] = {}
+        for f in self.features:
+            by_concept.setdefault(f.concept_id, []).append(f"#{f.feature} {f.lift:+.2f}")
+        return [{"concept": c, "features, lift": "  ".join(best)} for c, best in by_concept.items()]
 
 
 def read_result(
@@ -77,7 +106,8 @@ def read_result(
         _read(db, sae, is_new=sae.sae_id in new)
         for sae in ranked_saes(db, selection_ids=list(selection_ids.values()))
     ]
-    return SelectionResult(tuple(ranked), n_tokens, seconds)
+    features = best_features(db, ranked[0].sae.selection_id)
+    return SelectionResult(tuple(ranked), tuple(features), n_tokens, seconds)
 
 
 def _read(db: Db, sae: ScoredSae, *, is_new: bool) -> RankedSae:
@@ -86,22 +116,3 @@ def _read(db: Db, sae: ScoredSae, *, is_new: bool) -> RankedSae:
     domains = {row.scope_id: row for row in by_domain if row.measure == RANKING}
     candidates = candidate_features(db, sae.sae_id, selection_id=sae.selection_id)
     return RankedSae(sae, overall, domains, len(candidates), is_new)
-
-
-def _cells(ranked: RankedSae) -> dict[str, Any]:
-    sae = ranked.sae
-    companions = {
-        name: None if (row := ranked.overall.get(name)) is None else row.value for name in _COMPANIONS
-    }
-    return {
-        "sae": sae.sae_id,
-        "layer": sae.layer,
-        "L0": sae.l0,
-        "FVU": sae.fvu,
-        RANKING: sae.value,
-        "low": sae.low,
-        "high": sae.high,
-        **companions,
-        "candidates": ranked.n_candidates,
-        "new": ranked.new,
-    }

@@ -8,6 +8,8 @@ from itertools import chain
 from operator import add
 from typing import Any
 
+import torch
+
 from safesail.concepts.read import concept_set_hash
 from safesail.domain.records import Concept, SubjectInfo
 from safesail.errors import ConfigError
@@ -19,7 +21,14 @@ from safesail.selection.single_pass import CLOCKS, Pass
 from safesail.store.concepts import write_concepts
 from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
-from safesail.store.selection import SelectionRow, finished_selections, write_selection
+from safesail.store.selection import (
+    NEAR,
+    SelectionRow,
+    candidate_features,
+    finished_selections,
+    write_near,
+    write_selection,
+)
 from safesail.store.sql import transaction
 from safesail.store.staging import clear, staging_dir
 from safesail.subject.protocol import Subject
@@ -28,7 +37,7 @@ _FORMAT = 1
 """Goes into every selection id: to be raised when the figures themselves change."""
 
 
-def select(
+def run_selection(
     db: Db,
     subject: Subject,
     saes: Sequence[SAE],
@@ -37,7 +46,7 @@ def select(
     *,
     quiet: bool,
 ) -> SelectionResult:
-    """Score SAEs on concept pairs and record what was found; SAEs scored before are not run again.
+    """Score SAEs on concept pairs and record their figures; SAEs scored before are not run again.
 
     The subject model sees every text once, whatever the number of SAEs, and no LLM is asked. A run that was
     killed goes on at the first chunk of concepts that it had not finished, unless `activity_quantile` is set.
@@ -78,6 +87,8 @@ def select(
             clear(folder / identity)
         finish_run(db, run_id)
         seconds, n_tokens = run.seconds, run.n_tokens
+    for sae in saes:
+        record_near(db, sae)
     new = frozenset(sae.info.sae_id for sae in pending.values())
     return read_result(db, ids, new=new, n_tokens=n_tokens, seconds=seconds)
 
@@ -92,6 +103,18 @@ def selection_id(subject: SubjectInfo, sae: SAE, concepts: Sequence[Concept], co
         "settings": _settings(config),
     }
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def record_near(db: Db, sae: SAE) -> None:
+    """Keep which candidates of an SAE have close decoder directions, for stages that have no weights."""
+    if sae.decoder is None:
+        return
+    features = sorted(c.feature for c in candidate_features(db, sae.info.sae_id))
+    rows = torch.nn.functional.normalize(sae.decoder[features].float(), dim=1)
+    cosine = torch.triu(rows @ rows.T, diagonal=1)
+    a, b = torch.nonzero(cosine >= NEAR, as_tuple=True)
+    pairs = zip(a.tolist(), b.tolist(), cosine[a, b].tolist(), strict=True)
+    write_near(db, sae.info.sae_id, [(features[i], features[j], c) for i, j, c in pairs])
 
 
 def _settings(config: SelectionConfig) -> dict[str, Any]:

@@ -3,53 +3,62 @@
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from safesail.domain.records import Concept
-from safesail.sae.encode import SparseColumns
+from safesail.errors import SaeError
+from safesail.sae.encode import EncodedRows, SparseColumns, Spread, encode_rows
 from safesail.sae.protocol import SAE
 from safesail.selection.activity import ActivityHistogram, text_maxima
-from safesail.selection.batches import Batch, cut_chunks, tokenize_pairs
+from safesail.selection.batches import Batch, Chunk, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.selection.core import Scorer
-from safesail.selection.encode import Encoder
-from safesail.selection.parts import Part, part_name
+from safesail.selection.parts import Part, Tally, part_name
 from safesail.store.staging import clear, has_part
 from safesail.subject.protocol import Subject
 
 CLOCKS: tuple[str, ...] = ("model", "encode", "contrast")
 """What time is counted by: the model's forward passes, all SAEs, the figures."""
 
-_COLUMNS = ("row", "position", "feature", "value")
-"""Of `SparseColumns`, in order."""
 
+@dataclass
+class _OpenPart:
+    """One SAE on one chunk of concepts, while its batches come."""
 
-@dataclass(frozen=True)
-class _Spill:
-    """Texts' maxima of one SAE, kept on disk until its thresholds are known."""
+    sae: SAE
+    scorer: Scorer
+    tally: Tally = field(default_factory=Tally)
+    spread: Spread | None = None
+    seconds: float = 0.0
+    """Spent on figures."""
 
-    folder: Path
-    histogram: ActivityHistogram
+    def count(self, encoded: EncodedRows) -> SparseColumns:
+        """Take in the counts of a batch; the SAE's activations on it."""
+        acts = encoded.by_sae[self.sae.info.sae_id]
+        own = encoded.spreads[self.sae.info.hook]
+        self.spread = own if self.spread is None else self.spread + own
+        self.tally += Tally(encoded.n_tokens, len(acts.value), acts.squared_error or 0.0, acts.seconds)
+        return acts
 
-    def save(self, name: str, acts: SparseColumns) -> None:
-        self.histogram.add(acts.feature, acts.value)
-        with (self.folder / f"{name}.npz").open("wb") as file:
-            np.savez(file, **{column: getattr(acts, column) for column in _COLUMNS})
-
-    def load(self, name: str) -> SparseColumns:
-        with np.load(self.folder / f"{name}.npz") as columns:
-            return SparseColumns(*(columns[column] for column in _COLUMNS), squared_error=None, seconds=0.0)
+    def score(self, batch: Batch, acts: SparseColumns, above: Any = 0) -> None:
+        """Take in which features fire on a batch: those with an activation larger than `above`."""
+        started = time.perf_counter()
+        n_texts, d_sae = 2 * len(batch.pairs), self.sae.info.d_sae
+        maxima = text_maxima(acts.row, acts.feature, acts.value, n_texts, d_sae)
+        self.scorer.add(batch, maxima > above)
+        self.seconds += time.perf_counter() - started
 
 
 class Pass:
     """One pass over the pairs for the SAEs that have no figures yet.
 
-    What it finds is kept in `folder` chunk by chunk, so that a pass that was killed goes on where it was.
+    What it measures is kept in `folder` chunk by chunk, so that a pass that was killed goes on where it was.
     """
 
     def __init__(
@@ -62,13 +71,11 @@ class Pass:
     ) -> None:
         """`saes` by the identity of their selections."""
         self._subject, self._concepts, self._config = subject, concepts, config
-        Encoder(subject, list(saes.values())).check()
+        check_sizes(subject, list(saes.values()))
         pairs = tokenize_pairs(concepts, subject.tokenize, subject.n_ctx_max, config)
         self._chunks = {part_name(c, concepts): c for c in cut_chunks(pairs, config.batch_tokens)}
-        self._saes = {sae.info.sae_id: sae for sae in saes.values()}
+        self._saes = list(saes.values())
         self._folders = {sae.info.sae_id: folder / identity for identity, sae in saes.items()}
-        self._scorers = {name: Scorer(sae.info.d_sae, concepts, config) for name, sae in self._saes.items()}
-        self._contrast = dict.fromkeys(self._saes, 0.0)
         self.seconds = dict.fromkeys(CLOCKS, 0.0)
         """Where the time went."""
 
@@ -85,71 +92,92 @@ class Pass:
                 self._go_at_quantile(self._config.activity_quantile, bar)
 
     def parts(self, sae: SAE) -> Iterator[Part]:
-        """What was found of one SAE; read anew each time, so that no more than one part is held."""
+        """What was measured of one SAE; read anew each time, so that no more than one part is held."""
         return (Part.load(self._folders[sae.info.sae_id], part) for part in self._chunks)
 
     def _go_at_zero(self, bar: "tqdm[Any]") -> None:
-        for part, chunk in self._chunks.items():
-            saes = [sae for name, sae in self._saes.items() if not has_part(self._folders[name], part)]
-            if not saes:
-                bar.update(len(chunk.batches))
-                continue
-            encoder = Encoder(self._subject, saes)
+        for name, chunk in self._chunks.items():
+            saes = [sae for sae in self._saes if not has_part(self._folders[sae.info.sae_id], name)]
+            parts = [self._open(sae) for sae in saes]
             for batch in chunk.batches:
-                for sae, acts in self._encode(encoder, batch):
-                    self._add(sae, batch, acts, None)
+                if parts:
+                    encoded = self._encode(saes, batch)
+                    for part in parts:
+                        part.score(batch, part.count(encoded))
                 bar.update()
-            for sae in saes:
-                self._close(sae, part, encoder)
+            for part in parts:
+                self._close(part, name, chunk)
 
     def _go_at_quantile(self, q: float, bar: "tqdm[Any]") -> None:
         """Thresholds are known only at the end, so activations wait on disk: the model still runs once."""
         for folder in self._folders.values():
             clear(folder)  # of no use without the activations, which are gone
+        histograms = [ActivityHistogram(sae.info.d_sae) for sae in self._saes]
+        opened = {name: [self._open(sae) for sae in self._saes] for name in self._chunks}
         with tempfile.TemporaryDirectory(prefix="safesail-") as root:
-            spills: dict[str, _Spill] = {}
-            for i, (name, sae) in enumerate(self._saes.items()):
-                (Path(root) / str(i)).mkdir()
-                spills[name] = _Spill(Path(root) / str(i), ActivityHistogram(sae.info.d_sae))
-            encoders: dict[str, Encoder] = {}
-            for part, chunk in self._chunks.items():
-                encoders[part] = Encoder(self._subject, list(self._saes.values()))
+            for name, chunk in self._chunks.items():
                 for number, batch in enumerate(chunk.batches):
-                    for sae, acts in self._encode(encoders[part], batch):
-                        spills[sae.info.sae_id].save(f"{part}-{number}", acts)
+                    encoded = self._encode(self._saes, batch)
+                    for i, part in enumerate(opened[name]):
+                        acts = part.count(encoded)
+                        histograms[i].add(acts.feature, acts.value)
+                        _save(Path(root) / f"{i}-{name}-{number}.npz", acts)
                     bar.update()
-            for name, sae in self._saes.items():
-                self._replay(sae, spills[name], q, encoders)
+            for i, histogram in enumerate(histograms):
+                above = histogram.quantile(q)
+                for name, chunk in self._chunks.items():
+                    for number, batch in enumerate(chunk.batches):
+                        opened[name][i].score(batch, _load(Path(root) / f"{i}-{name}-{number}.npz"), above)
+                    self._close(opened[name][i], name, chunk)
 
-    def _replay(self, sae: SAE, spill: _Spill, q: float, encoders: Mapping[str, Encoder]) -> None:
-        above = spill.histogram.quantile(q)
-        for part, chunk in self._chunks.items():
-            for number, batch in enumerate(chunk.batches):
-                self._add(sae, batch, spill.load(f"{part}-{number}"), above)
-            self._close(sae, part, encoders[part])
+    def _open(self, sae: SAE) -> _OpenPart:
+        return _OpenPart(sae, Scorer(sae.info.d_sae, self._concepts, self._config))
 
-    def _encode(self, encoder: Encoder, batch: Batch) -> Iterator[tuple[SAE, SparseColumns]]:
-        before = encoder.model_seconds
-        found = encoder.encode(batch)
-        self.seconds["model"] += encoder.model_seconds - before
-        self.n_tokens += sum(map(len, batch.rows))
-        return ((self._saes[name], acts) for name, acts in found.items())
+    def _encode(self, saes: Sequence[SAE], batch: Batch) -> EncodedRows:
+        encoded = encode_rows(self._subject, saes, batch.rows, measure=True)
+        self.seconds["model"] += encoded.model_seconds
+        self.n_tokens += encoded.n_tokens
+        return encoded
 
-    def _add(self, sae: SAE, batch: Batch, acts: SparseColumns, above: np.ndarray | None) -> None:
+    def _close(self, part: _OpenPart, name: str, chunk: Chunk) -> None:
         started = time.perf_counter()
-        n_texts = 2 * len(batch.pairs)
-        maxima = text_maxima(acts.row, acts.feature, acts.value, n_texts, sae.info.d_sae)
-        self._scorers[sae.info.sae_id].add(batch, maxima > (0 if above is None else above))
-        self._contrast[sae.info.sae_id] += time.perf_counter() - started
-
-    def _close(self, sae: SAE, part: str, encoder: Encoder) -> None:
-        started = time.perf_counter()
-        name = sae.info.sae_id
-        results = self._scorers[name].close(self._chunks[part].concepts)
-        tally, spread = encoder.tallies[name], encoder.spreads[sae.info.hook]
-        found = Part.of(results, self._config.draws, tally, spread)
-        seconds = self._contrast[name] + time.perf_counter() - started
-        self._contrast[name] = 0.0
-        self.seconds["encode"] += tally.seconds
+        info = part.sae.info
+        spread = part.spread or Spread(0, np.zeros(info.d_in), 0.0)  # of a chunk without pairs
+        results = part.scorer.close(chunk.concepts)
+        measured = Part.of(results, self._config.draws, part.tally, spread)
+        seconds = part.seconds + time.perf_counter() - started
+        self.seconds["encode"] += part.tally.seconds
         self.seconds["contrast"] += seconds
-        replace(found, seconds=seconds).save(self._folders[name], part)
+        replace(measured, seconds=seconds).save(self._folders[info.sae_id], name)
+
+
+_COLUMNS = ("row", "position", "feature", "value")
+"""Of `SparseColumns`, in order."""
+
+
+def _save(path: Path, acts: SparseColumns) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **{column: getattr(acts, column) for column in _COLUMNS})
+
+
+def _load(path: Path) -> SparseColumns:
+    with np.load(path) as columns:
+        return SparseColumns(*(columns[column] for column in _COLUMNS), squared_error=None, seconds=0.0)
+
+
+def check_sizes(subject: Subject, saes: Sequence[SAE]) -> None:
+    """Hold hooks and sizes against the subject model before any work is done.
+
+    Raises:
+        ConfigError: the subject model has no such hook.
+        SaeError: an SAE reads activations of another size.
+    """
+    hooks = list(dict.fromkeys(sae.info.hook for sae in saes))
+    activations = subject.run(torch.zeros((1, 1), dtype=torch.long), capture=hooks).activations
+    for sae in saes:
+        size = activations[sae.info.hook].shape[-1]
+        if size != sae.info.d_in:
+            raise SaeError(
+                f"SAE {sae.info.sae_id!r} reads {sae.info.d_in} numbers, {sae.info.hook} of"
+                f" {subject.info.model_id} has {size}; it was trained for another model or hook"
+            )

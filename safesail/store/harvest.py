@@ -277,6 +277,14 @@ def drop_harvests(db: Db, sae_keys: Mapping[str, int]) -> None:
         staging.clear(_staging_dir(db, key))
 
 
+def empty_splits(db: Db, record: HarvestRecord) -> tuple[str, ...]:
+    """Of `train` and `test`, those of which the harvest has no document."""
+    held = {
+        r[0] for r in rows(db, "SELECT DISTINCT split FROM documents WHERE harvest_key = ?", [record.key])
+    }
+    return tuple(split for split in ("train", "test") if split not in held)
+
+
 def count_stored(db: Db, record: HarvestRecord) -> tuple[int, int]:
     """Documents and nonzeros that the store holds of a harvest."""
     keys = list(record.sae_keys.values())

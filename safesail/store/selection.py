@@ -273,6 +273,36 @@ def candidate_features(
     return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in result]
 
 
+@dataclass(frozen=True)
+class ConceptFeature:
+    """A feature that fires on a concept's q+ more often than on its q-."""
+
+    concept_id: str
+    sae_id: str
+    feature: int
+    lift: float
+    """Share of pairs in which it fires on q+ only, minus the share in which it fires on q- only."""
+
+    candidate: bool
+
+
+def best_features(db: Db, selection_id: str, *, per_concept: int = 3) -> list[ConceptFeature]:
+    """The features of a selection with the largest lift, by concept, best first; controls left out."""
+    found = rows(
+        db,
+        """
+        SELECT concept_id, f.sae_id, f.feature, frequency - swapped AS lift, candidate
+        FROM feature_concepts f JOIN concepts c USING (concept_id) JOIN selections s USING (selection_id)
+        WHERE selection_id = ? AND frequency > swapped
+          AND NOT list_contains(CAST(s.settings -> '$.controls' AS TEXT[]), c.domain)
+        QUALIFY row_number() OVER (PARTITION BY concept_id ORDER BY lift DESC, f.feature) <= ?
+        ORDER BY concept_id, lift DESC, f.feature
+        """,
+        [selection_id, per_concept],
+    )
+    return [ConceptFeature(*row) for row in found]
+
+
 def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:
     """Record pairs of an SAE's features whose decoder directions have this cosine, in place of those recorded."""
     with transaction(db):

@@ -1,5 +1,6 @@
 """What config.json says of a subject model: read before its weights, without torch."""
 
+import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,17 @@ _ENCODERS = frozenset(
     }
 )
 """Model types whose attention goes both ways; all others are run as causal language models."""
+
+_USUAL_HOOKS = (
+    "hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_in", "hook_attn_out", "hook_mlp_in",
+    "hook_mlp_out", "hook_in", "hook_out", "ln1.hook_normalized", "ln2.hook_normalized", "attn.hook_q", "attn.hook_k",
+    "attn.hook_v", "attn.hook_z", "attn.hook_pattern", "attn.hook_attn_scores", "attn.hook_result", "mlp.hook_pre",
+    "mlp.hook_post", "mlp.hook_in", "mlp.hook_out",
+)  # fmt: skip
+"""Of a block; a model may have others."""
+
+_SLIP = 0.9
+"""Names at least this alike, of which one is usual, are one name and a slip in it."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +66,20 @@ def sizes_of(model: str) -> ModelSizes | None:
     return None if alias is None else ModelSizes(model, alias.d_model, alias.n_layers)
 
 
-def check_layer(hook: str, model: str) -> None:
-    """Refuse a hook in a layer that the model does not have, before the model is loaded.
+def check_hook_name(hook: str, model: str) -> None:
+    """Refuse a hook that the model cannot have, before it is loaded; once loaded, the model has the last word.
 
     Raises:
-        ConfigError: no such layer.
+        ConfigError: no such layer, or a slip in a usual name.
         SubjectError: a directory that holds no complete model.
     """
     sizes, layer = sizes_of(model), layer_of(hook)
     if sizes is not None and sizes.n_layers is not None and layer is not None and layer >= sizes.n_layers:
         raise ConfigError(f"{model} has no hook {hook!r}: its layers are 0 to {sizes.n_layers - 1}")
+    name = hook.removeprefix(f"blocks.{layer}.")
+    near = difflib.get_close_matches(name, _USUAL_HOOKS, n=1, cutoff=_SLIP)
+    if near and name not in _USUAL_HOOKS:
+        raise ConfigError(f"{model} has no hook {hook!r}; did you mean {hook.removesuffix(name)}{near[0]}?")
 
 
 def is_encoder(path: Path) -> bool:

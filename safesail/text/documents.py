@@ -30,6 +30,9 @@ TEXT_COLUMNS = (
 _SUFFIXES = (".txt", ".jsonl", ".jsonl.gz", ".csv", ".parquet")
 _SAMPLE_ROWS = 50
 
+_CHECKED_DOCUMENTS = 2_000
+"""Documents of a source that are read before a run begins: some tenths of a second."""
+
 _MIN_CHARACTERS = 200
 """Paragraphs of plain text are joined until a document has this many: about one window of tokens."""
 
@@ -60,6 +63,22 @@ def read_documents(sources: Sequence[str], *, column: str | None = None, seed: i
             if text.strip() and document_id not in seen:
                 seen.add(document_id)
                 yield Document(document_id, text, name, split_of(document_id, seed))
+
+
+def check_sources(sources: Sequence[str], *, column: str | None = None) -> None:
+    """Read the beginning of every source, so that what cannot be read is said before anything else is done.
+
+    Pipes and data sets on the hub are left for later.
+
+    Raises:
+        NotFoundError: a source that is not there, or holds nothing to read.
+        ConfigError: a file that cannot be read as what its name says, or without any text.
+    """
+    for source in sources:
+        if source != "-" and not source.startswith("hf:"):
+            n_documents = sum(1 for _ in islice(read_documents([source], column=column), _CHECKED_DOCUMENTS))
+            if not n_documents:
+                raise ConfigError(f"no text in {source}")
 
 
 def _texts(source: str, column: str | None) -> Iterator[tuple[str, str]]:

@@ -1,58 +1,23 @@
-"""Texts cut into windows, windows into blocks and batches: what a run goes through, fixed before it starts.
+"""Windows in blocks and batches: what a run goes through, fixed before it starts.
 
 A block is a pure function of the plan, so that a killed run goes on at the next block as if nothing had been.
 """
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safesail.domain.records import Document
 from safesail.sae.encode import run_rows
 from safesail.subject.protocol import Subject
 from safesail.subject.rows import batches_by_length
-from safesail.text.windows import cut
 
 Window = tuple[int, ...]
 """Token ids of a run of consecutive tokens of one document."""
 
-_BATCH_TOKENS = 2048
+BATCH_TOKENS = 2048
 """Tokens, padding included, of one run of the subject model."""
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What was taken from one source."""
-
-    source: str
-    n_documents: int
-    n_tokens: int
-    sha256: str
-    """Over the ids of the documents, in order: the same texts give the same digest."""
-
-
-def take_windows(
-    documents: Iterator[Document], tokenize: Callable[[str], list[int]], n_ctx: int, max_tokens: int
-) -> tuple[list[Window], int, str]:
-    """Windows of the first documents, up to `max_tokens` tokens, with the number of documents and their digest."""
-    windows: list[Window] = []
-    digest = hashlib.sha256()
-    n_tokens = n_documents = 0
-    for document in documents:
-        n_documents += 1
-        digest.update(f"{document.document_id}\n".encode())
-        for _, window in cut(tokenize(document.text), n_ctx):
-            kept = window[: max_tokens - n_tokens]
-            n_tokens += len(kept)
-            if kept:
-                windows.append(kept)
-        if n_tokens >= max_tokens:
-            break
-    return windows, n_documents, digest.hexdigest()
 
 
 def shuffled(windows: Sequence[Window], seed: int) -> list[Window]:
@@ -78,9 +43,9 @@ def block_activations(
     subject: Subject, windows: Sequence[Window], hooks: Sequence[str]
 ) -> dict[str, Float[Tensor, "n_tokens d_model"]]:
     """Activations on every token of `windows`, rows in the same order at each hook."""
-    batches = batches_by_length([len(window) for window in windows], _BATCH_TOKENS)
+    batches = batches_by_length([len(window) for window in windows], BATCH_TOKENS)
     ran = [run_rows(subject, [windows[i] for i in batch], hooks).by_hook for batch in batches]
-    return {hook: torch.cat([by_hook[hook].cpu() for by_hook in ran]) for hook in hooks}
+    return {hook: torch.cat([by_hook[hook] for by_hook in ran]) for hook in hooks}
 
 
 def shuffled_batches(

@@ -29,7 +29,7 @@ class FamilyConfig(Config):
 
     hook: str
     ks: tuple[PositiveInt, ...] = Field(min_length=1)
-    """Active features a token."""
+    """Active features per token."""
 
     widths: tuple[PositiveInt, ...] = (1536,)
     """Features an SAE has (d_sae)."""
@@ -82,6 +82,12 @@ class TrainConfig(Config):
 
     storage: Literal["float32", "float16"] = "float32"
     """Precision of the two matrices on disk; they are computed with in float32 always."""
+
+    device: str = "cpu"
+    """Where the subject model and the SAEs run, as torch names it; `auto`: a GPU where there is one."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the subject model; the SAEs are trained in float32."""
 
     threads: PositiveInt | None = None
     """CPU threads; None leaves torch's choice."""

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from safesail.sae.edit import reconstruct
+from safesail.sae.encode import SparseColumns, Spread, encode_rows
 from safesail.sae.protocol import SAE
 from safesail.subject.protocol import Intervention, Subject
-from safesail.subject.rows import mean_loss
-from safesail.training.buffer import block_activations, blocks_of
-
-Windows = Sequence[tuple[int, ...]]
+from safesail.subject.rows import batches_by_length, mean_loss
+from safesail.training.buffer import BATCH_TOKENS, Window, blocks_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Figures:
     """1 - sum |x - x^|^2 / sum |x - mean x|^2; at most 1."""
 
     l0: float
-    """Mean features active a token."""
+    """Mean active features per token."""
 
     dead_share: float
     """Share of features that fired on none of the tokens, in [0, 1]."""
@@ -32,7 +31,7 @@ class Figures:
     n_tokens: int
 
     ce_clean: float
-    """Subject model's cross-entropy, nats a token, as it is."""
+    """Subject model's cross-entropy, nats per token, as it is."""
 
     ce_zero: float
     """With zeros in the place of the activations at the hook."""
@@ -50,75 +49,54 @@ class Figures:
 
 
 class Accumulator:
-    """Sums of one SAE's figures, block by block; the order of blocks does not matter."""
+    """Sums of one SAE's figures, batch by batch; the order of batches does not matter."""
 
-    def __init__(self, d_in: int, d_sae: int) -> None:
-        self.n_tokens = 0
+    def __init__(self, d_sae: int) -> None:
+        self._fired = np.zeros(d_sae, dtype=bool)
         self._n_active = 0
         self._error = 0.0
-        self._sum = torch.zeros(d_in, dtype=torch.float64)
-        self._squares = 0.0
-        self._fired = torch.zeros(d_sae, dtype=torch.bool)
+        self._spread: Spread | None = None
 
-    def add(self, x: Float[Tensor, "n_tokens d_in"], sae: SAE) -> None:
-        """Take in what `sae` does to `x`."""
-        acts = sae.encode(x)
-        self.n_tokens += len(x)
-        self._n_active += acts.value.numel()
-        self._error += (x - sae.decode(acts)).double().square().sum().item()
-        self._sum += x.double().sum(dim=0)
-        self._squares += x.double().square().sum().item()
-        self._fired[acts.feature.unique()] = True
+    def add(self, acts: SparseColumns, spread: Spread) -> None:
+        """Take in a batch: the SAE's activations, and the spread of what it read."""
+        assert acts.squared_error is not None, "an SAE in training has a decoder"
+        self._fired[acts.feature] = True
+        self._n_active += len(acts.value)
+        self._error += acts.squared_error
+        self._spread = spread if self._spread is None else self._spread + spread
 
-    @property
-    def frac_variance_explained(self) -> float:
-        """As `Figures`; needs at least two different tokens."""
-        variance = self._squares - self._sum.square().sum().item() / self.n_tokens
-        return 1 - self._error / variance
-
-    @property
-    def l0(self) -> float:
-        """As `Figures`."""
-        return self._n_active / self.n_tokens
-
-    @property
-    def dead_share(self) -> float:
-        """As `Figures`."""
-        return 1 - self._fired.double().mean().item()
+    def figures(self, losses: tuple[float, float, float], n_loss_tokens: int) -> Figures:
+        """With cross-entropies `losses` as it is, zeroed and spliced. Needs at least two different tokens."""
+        assert self._spread is not None, "no token"
+        explained = 1 - self._error / self._spread.about_mean
+        l0, n_tokens = self._n_active / self._spread.n, self._spread.n
+        return Figures(explained, l0, 1 - self._fired.mean().item(), n_tokens, *losses, n_loss_tokens)
 
 
 def measure(
-    subject: Subject, saes: Sequence[SAE], windows: Windows, *, block_tokens: int, loss_tokens: int
+    subject: Subject, saes: Sequence[SAE], windows: Sequence[Window], *, loss_tokens: int
 ) -> list[Figures]:
-    """Figures of each SAE, the subject model running once for all, and once an SAE for the losses.
+    """Figures of each SAE, the subject model running once for all, and once per SAE for the losses.
 
     Args:
         subject: The subject model.
         saes: SAEs of it that can decode.
         windows: Windows of held-out documents, in random order.
-        block_tokens: Tokens whose activations are held at once.
         loss_tokens: Tokens, the first of `windows`, for the losses.
     """
-    sums = [Accumulator(sae.info.d_in, sae.info.d_sae) for sae in saes]
-    hooks = list(dict.fromkeys(sae.info.hook for sae in saes))
-    for block in blocks_of(windows, block_tokens):
-        activations = block_activations(subject, block, hooks)
+    sums = [Accumulator(sae.info.d_sae) for sae in saes]
+    for batch in batches_by_length([len(window) for window in windows], BATCH_TOKENS):
+        encoded = encode_rows(subject, saes, [windows[i] for i in batch], measure=True)
         for sae, total in zip(saes, sums, strict=True):
-            total.add(activations[sae.info.hook], sae)
+            total.add(encoded.by_sae[sae.info.sae_id], encoded.spreads[sae.info.hook])
     few = blocks_of(windows, loss_tokens)[0]
-    n_loss = sum(map(len, few))
+    n_loss_tokens = sum(map(len, few))
     clean = mean_loss(subject, few)
+    hooks = {sae.info.hook for sae in saes}
     zero = {hook: mean_loss(subject, few, [Intervention(hook, _zeros)]) for hook in hooks}
     return [
-        Figures(
-            total.frac_variance_explained,
-            total.l0,
-            total.dead_share,
-            total.n_tokens,
-            clean,
-            zero[sae.info.hook],
-            mean_loss(subject, few, [reconstruct(sae)]),
-            n_loss,
+        total.figures(
+            (clean, zero[sae.info.hook], mean_loss(subject, few, [reconstruct(sae)])), n_loss_tokens
         )
         for sae, total in zip(saes, sums, strict=True)
     ]

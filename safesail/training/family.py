@@ -24,6 +24,14 @@ class TopKWeights:
         """The parameters by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
+    def to(self, device: str) -> "TopKWeights":
+        """The same on another device."""
+        return TopKWeights(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
+
+    def saelens(self) -> dict[str, Tensor]:
+        """The parameters by SAELens' names."""
+        return {"W_enc": self.w_enc, "b_enc": self.b_enc, "W_dec": self.w_dec, "b_dec": self.b_dec}
+
 
 @dataclass(frozen=True)
 class Sparse:

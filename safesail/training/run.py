@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
@@ -13,20 +11,21 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from safesail.errors import DataError
+from safesail.errors import DataError, SaeError
+from safesail.files import whole_file
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
 from safesail.training.buffer import Window, block_activations, blocks_of, shuffled, shuffled_batches
 from safesail.training.config import FamilyConfig, TrainConfig
 from safesail.training.family import Normaliser
-from safesail.training.finish import TrainedSae, check_free, finish
+from safesail.training.finish import TrainedSae, finish
 from safesail.training.steps import Trainee
 from safesail.training.texts import Texts, train_texts
 
 CHECKPOINT = ".training.ckpt"
 """File of an unfinished run in the folder of its SAEs."""
 
-_NOT_TRAINING = {"eval_tokens", "eval_loss_tokens", "threads", "storage"}
+_NOT_TRAINING = {"eval_tokens", "eval_loss_tokens", "threads", "storage", "device"}
 """Settings that may differ between a run and its resumption."""
 
 
@@ -41,7 +40,7 @@ class Progress:
     next_block: int
 
 
-def train(config: TrainConfig, *, out: Path, quiet: bool) -> list[TrainedSae]:
+def run_training(config: TrainConfig, *, out: Path, quiet: bool) -> list[TrainedSae]:
     """Train every SAE of `config` in one pass of the subject model, measure them, and write them to `out`.
 
     Each becomes a folder `out/<sae_id>` in SAELens' format with a model card. A run that was killed goes
@@ -54,12 +53,14 @@ def train(config: TrainConfig, *, out: Path, quiet: bool) -> list[TrainedSae]:
         DataError: `out` holds an unfinished run with other settings, texts or subject model.
     """
     checkpoint = out / CHECKPOINT
-    if not checkpoint.is_file():
-        check_free(config, out)
-    subject = load_subject(ModelConfig(config.model, "cpu", threads=config.threads))
+    for plan in () if checkpoint.is_file() else config.plans():
+        if (out / plan.sae_id).exists():
+            raise SaeError(f"{out / plan.sae_id} exists already; choose another folder, or delete it")
+    where = ModelConfig(config.model, config.device, config.dtype, config.threads)
+    subject = load_subject(where, quiet=quiet)
     for family in config.families:
         subject.check_hook(family.hook)
-    texts = train_texts(config, subject)
+    texts = train_texts(config, subject.tokenize)
     progress = learn(config, subject, texts, checkpoint=checkpoint, quiet=quiet)
     trained = finish(config, subject, texts, progress.trainees, progress.normalisers, out)
     checkpoint.unlink()
@@ -74,7 +75,9 @@ def learn(config: TrainConfig, subject: Subject, texts: Texts, *, checkpoint: Pa
     """
     blocks = blocks_of(shuffled(texts.windows, config.seed), config.block_tokens)
     identity = _identity(config, subject, texts)
-    progress = _start(config, subject)
+    d_in = subject.info.d_model
+    assert d_in is not None, "a model that is loaded knows its sizes"
+    progress = Progress([Trainee.start(plan, d_in, config, subject.device) for plan in config.plans()], {}, 0)
     if checkpoint.is_file():
         progress = _restore(progress, checkpoint, identity)
     with tqdm(total=texts.n_tokens, unit="tok", unit_scale=True, disable=quiet, desc="train") as bar:
@@ -98,12 +101,12 @@ def _learn_block(
     config: TrainConfig,
     subject: Subject,
     progress: Progress,
-    place: tuple[int, int],
+    position: tuple[int, int],
     windows: Sequence[Window],
     families: Sequence[FamilyConfig],
 ) -> list[float]:
-    """Mean loss of each SAE that took part; `place` = (block, number of blocks)."""
-    block, n_blocks = place
+    """Mean loss of each SAE that took part; `position` = (block, number of blocks)."""
+    block, n_blocks = position
     hooks = list(dict.fromkeys(family.hook for family in families))
     activations = block_activations(subject, windows, hooks) if hooks else {}
     losses: list[float] = []
@@ -116,11 +119,6 @@ def _learn_block(
         span = (block / n_blocks, (block + 1) / n_blocks)
         losses += [t.learn(batches, span) for t in progress.trainees if t.plan.hook == hook]
     return losses
-
-
-def _start(config: TrainConfig, subject: Subject) -> Progress:
-    d_in = subject.info.d_model
-    return Progress([Trainee.start(plan, d_in, config) for plan in config.plans()], {}, 0)
 
 
 def _identity(config: TrainConfig, subject: Subject, texts: Texts) -> str:
@@ -139,21 +137,13 @@ def _save(progress: Progress, checkpoint: Path, identity: str) -> None:
         "normalisers": {hook: (n.mean, n.scale) for hook, n in progress.normalisers.items()},
         "trainees": [trainee.state() for trainee in progress.trainees],
     }
-    partial = checkpoint.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(checkpoint) as partial:
         torch.save(state, partial)
-        partial.replace(checkpoint)
-    except OSError as error:
-        raise DataError(f"cannot write {checkpoint}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
 def _restore(progress: Progress, checkpoint: Path, identity: str) -> Progress:
     try:
-        state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint, weights_only=True, map_location="cpu")
         known = state["identity"]
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -166,5 +156,8 @@ def _restore(progress: Progress, checkpoint: Path, identity: str) -> Progress:
         )
     for trainee, saved in zip(progress.trainees, state["trainees"], strict=True):
         trainee.restore(saved)
-    normalisers = {hook: Normaliser(mean, scale) for hook, (mean, scale) in state["normalisers"].items()}
+    normalisers = {
+        hook: Normaliser(mean.to(progress.trainees[0].weights.b_dec.device), scale)
+        for hook, (mean, scale) in state["normalisers"].items()
+    }
     return Progress(progress.trainees, normalisers, state["next_block"])

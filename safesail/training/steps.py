@@ -20,16 +20,16 @@ class Trainee:
         self.tokens_seen = 0
         """Tokens used, each pass counted."""
         self._config = config
-        self._silent = torch.zeros(plan.d_sae)
+        self._silent = torch.zeros(plan.d_sae, device=weights.b_enc.device)
         parameters = [tensor.requires_grad_() for tensor in weights.tensors().values()]
         # The loss is a mean over d_in and batch, so that gradients of rare features are far below 1e-8.
         self._optimiser = torch.optim.Adam(parameters, lr=config.lr, eps=1e-12, fused=True)
 
     @classmethod
-    def start(cls, plan: SaePlan, d_in: int, config: TrainConfig) -> Self:
+    def start(cls, plan: SaePlan, d_in: int, config: TrainConfig, device: str = "cpu") -> Self:
         """Untrained, from the run's seed: SAEs of one width start alike."""
         generator = torch.Generator().manual_seed(config.seed)
-        return cls(plan, family.initial(d_in, plan.d_sae, generator), config)
+        return cls(plan, family.initial(d_in, plan.d_sae, generator).to(device), config)
 
     def learn(self, batches: Sequence[Float[Tensor, "batch d_in"]], progress: tuple[float, float]) -> float:
         """Take one step a batch; mean reconstruction loss of the batches.
@@ -62,7 +62,7 @@ class Trainee:
             for name, tensor in self.weights.tensors().items():
                 tensor.copy_(state["weights"][name])
         self._optimiser.load_state_dict(state["optimiser"])
-        self._silent = state["silent"]
+        self._silent = state["silent"].to(self._silent.device)
         self.tokens_seen = state["tokens_seen"]
 
     def _step(self, x: Tensor) -> float:

@@ -11,7 +11,7 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Split, Window
 from safesail.errors import NotFoundError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.exemplars import window_counts
@@ -26,7 +26,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 @pytest.fixture
 def feature(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> FeatureId:
     """The feature that fires in about half of the windows."""
-    harvest(db, HarvestJob(subject, saes, [str(text_file)], HarvestConfig(n_ctx=8)), quiet=True)
+    run_harvest(db, HarvestJob(subject, saes, [str(text_file)], HarvestConfig(n_ctx=8)), quiet=True)
     n_windows = value(db, "SELECT count(*) FROM windows")
     counts = {j: sum(c.values()) for j, c in window_counts(db, "tiny-l0").items()}
     return FeatureId("tiny-l0", min(counts, key=lambda j: abs(counts[j] - n_windows / 2)))
@@ -81,7 +81,7 @@ def test_order_of_documents_and_batch_size_leave_no_trace(
     path = write_texts(tmp_path / "reversed.jsonl", TEXTS[::-1])
     with open_writer(tmp_path / "other.duckdb") as other:
         settings = HarvestConfig(n_ctx=8, batch_tokens=16, shard_tokens=40)
-        harvest(other, HarvestJob(subject, saes, [str(path)], settings), quiet=True)
+        run_harvest(other, HarvestJob(subject, saes, [str(path)], settings), quiet=True)
         for split in SPLITS:
             here, there = collect(db, feature, split, config), collect(other, feature, split, config)
             assert [(e.window, e.kind, e.level) for e in here] == [(e.window, e.kind, e.level) for e in there]

@@ -28,8 +28,8 @@ import torch
 
 from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
-from safesail.harvest.shards import Shard, WindowCut, cut_shards, cut_windows
+from safesail.harvest.run import HarvestJob, run_harvest
+from safesail.harvest.shards import Shard, Window, cut_shards
 from safesail.resources import cache_dir
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
@@ -84,9 +84,10 @@ def texts_file(folder: Path, n_characters: int, *, a_document: int = 1_500) -> P
 
 def made_sae(folder: Path, model: str, *, d_sae: int, k: int) -> str:
     """A TopK SAE with random directions at the second layer of `model`."""
-    info = load_subject(ModelConfig(model)).info
+    d_in = load_subject(ModelConfig(model)).info.d_model
+    assert d_in is not None
     generator = torch.Generator().manual_seed(0)
-    w_dec = torch.nn.functional.normalize(torch.randn(d_sae, info.d_model, generator=generator), dim=1)
+    w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_in, generator=generator), dim=1)
     meta = {
         "hook_name": "blocks.1.hook_mlp_out",
         "model_name": "made",
@@ -96,9 +97,9 @@ def made_sae(folder: Path, model: str, *, d_sae: int, k: int) -> str:
         "W_enc": w_dec.T.contiguous(),
         "W_dec": w_dec,
         "b_enc": torch.zeros(d_sae),
-        "b_dec": torch.zeros(info.d_model),
+        "b_dec": torch.zeros(d_in),
     }
-    save_sae(folder / "made", weights, topk_config(info.d_model, d_sae, k, meta))
+    save_sae(folder / "made", weights, topk_config(d_in, d_sae, k, meta))
     return str(folder / "made")
 
 
@@ -124,7 +125,13 @@ def speed(n_tokens: int) -> dict[str, Any]:
             )
             documents = read_documents([text])
             shards = list(
-                cut_shards(documents, loaded[0].tokenize, shard_tokens=config.shard_tokens, n_tokens=n_tokens)
+                cut_shards(
+                    documents,
+                    loaded[0].tokenize,
+                    n_ctx=N_CTX,
+                    shard_tokens=config.shard_tokens,
+                    n_tokens=n_tokens,
+                )
             )
             bare(loaded, shards[:1], in_streams=True)
             measured = [
@@ -157,7 +164,7 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
     encoders = {sae.info.sae_id: torch.randn(sae.info.d_in, sae.info.d_sae) for sae in saes}
     hooks = sorted({sae.info.hook for sae in saes})
 
-    def run(windows: Sequence[WindowCut]) -> int:
+    def run(windows: Sequence[Window]) -> int:
         rows_of_ids = [torch.tensor(w.token_ids) for w in windows]
         padded = torch.nn.utils.rnn.pad_sequence(rows_of_ids, batch_first=True)
         real_ones = torch.nn.utils.rnn.pad_sequence(
@@ -172,7 +179,7 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
         start = time.perf_counter()
         running = [
             streams.submit(run, [windows[i] for i in batch])
-            for windows in (cut_windows(shard, N_CTX) for shard in shards)
+            for windows in (shard.windows(N_CTX) for shard in shards)
             for batch in reversed(
                 batches_by_length([len(w.token_ids) for w in windows], BATCH_TOKENS // streams.n)
             )
@@ -183,7 +190,7 @@ def bare(loaded: Loaded, shards: Sequence[Shard], *, in_streams: bool) -> float:
 def ours(loaded: Loaded, text: str, config: HarvestConfig) -> float:
     """Tokens a second of a whole harvest: reading, cutting, running, storing, sorting, statistics."""
     with tempfile.TemporaryDirectory() as name, open_writer(Path(name) / "store.duckdb") as db:
-        report = harvest(db, HarvestJob(*loaded, [text], config), quiet=True)
+        report = run_harvest(db, HarvestJob(*loaded, [text], config), quiet=True)
     return report.n_tokens / report.seconds
 
 
@@ -200,7 +207,7 @@ def real(n_tokens: int) -> dict[str, Any]:
             config = HarvestConfig(n_ctx=N_CTX, n_tokens=n_tokens, precision=precision)
             store = Path(name) / f"{precision}.duckdb"
             with open_writer(store) as db:
-                harvest(db, HarvestJob(*loaded, [text], config), quiet=True)
+                run_harvest(db, HarvestJob(*loaded, [text], config), quiet=True)
             found[precision] = sizes_and_reads(store, precision)
         with open_reader(Path(name) / "f32.duckdb") as db:
             found["nonzeros"] = {
@@ -316,7 +323,7 @@ def harvest_small(folder: Path, n_tokens: int, precision: str) -> dict[str, Any]
     config = HarvestConfig.model_validate({"n_ctx": N_CTX, "n_tokens": n_tokens, "precision": precision})
     job = HarvestJob(subject, [sae], [str(folder / "texts.jsonl")], config)
     with open_writer(folder / f"{n_tokens}-{precision}.duckdb") as db:
-        report = harvest(db, job, quiet=True)
+        report = run_harvest(db, job, quiet=True)
     return {
         "loaded_mb": before,
         "peak_mb": most_memory(),

@@ -37,7 +37,7 @@ from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
 from safesail.selection.batches import Batch, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
-from safesail.selection.run import select
+from safesail.selection.run import run_selection
 from safesail.store.connection import open_writer
 from safesail.subject.fetch import fetch
 from safesail.subject.loading import ModelConfig, load_subject
@@ -123,7 +123,7 @@ def cost(share: float, limit: float, pattern: str) -> dict[str, Any]:
 def score(subject: Subject, saes: Sequence[SAE], concepts: Sequence[SourcedConcept]) -> dict[str, Any]:
     """What the command does, into a store of its own."""
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / "store.duckdb") as db:
-        result = select(db, subject, saes, concepts, SelectionConfig(), quiet=True)
+        result = run_selection(db, subject, saes, concepts, SelectionConfig(), quiet=True)
     return {"tokens": result.n_tokens, "seconds": dict(result.seconds)}
 
 

@@ -38,7 +38,7 @@ from safesail.resources import cache_dir, expand
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.selection.config import SelectionConfig
-from safesail.selection.run import select
+from safesail.selection.run import run_selection
 from safesail.store.connection import open_writer
 from safesail.store.sql import rows
 from safesail.subject.fetch import fetch
@@ -120,7 +120,7 @@ def choose(
     """The best features by (SAE, concept), from pairs in one language."""
     config = SelectionConfig(languages=(lang,), keep_floor=0.05)
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / "store.duckdb") as db:
-        select(db, subject, saes, concepts, config, quiet=True)
+        run_selection(db, subject, saes, concepts, config, quiet=True)
         found = rows(
             db,
             "SELECT sae_id, concept_id, list(feature ORDER BY feature), any_value(net) FROM"

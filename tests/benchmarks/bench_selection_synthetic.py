@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from safesail.metrics.contrast import MEASURES, Contrast, distinguishing
+from safesail.metrics.contrast import MEASURES, Contrast, contrast, one_sided
 from safesail.metrics.correlation import bootstrap_interval
 from tests.benchmarks.baselines import contrast_baselines
 from tests.spearman import spearman
@@ -100,7 +100,10 @@ def sample(sae: PlantedSae, seed: int) -> Tables:
 
 def our_figures(tables: Tables) -> dict[str, float]:
     """What the selection stage reports, averaged over concepts."""
-    found = [distinguishing(pos, neg, draws=1, seed=0) for pos, neg in zip(*tables, strict=True)]
+    found = [
+        contrast(one_sided(pos, neg), draws=1, rng=np.random.default_rng(0))
+        for pos, neg in zip(*tables, strict=True)
+    ]
     known = [c for c in found if isinstance(c, Contrast)]
     value, null = (np.mean([getattr(c, side) for c in known], axis=0) for side in ("value", "null"))
     figures: dict[str, float] = {}

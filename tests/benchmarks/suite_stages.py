@@ -20,17 +20,17 @@ from safesail.autointerp.run import plan_features, run_plan
 from safesail.concepts.read import load_concepts
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.llm.budget import parse_budget
 from safesail.pipeline.config import PipelineConfig
 from safesail.resources import expand
+from safesail.sae.encode import encode_rows
 from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.selection.activity import text_maxima
 from safesail.selection.batches import Chunk, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
-from safesail.selection.encode import Encoder
-from safesail.selection.run import select
+from safesail.selection.run import run_selection
 from safesail.store.connection import Db
 from safesail.store.explanations import headline_scores, read_tags
 from safesail.store.selection import CandidateFeature, ScoredSae, ranked_saes
@@ -79,8 +79,8 @@ def measure(db: Db, config: PipelineConfig, baselines: Path, *, quiet: bool) -> 
     subject = load_subject(ModelConfig(config.model), quiet=quiet)
     saes = open_saes(config.saes, subject)
     concepts = load_concepts(config.concepts)
-    chosen = select(db, subject, saes, concepts, config.selection, quiet=quiet)
-    harvest(db, HarvestJob(subject, saes, [expand(s) for s in config.texts], config.harvest), quiet=quiet)
+    chosen = run_selection(db, subject, saes, concepts, config.selection, quiet=quiet)
+    run_harvest(db, HarvestJob(subject, saes, [expand(s) for s in config.texts], config.harvest), quiet=quiet)
     if not baselines.is_file():
         safety = [c for c in concepts if c.domain not in config.selection.controls]
         pairs = baselines.with_suffix(".parts")
@@ -160,12 +160,11 @@ def pair_maxima(
     Chunks of pairs are kept in `folder` until all are there, so that a killed run loses one of them at most.
     """
     folder.mkdir(exist_ok=True)
-    encoder = Encoder(subject, saes)
     parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in saes}
     for number, chunk in enumerate(tqdm(chunks, desc="baselines", unit="chunk", disable=quiet)):
         kept, begun = folder / f"{number}.npz", folder / "begun.npz"
         if not kept.is_file():
-            np.savez(begun, allow_pickle=False, **chunk_maxima(encoder, chunk))
+            np.savez(begun, allow_pickle=False, **chunk_maxima(subject, saes, chunk))
             begun.replace(kept)
         with np.load(kept) as columns:
             for sae_id, found in parts.items():
@@ -174,15 +173,15 @@ def pair_maxima(
     return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}, concept
 
 
-def chunk_maxima(encoder: Encoder, chunk: Chunk) -> dict[str, Maxima]:
+def chunk_maxima(subject: Subject, saes: Sequence[SAE], chunk: Chunk) -> dict[str, Maxima]:
     """The same for the pairs of one chunk, by SAE."""
-    parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in encoder.saes}
+    parts: dict[str, list[Maxima]] = {sae.info.sae_id: [] for sae in saes}
     for batch in chunk.batches:
-        encoded = encoder.encode(batch)
-        for sae in encoder.saes:
-            acts, n, d_sae = encoded[sae.info.sae_id], len(batch.pairs), sae.info.d_sae
-            found = text_maxima(acts.row, acts.feature, acts.value, 2 * n, d_sae)
-            parts[sae.info.sae_id].append(found.reshape(n, 2, d_sae).swapaxes(0, 1))
+        encoded = encode_rows(subject, saes, batch.rows).by_sae
+        for sae in saes:
+            n, d_sae, acts = len(batch.pairs), sae.info.d_sae, encoded[sae.info.sae_id]
+            maxima = text_maxima(acts.row, acts.feature, acts.value, 2 * n, d_sae)
+            parts[sae.info.sae_id].append(maxima.reshape(n, 2, d_sae).swapaxes(0, 1))
     return {sae_id: np.concatenate(found, axis=1) for sae_id, found in parts.items()}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from safesail.harvest.batch_size import SMALLEST, search
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.sql import rows
@@ -66,13 +66,13 @@ def test_the_batch_that_is_found_is_remembered_and_changes_no_row(
 ) -> None:
     auto = HarvestConfig(n_ctx=16, batch_tokens="auto")
     job = HarvestJob(subject, saes, [str(text_file)], auto)
-    harvest(db, job, quiet=True)
+    run_harvest(db, job, quiet=True)
     (found,) = rows(db, "SELECT CAST(settings->>'batch_tokens' AS INTEGER) FROM harvests")[0]
     assert found >= SMALLEST
     with open_writer(tmp_path / "other.duckdb") as other:
         given = HarvestJob(subject, saes, [str(text_file)], auto.model_copy(update={"batch_tokens": 32}))
         assert given.harvest_id == job.harvest_id
-        harvest(other, given, quiet=True)
+        run_harvest(other, given, quiet=True)
         sql = "SELECT feature, token, value FROM activations ORDER BY sae_key, 1, 2"
         here, there = rows(db, sql), rows(other, sql)
     assert [r[:2] for r in here] == [r[:2] for r in there]

@@ -6,12 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from safesail.harvest.activations import Bins, Nonzeros, bin_middle, bin_of, histogram
+from safesail.harvest.activations import BIN_BITS, Bins, Nonzeros, bin_middle, histogram
+from safesail.metrics import quantiles as bins_of_floats
 from safesail.store.statistics import quantiles_from_bins
 
 QUANTILE_ERROR = 1 / 128
-"""Half a bin."""
-
 Row = tuple[int, float]
 VALUES = st.floats(min_value=2.0**-100, max_value=2.0**100, width=32)
 ROWS = st.lists(st.tuples(st.integers(0, 5), VALUES), max_size=60)
@@ -24,6 +23,10 @@ def nonzeros(rows: list[Row]) -> Nonzeros:
         token=np.arange(len(rows), dtype=np.int64),
         value=np.array([r[1] for r in rows], dtype=np.float32),
     )
+
+
+def bin_of(values: NDArray[np.float32]) -> NDArray[np.int32]:
+    return bins_of_floats.bin_of(values, BIN_BITS)
 
 
 def as_dict(bins: Bins) -> dict[tuple[int, int], tuple[int, float, float]]:

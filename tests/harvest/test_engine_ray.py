@@ -18,7 +18,7 @@ import torch
 from safesail.errors import ConfigError, FingerprintError, SubjectError
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import Cluster, Loaded, RayEngine
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.harvest.shards import cut_shards
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
@@ -87,8 +87,10 @@ def texts(tmp_path: Path) -> Path:
 def test_a_cluster_of_the_run_alone_listens_on_loopback_and_ends_with_it(
     subject: Subject, saes: list[SAE], engine: RayEngine, texts: Path
 ) -> None:
-    shards = cut_shards(read_documents([str(texts)]), subject.tokenize, shard_tokens=60, n_tokens=200)
-    results = engine.run((subject, saes), shards, CONFIG, None)
+    shards = cut_shards(
+        read_documents([str(texts)]), subject.tokenize, n_ctx=16, shard_tokens=60, n_tokens=200
+    )
+    results = engine((subject, saes), shards, CONFIG, None)
     assert next(results).shard.number == 0
     ours = psutil.Process().children(recursive=True)
     listening = [
@@ -106,7 +108,7 @@ def test_no_cluster_is_an_error(
 ) -> None:
     absent = replace(engine, cluster=Cluster(n_workers=1, address="not an address"))
     with pytest.raises(ConfigError, match="no Ray cluster at 'not an address'"):
-        harvest(db, job(subject, saes, texts), engine=absent, quiet=True)
+        run_harvest(db, job(subject, saes, texts), engine=absent, quiet=True)
 
 
 @pytest.mark.usefixtures("connected")
@@ -120,7 +122,7 @@ def test_one_and_two_workers_store_the_bytes_of_a_local_run(
     stored: list[dict[str, str]] = []
     for name, used in (("here", None), ("ray", replace(engine, cluster=Cluster(n_workers)))):
         with open_writer(tmp_path / f"{name}.duckdb") as db:
-            report = harvest(db, work, engine=used, quiet=True)
+            report = run_harvest(db, work, engine=used, quiet=True)
             assert report.new_tokens == report.n_tokens > 8 * CONFIG.shard_tokens
             stored.append(digest(db))
     assert stored[0] == stored[1]
@@ -137,7 +139,7 @@ def test_a_worker_uses_the_threads_asked_for(
         seen.write_text(str(torch.get_num_threads()))
         return engine.load()
 
-    harvest(db, job(subject, saes, texts), engine=RayEngine(load, Cluster(1), threads=3), quiet=True)
+    run_harvest(db, job(subject, saes, texts), engine=RayEngine(load, Cluster(1), threads=3), quiet=True)
     assert seen.read_text() == "3"
 
 
@@ -152,10 +154,10 @@ def test_a_worker_that_dies_once_is_started_again(
 ) -> None:
     marker = tmp_path / "died"
     load = partial(load_from, *places, fault="dies", marker=str(marker))
-    harvest(db, job(subject, saes, texts), engine=RayEngine(load, Cluster(1)), quiet=True)
+    run_harvest(db, job(subject, saes, texts), engine=RayEngine(load, Cluster(1)), quiet=True)
     assert marker.exists()
     with open_writer(tmp_path / "here.duckdb") as here:
-        harvest(here, job(subject, saes, texts), quiet=True)
+        run_harvest(here, job(subject, saes, texts), quiet=True)
         assert digest(db) == digest(here)
 
 
@@ -167,18 +169,18 @@ def test_workers_that_keep_dying_end_the_run_and_the_next_one_goes_on(
     broken = texts.read_text()
     texts.write_text(broken + "{broken\n")
     with pytest.raises(ConfigError, match="not readable as JSON lines"):
-        harvest(db, begun, quiet=True)
+        run_harvest(db, begun, quiet=True)
     done = value(db, "SELECT sum(n_tokens) FROM shards")
     texts.write_text(broken)
     dying = RayEngine(partial(load_from, *places, fault="dies"), Cluster(1))
     with pytest.raises(
         SubjectError, match=r"a Ray worker died on shard \d+, and again .* what is stored is kept"
     ):
-        harvest(db, begun, engine=dying, quiet=True)
-    report = harvest(db, begun, engine=RayEngine(partial(load_from, *places), Cluster(1)), quiet=True)
+        run_harvest(db, begun, engine=dying, quiet=True)
+    report = run_harvest(db, begun, engine=RayEngine(partial(load_from, *places), Cluster(1)), quiet=True)
     assert report.new_tokens == report.n_tokens - done
     with open_writer(tmp_path / "here.duckdb") as here:
-        harvest(here, begun, quiet=True)
+        run_harvest(here, begun, quiet=True)
         assert digest(db) == digest(here)
 
 
@@ -188,7 +190,7 @@ def test_what_a_worker_lacks_is_said_in_one_line(
 ) -> None:
     lacking = RayEngine(partial(load_from, *places, fault="lacks"), Cluster(1))
     with pytest.raises(SubjectError, match=r"^model 'tiny' is not on this machine$"):
-        harvest(db, job(subject, saes, texts), engine=lacking, quiet=True)
+        run_harvest(db, job(subject, saes, texts), engine=lacking, quiet=True)
 
 
 @pytest.mark.usefixtures("connected")
@@ -197,7 +199,7 @@ def test_a_worker_with_other_weights_is_refused(
 ) -> None:
     other = RayEngine(partial(load_from, places[0], places[1][:1]), Cluster(1))
     with pytest.raises(FingerprintError, match="SAE tiny-l2 is not the same on every node"):
-        harvest(db, job(subject, saes, texts), engine=other, quiet=True)
+        run_harvest(db, job(subject, saes, texts), engine=other, quiet=True)
 
 
 @pytest.mark.usefixtures("connected")
@@ -206,4 +208,4 @@ def test_no_room_is_an_error_and_not_a_wait(
 ) -> None:
     greedy = replace(engine, cluster=Cluster(n_workers=2, gpus=3))
     with pytest.raises(ConfigError, match=r"2 Ray workers need 6 GPUs, the cluster has \d"):
-        harvest(db, job(subject, saes, texts), engine=greedy, quiet=True)
+        run_harvest(db, job(subject, saes, texts), engine=greedy, quiet=True)

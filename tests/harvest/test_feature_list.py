@@ -7,13 +7,15 @@ import pytest
 
 from safesail.errors import ConfigError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.feature_list import read_feature_list
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.feature_list import features_to_keep
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.sql import rows, value
 from safesail.subject.protocol import Subject
 from tests.harvest.conftest import D_SAE
+
+LISTED = HarvestConfig(features="listed")
 
 
 def test_a_list_keeps_its_features_only(
@@ -21,13 +23,14 @@ def test_a_list_keeps_its_features_only(
 ) -> None:
     path = tmp_path / "features.txt"
     path.write_text("# mine\ntiny-l0#3\n\n tiny-l2#39 \ntiny-l0#3\n", encoding="utf-8")
-    keep = read_feature_list(path, [sae.info for sae in saes])
+    keep = features_to_keep(db, [sae.info for sae in saes], LISTED, path)
+    assert keep is not None
     assert {name: np.flatnonzero(mask).tolist() for name, mask in keep.items()} == {
         "tiny-l0": [3],
         "tiny-l2": [39],
     }
-    config = HarvestConfig(n_ctx=16, features="listed", whole_documents=0)
-    harvest(db, HarvestJob(subject, saes, [str(text_file)], config, keep), quiet=True)
+    config = LISTED.model_copy(update={"n_ctx": 16, "whole_documents": 0})
+    run_harvest(db, HarvestJob(subject, saes, [str(text_file)], config, keep), quiet=True)
     stored = rows(
         db, "SELECT DISTINCT sae_id, feature FROM activations JOIN saes USING (sae_key) ORDER BY 1, 2"
     )
@@ -47,17 +50,17 @@ def test_a_list_keeps_its_features_only(
     ],
 )
 def test_a_bad_list_is_said_in_one_line(
-    saes: list[SAE], tmp_path: Path, content: bytes, message: str
+    db: Db, saes: list[SAE], tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "features.txt"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message) as caught:
-        read_feature_list(path, [sae.info for sae in saes])
+        features_to_keep(db, [sae.info for sae in saes], LISTED, path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_that_is_not_there(saes: list[SAE], tmp_path: Path) -> None:
+def test_a_list_that_is_not_there(db: Db, saes: list[SAE], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read as a list of features"):
-        read_feature_list(tmp_path / "none.txt", [sae.info for sae in saes])
+        features_to_keep(db, [sae.info for sae in saes], LISTED, tmp_path / "none.txt")
     with pytest.raises(ConfigError, match="needs a file of features"):
-        HarvestJob(None, saes, [], HarvestConfig(features="listed"))  # pyright: ignore[reportArgumentType]
+        features_to_keep(db, [sae.info for sae in saes], LISTED)

@@ -9,7 +9,8 @@ import torch
 
 from safesail.errors import ConfigError, FingerprintError, NotFoundError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.feature_list import features_to_keep
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
 from safesail.store.sql import rows, value
@@ -22,10 +23,8 @@ MANY = [f"filler number {i}" for i in range(60)]
 """More rows than a reader looks at to find the text's column."""
 
 CONTENT = """
-    SELECT s.sae_id, a.feature, w.document_id, w.start, a.token % h.n_ctx AS position, a.value
-    FROM activations a JOIN saes s USING (sae_key) JOIN harvest_saes hs USING (sae_key)
-    JOIN harvests h USING (harvest_key)
-    JOIN windows w ON w.harvest_key = h.harvest_key AND w.window_id = a.token // h.n_ctx
+    SELECT s.sae_id, a.feature, w.document_id, w.start, a.position, a.value
+    FROM activations a JOIN saes s USING (sae_key) JOIN windows w USING (harvest_key, window_id)
     ORDER BY 1, 2, 3, 4, 5
 """
 """The nonzeros by what they say, not by the numbers that the store gives to windows."""
@@ -55,7 +54,7 @@ def slow_nonzeros(subject: Subject, saes: list[SAE], n_ctx: int) -> dict[tuple[s
 def test_nonzeros_equal_those_of_a_slow_obvious_run(
     db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
-    report = harvest(db, job(subject, saes, text_file), quiet=True)
+    report = run_harvest(db, job(subject, saes, text_file), quiet=True)
     documents = {text: number for number, text in enumerate(TEXTS)}
     by_id = {str(r[0]): documents[str(r[1])] for r in rows(db, "SELECT document_id, text FROM documents")}
     stored = {(s, j, by_id[d], start + p): v for s, j, d, start, p, v in rows(db, CONTENT)}
@@ -68,7 +67,7 @@ def test_nonzeros_equal_those_of_a_slow_obvious_run(
 def test_statistics_of_features_by_the_stored_nonzeros(
     db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
-    harvest(db, job(subject, saes, text_file), quiet=True)
+    run_harvest(db, job(subject, saes, text_file), quiet=True)
     n_tokens = sum(len(subject.tokenize(text)) for text in TEXTS)
     for j, n_active, density, mean, maximum, q90 in rows(
         db, "SELECT feature, n_active, density, mean, maximum, q90 FROM features WHERE sae_id = 'tiny-l0'"
@@ -88,7 +87,7 @@ def test_statistics_of_features_by_the_stored_nonzeros(
 def test_no_token_is_lost_or_doubled_and_splits_are_by_document(
     db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
-    harvest(db, job(subject, saes, text_file), quiet=True)
+    run_harvest(db, job(subject, saes, text_file), quiet=True)
     joined = rows(db, "SELECT document_id, list(token_ids ORDER BY start) FROM windows GROUP BY document_id")
     texts = {str(r[0]): str(r[1]) for r in rows(db, "SELECT document_id, text FROM documents")}
     for document_id, parts in joined:
@@ -110,7 +109,7 @@ def test_every_script_and_broken_characters_come_back_as_token_strings(
         "half \ufffd end",
         "熊 🐻 und Wärme",
     ]
-    harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", texts), n_ctx=7), quiet=True)
+    run_harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", texts), n_ctx=7), quiet=True)
     stored = dict(rows(db, "SELECT text, document_id FROM documents"))
     assert stored.keys() == set(texts)  # the text that came twice is there once
     for text, document_id in stored.items():
@@ -128,10 +127,12 @@ def test_every_script_and_broken_characters_come_back_as_token_strings(
 def test_no_test_window_shares_a_document_with_a_train_window(
     db: Db, subject: Subject, saes: list[SAE], tmp_path: Path
 ) -> None:
-    harvest(db, job(subject, saes, write_texts(tmp_path / "t.jsonl", [*TEXTS, *MANY, *TEXTS])), quiet=True)
+    run_harvest(
+        db, job(subject, saes, write_texts(tmp_path / "t.jsonl", [*TEXTS, *MANY, *TEXTS])), quiet=True
+    )
     shared = "SELECT count(*) FROM windows a JOIN windows b USING (harvest_key, document_id) WHERE a.split <> b.split"
     assert value(db, shared) == 0
-    assert value(db, "SELECT count(DISTINCT split) FROM windows") == 3
+    assert value(db, "SELECT count(DISTINCT split) FROM windows") == 2
     assert value(db, "SELECT count(*) FROM documents") == len({*TEXTS, *MANY})
 
 
@@ -142,7 +143,7 @@ def test_other_text_in_a_pipe_is_not_taken_for_the_finished_one(
 
     def run(text: str, *, replace: bool = False) -> int:
         monkeypatch.setattr("sys.stdin", io.StringIO(text))
-        return harvest(db, piped, replace=replace, quiet=True).new_tokens
+        return run_harvest(db, piped, replace=replace, quiet=True).new_tokens
 
     assert run(TEXTS[0]) > 0
     assert run(TEXTS[0]) == 0
@@ -159,7 +160,7 @@ def test_order_of_documents_and_batches_change_nothing(
     for name, texts, batch in (("a", TEXTS, 64), ("b", TEXTS[::-1], 17), ("c", TEXTS, 10_000)):
         with open_writer(tmp_path / f"{name}.duckdb") as db:
             path = write_texts(tmp_path / f"{name}.jsonl", texts)
-            harvest(db, job(subject, saes, path, batch_tokens=batch), quiet=True)
+            run_harvest(db, job(subject, saes, path, batch_tokens=batch), quiet=True)
             stored.append(rows(db, CONTENT))
     for other in stored[1:]:
         assert [r[:5] for r in other] == [r[:5] for r in stored[0]]
@@ -167,9 +168,9 @@ def test_order_of_documents_and_batches_change_nothing(
 
 
 def test_a_finished_harvest_does_nothing(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> None:
-    first = harvest(db, job(subject, saes, text_file), quiet=True)
+    first = run_harvest(db, job(subject, saes, text_file), quiet=True)
     text_file.unlink()  # it does not even read
-    again = harvest(db, job(subject, saes, text_file), quiet=True)
+    again = run_harvest(db, job(subject, saes, text_file), quiet=True)
     assert again.new_tokens == 0 < first.new_tokens
     assert again.n_nonzeros == first.n_nonzeros
 
@@ -181,14 +182,14 @@ def test_a_broken_harvest_goes_on_at_the_first_unfinished_shard(
     path = write_texts(tmp_path / "texts.jsonl", texts)
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(ConfigError, match="not readable as JSON lines"):
-        harvest(db, job(subject, saes, path), quiet=True)
+        run_harvest(db, job(subject, saes, path), quiet=True)
     done = value(db, "SELECT sum(n_tokens) FROM shards")
     write_texts(path, texts)
-    report = harvest(db, job(subject, saes, path), quiet=True)
+    report = run_harvest(db, job(subject, saes, path), quiet=True)
     assert 0 < done < report.n_tokens
     assert report.new_tokens == report.n_tokens - done
     with open_writer(tmp_path / "unbroken.duckdb") as other:
-        harvest(other, job(subject, saes, path), quiet=True)
+        run_harvest(other, job(subject, saes, path), quiet=True)
         assert rows(db, CONTENT) == rows(other, CONTENT)
 
 
@@ -196,19 +197,19 @@ def test_changed_text_is_not_mixed_in(db: Db, subject: Subject, saes: list[SAE],
     path = write_texts(tmp_path / "texts.jsonl", [*TEXTS, *MANY])
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(ConfigError):
-        harvest(db, job(subject, saes, path), quiet=True)
+        run_harvest(db, job(subject, saes, path), quiet=True)
     write_texts(path, [*TEXTS[1:], *MANY])
     with pytest.raises(FingerprintError, match=r"the text changed since this harvest began \(shard 0"):
-        harvest(db, job(subject, saes, path), quiet=True)
+        run_harvest(db, job(subject, saes, path), quiet=True)
 
 
 def test_other_settings_need_replace(db: Db, subject: Subject, saes: list[SAE], text_file: Path) -> None:
-    harvest(db, job(subject, saes, text_file), quiet=True)
+    run_harvest(db, job(subject, saes, text_file), quiet=True)
     with pytest.raises(
         ConfigError, match="tiny-l0 was harvested into this store from other text or with other"
     ):
-        harvest(db, job(subject, saes, text_file, n_ctx=8), quiet=True)
-    replaced = harvest(db, job(subject, saes, text_file, n_ctx=8), replace=True, quiet=True)
+        run_harvest(db, job(subject, saes, text_file, n_ctx=8), quiet=True)
+    replaced = run_harvest(db, job(subject, saes, text_file, n_ctx=8), replace=True, quiet=True)
     assert replaced.n_nonzeros == len(slow_nonzeros(subject, saes, 8)) == len(rows(db, CONTENT))
 
 
@@ -217,7 +218,7 @@ def test_candidates_keep_their_nonzeros_and_whole_documents_all(
 ) -> None:
     keep = {sae.info.sae_id: np.arange(sae.info.d_sae) < 5 for sae in saes}
     config = CONFIG.model_copy(update={"features": "candidates", "whole_documents": 0.3})
-    harvest(db, HarvestJob(subject, saes, [str(text_file)], config, keep), quiet=True)
+    run_harvest(db, HarvestJob(subject, saes, [str(text_file)], config, keep), quiet=True)
     whole = {r[0] for r in rows(db, "SELECT document_id FROM documents WHERE whole")}
     stored = rows(db, CONTENT)
     assert 0 < len(whole) < len(TEXTS)
@@ -228,23 +229,28 @@ def test_candidates_keep_their_nonzeros_and_whole_documents_all(
     assert kept_all == len(slow_nonzeros(subject, saes, 16)) > len(stored)
 
 
-def test_candidates_without_a_selection_are_refused(subject: Subject, saes: list[SAE]) -> None:
-    with pytest.raises(ConfigError, match="run select-sae first"):
-        HarvestJob(subject, saes, ["x"], HarvestConfig(features="candidates"))
+def test_candidates_without_a_selection_are_refused(db: Db, subject: Subject, saes: list[SAE]) -> None:
+    config = HarvestConfig(features="candidates")
+    with pytest.raises(NotFoundError, match="run `safesail select-sae` first"):
+        features_to_keep(db, [sae.info for sae in saes], config)
+    with pytest.raises(ConfigError, match="needs to be told which features"):
+        HarvestJob(subject, saes, ["x"], config)
 
 
 def test_no_text_is_an_error(db: Db, subject: Subject, saes: list[SAE], tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no text at"):
-        harvest(db, job(subject, saes, tmp_path / "none.txt"), quiet=True)
+        run_harvest(db, job(subject, saes, tmp_path / "none.txt"), quiet=True)
     (tmp_path / "empty.txt").write_text(" \n")
     with pytest.raises(ConfigError, match="no text in"):
-        harvest(db, job(subject, saes, tmp_path / "empty.txt"), quiet=True)
+        run_harvest(db, job(subject, saes, tmp_path / "empty.txt"), quiet=True)
 
 
-def test_n_tokens_stops_after_the_document_that_reaches_it(
+def test_n_tokens_is_kept_exactly_and_cuts_the_last_document(
     db: Db, subject: Subject, saes: list[SAE], text_file: Path
 ) -> None:
     lengths = np.cumsum([len(subject.tokenize(text)) for text in TEXTS])
-    report = harvest(db, job(subject, saes, text_file, n_tokens=int(lengths[2]) - 1), quiet=True)
-    assert report.n_tokens == lengths[2]
+    report = run_harvest(db, job(subject, saes, text_file, n_tokens=int(lengths[2]) - 1), quiet=True)
+    assert report.n_tokens == lengths[2] - 1
     assert report.n_documents == 3
+    last = value(db, "SELECT n_tokens FROM documents WHERE text = ?", [TEXTS[2]])
+    assert last == len(subject.tokenize(TEXTS[2])) - 1

@@ -8,8 +8,8 @@ import torch
 
 from safesail.errors import ConfigError
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
-from safesail.harvest.template import opening
+from safesail.harvest.run import HarvestJob, run_harvest
+from safesail.harvest.template import chat_prefix
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
 from safesail.store.sql import rows, value
@@ -18,6 +18,7 @@ from safesail.subject.protocol import Subject
 from safesail.text.windows import cut
 from tests.harvest.conftest import TEXTS
 
+CHAT = HarvestConfig(chat_template=True)
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}: {{ m['content'] }}]{% endfor %}"
 
 
@@ -31,8 +32,8 @@ def chatty(subject: Subject) -> Subject:
     return chatty
 
 
-def test_the_opening_is_what_stands_before_the_text_without_bos(chatty: Subject) -> None:
-    assert list(opening(chatty.tokenizer, special=chatty.prefix)) == chatty.tokenize("[user: ")
+def test_the_prefix_is_what_stands_before_the_text_without_bos(chatty: Subject) -> None:
+    assert list(chat_prefix(chatty, CHAT)) == chatty.tokenize("[user: ")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_a_template_that_is_not_there_or_hides_the_text(
 ) -> None:
     chatty.tokenizer.chat_template = template
     with pytest.raises(ConfigError, match=message):
-        opening(chatty.tokenizer, special=chatty.prefix)
+        chat_prefix(chatty, CHAT)
 
 
 def test_template_bos_and_padding_never_count_as_activity(
@@ -52,9 +53,9 @@ def test_template_bos_and_padding_never_count_as_activity(
 ) -> None:
     # Batches hold windows of many lengths, so there is padding.
     config = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=400, chat_template=True)
-    report = harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)
+    report = run_harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)
     assert report.n_tokens == sum(len(chatty.tokenize(text)) for text in TEXTS)
-    before = list(opening(chatty.tokenizer, special=chatty.prefix))
+    before = list(chat_prefix(chatty, CHAT))
     expected: dict[tuple[str, int, str, int], float] = {}
     for text in TEXTS:
         for start, ids in cut(chatty.tokenize(text), 16):
@@ -84,7 +85,7 @@ def test_template_bos_and_padding_never_count_as_activity(
 def test_the_template_takes_room_from_the_window(
     db: Db, chatty: Subject, saes: list[SAE], text_file: Path
 ) -> None:
-    n_before = len(opening(chatty.tokenizer, special=chatty.prefix))
+    n_before = len(chat_prefix(chatty, CHAT))
     config = HarvestConfig(n_ctx=chatty.n_ctx_max, chat_template=True)
     with pytest.raises(ConfigError, match=f"use {chatty.n_ctx_max - n_before} or less"):
-        harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)
+        run_harvest(db, HarvestJob(chatty, saes, [str(text_file)], config), quiet=True)

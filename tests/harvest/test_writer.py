@@ -8,7 +8,7 @@ import pytest
 from safesail.errors import DataError
 from safesail.harvest.activations import ShardResult
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.engine import LocalEngine
+from safesail.harvest.engine import run_here
 from safesail.harvest.shards import Shard, cut_shards
 from safesail.harvest.writer import Writer
 from safesail.sae.protocol import SAE
@@ -23,12 +23,12 @@ CONFIG = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=64)
 @pytest.fixture
 def shards(subject: Subject, text_file: Path) -> list[Shard]:
     documents = read_documents([str(text_file)])
-    return list(cut_shards(documents, subject.tokenize, shard_tokens=60, n_tokens=None))
+    return list(cut_shards(documents, subject.tokenize, n_ctx=16, shard_tokens=60, n_tokens=None))
 
 
 @pytest.fixture
 def results(subject: Subject, saes: list[SAE], shards: list[Shard]) -> list[ShardResult]:
-    return list(LocalEngine().run((subject, saes), shards, CONFIG, None))
+    return list(run_here((subject, saes), shards, CONFIG, None))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_local_engine_gives_every_shard_in_order(
 ) -> None:
     assert [r.shard for r in results] == shards
     assert len(shards) > 2
-    (alone,) = LocalEngine().run((subject, saes), shards[1:2], CONFIG, None)
+    (alone,) = run_here((subject, saes), shards[1:2], CONFIG, None)
     for name, nonzeros in alone.nonzeros.items():
         assert nonzeros.token.tolist() == results[1].nonzeros[name].token.tolist()
         assert nonzeros.value.tolist() == results[1].nonzeros[name].value.tolist()
@@ -58,7 +58,7 @@ def test_the_local_engine_runs_one_shard_ahead(
             taken.append(shard.number)
             yield shard
 
-    run = LocalEngine().run((subject, saes), watched(), CONFIG, None)
+    run = run_here((subject, saes), watched(), CONFIG, None)
     next(run)
     assert taken == [0, 1]
     run.close()
@@ -71,14 +71,14 @@ def test_shards_under_way_are_given_where_the_text_cannot_be_read_further(
         yield from shards[:2]
         raise DataError("the tokenizer cannot take document 3")
 
-    run = LocalEngine().run((subject, saes), broken(), CONFIG, None)
+    run = run_here((subject, saes), broken(), CONFIG, None)
     assert [next(run).shard.number, next(run).shard.number] == [0, 1]
     with pytest.raises(DataError, match="document 3"):
         next(run)
 
 
 def test_all_is_stored_when_the_block_ends(db: Db, record: HarvestRecord, results: list[ShardResult]) -> None:
-    with Writer(db, record, 16) as writer:
+    with Writer(db, record) as writer:
         for result in results:
             writer.put(result)
     assert sorted(read_harvest(db, record.key, record.sae_keys).shards) == [r.shard.number for r in results]
@@ -89,7 +89,7 @@ def test_a_fault_on_the_thread_ends_the_harvest_and_keeps_what_is_done(
 ) -> None:
     folder = tmp_path / "store.duckdb.harvest"
 
-    with Writer(db, record, 16) as writer:
+    with Writer(db, record) as writer:
         writer.put(results[0])
     (folder / "1").rename(tmp_path / "away")
     folder.rmdir()
@@ -97,7 +97,7 @@ def test_a_fault_on_the_thread_ends_the_harvest_and_keeps_what_is_done(
     later = read_harvest(db, record.key, record.sae_keys)
     with (
         pytest.raises(DataError, match=r"cannot write .*0000001-1\.parquet"),
-        Writer(db, later, 16) as writer,
+        Writer(db, later) as writer,
     ):
         for result in results[1:] * 5:
             writer.put(result)

@@ -3,14 +3,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesail.domain.undefined import Undefined
-from safesail.metrics.quantiles import levels, quantile
+from safesail.metrics.quantiles import bin_of, bin_start, levels
 
 
-def test_quantile_interpolates_between_order_statistics() -> None:
-    # Position 0.9 * 3 = 2.7 of (1, 2, 4, 10): 4 + 0.7 * 6.
-    assert quantile(np.array([10.0, 1.0, 4.0, 2.0]), 0.9) == pytest.approx(8.2)
-    assert quantile(np.array([]), 0.5) == Undefined("no values")
+@given(st.floats(2.0**-100, 2.0**100, width=32), st.integers(1, 10))
+def test_a_value_lies_in_its_bin(value: float, bits: int) -> None:
+    number = bin_of(np.array([value], np.float32), bits)
+    assert bin_start(number, bits)[0] <= value < bin_start(number + 1, bits)[0]
+    assert (
+        bin_start(2 * number + 1, bits + 1) == bin_start(number, bits) / 2 + bin_start(number + 1, bits) / 2
+    )
 
 
 def test_levels_by_hand() -> None:

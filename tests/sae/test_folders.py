@@ -115,8 +115,8 @@ def test_damaged_settings_are_one_line(content: str, write_sae: Write, model_dir
 
 def test_the_check_loads_no_torch() -> None:
     check = (
-        "import sys; from safesail.sae.folders import check_saes; from safesail.subject.sizes import check_layer\n"
-        "check_layer('blocks.3.hook_mlp_out', 'llama')\n"
+        "import sys; from safesail.sae.folders import check_saes; from safesail.subject.sizes import check_hook_name\n"
+        "check_hook_name('blocks.3.hook_mlp_out', 'llama')\n"
         "print([name for name in ('torch', 'transformers', 'sae_lens') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

@@ -4,12 +4,13 @@ from operator import add
 
 import numpy as np
 import pytest
+from jaxtyping import Int
 
 from safesail.domain.records import Concept
 from safesail.domain.undefined import Undefined
-from safesail.metrics.contrast import MEASURES, distinguishing
+from safesail.metrics.contrast import MEASURES, Contrast, contrast, one_sided
 from safesail.selection.config import SelectionConfig
-from safesail.selection.core import ConceptResult, FeatureColumns, Figures, features_of
+from safesail.selection.core import ConceptResult, FeatureColumns
 from safesail.selection.figures import Sums, concept_rows, equal_length_pair_isolation, group_rows, interval
 from safesail.store.selection import ScoreRow
 
@@ -17,14 +18,14 @@ DRAWS = 40
 NONE = FeatureColumns(np.zeros(0, np.int32), np.zeros(0), np.zeros(0), np.zeros(0, bool))
 
 
-def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int = DRAWS) -> Figures:
+def figures(isolation: float, i_cdf: float = 0.2, null: float = 0.1, draws: int = DRAWS) -> Contrast:
     value = np.zeros(len(MEASURES))
     value[0], value[-1] = i_cdf, isolation
     nulls = np.zeros(len(MEASURES))
     nulls[0] = null
     spread = np.linspace(-0.1, 0.1, draws)[:, None]
     held_out = np.array([isolation, isolation])
-    return Figures(value, nulls, value + spread, value - nulls + spread, held_out, np.array([1, -1]), 0.01)
+    return Contrast(np.zeros(0), np.zeros(0), value, nulls, value + spread, value - nulls + spread, held_out)
 
 
 def summed(results: list[ConceptResult]) -> Sums:
@@ -40,8 +41,14 @@ def score_rows(results: list[ConceptResult], controls: list[str]) -> list[ScoreR
     return rows + group_rows(domains, controls)
 
 
-def result(concept_id: str, found: Figures | Undefined, n_pairs: int = 2) -> ConceptResult:
-    return ConceptResult(concept_id, concept_id.split(".")[0], n_pairs, found, NONE)
+def result(
+    concept_id: str,
+    found: Contrast | Undefined,
+    n_pairs: int = 2,
+    gaps: Int[np.ndarray, " n_pairs"] = np.array([1, -1]),  # noqa: B008  read only
+) -> ConceptResult:
+    p = None if isinstance(found, Undefined) else 0.01
+    return ConceptResult(concept_id, concept_id.split(".")[0], n_pairs, found, gaps, p, NONE)
 
 
 def row(rows: list[ScoreRow], scope_id: str, measure: str) -> ScoreRow:
@@ -96,22 +103,23 @@ def test_an_sae_that_tells_nothing_apart_has_no_share() -> None:
 
 def test_isolation_that_is_nothing_but_length_vanishes_at_equal_length() -> None:
     gaps = np.array([0, 1, 2, 3])
-    by_length = replace(figures(0.45), held_out=gaps * 0.3, gaps=gaps)
-    assert equal_length_pair_isolation(summed([result("a.x", by_length)])) == pytest.approx(0.0)
+    by_length = replace(figures(0.45), held_out=gaps * 0.3)
+    assert equal_length_pair_isolation(summed([result("a.x", by_length, 4, gaps)])) == pytest.approx(0.0)
     unrelated = figures(0.4)
     assert equal_length_pair_isolation(summed([result("a.x", unrelated)])) == pytest.approx(0.4)
-    same = replace(by_length, gaps=gaps * 0)
-    assert equal_length_pair_isolation(summed([result("a.x", same)])) is None
+    assert equal_length_pair_isolation(summed([result("a.x", by_length, 4, gaps * 0)])) is None
 
 
-def test_length_is_regressed_out_with_one_slope_and_an_intercept_a_concept() -> None:
+def test_length_is_regressed_out_with_one_slope_and_an_intercept_per_concept() -> None:
     rng = np.random.default_rng(0)
     gaps, shares = rng.integers(-3, 4, (5, 12)), rng.normal(size=(5, 12))
-    found = [replace(figures(float(s.mean())), held_out=s, gaps=g) for g, s in zip(gaps, shares, strict=True)]
+    found = [
+        result(f"a.{i}", replace(figures(float(s.mean())), held_out=s), 12, g)
+        for i, (g, s) in enumerate(zip(gaps, shares, strict=True))
+    ]
     design = np.column_stack([gaps.ravel(), np.repeat(np.eye(5), 12, axis=0)])
     _, *intercepts = np.linalg.lstsq(design, shares.ravel(), rcond=None)[0]
-    got = equal_length_pair_isolation(summed([result(f"a.{i}", f) for i, f in enumerate(found)]))
-    assert got == pytest.approx(np.mean(intercepts))
+    assert equal_length_pair_isolation(summed(found)) == pytest.approx(np.mean(intercepts))
 
 
 def test_candidates_need_the_threshold_and_the_lift() -> None:
@@ -121,12 +129,12 @@ def test_candidates_need_the_threshold_and_the_lift() -> None:
     pos[:2, 1] = neg[2:, 1] = True  # f = s = 0.5: no lift
     pos[:1, 2] = True  # f = 0.25: kept, no candidate
     neg[:3, 3] = True  # s = 0.75: kept as a mirror
-    found = distinguishing(pos, neg, draws=1, seed=0)
+    found = contrast(one_sided(pos, neg), draws=1, rng=np.random.default_rng(0))
     assert not isinstance(found, Undefined)
-    got = features_of(found, SelectionConfig())
+    got = FeatureColumns.of(found, SelectionConfig())
     assert got.feature.tolist() == [0, 1, 2, 3]
     assert got.candidate.tolist() == [True, False, False, False]
-    assert features_of(found, SelectionConfig(keep_floor=0.9)).feature.tolist() == [0]
+    assert FeatureColumns.of(found, SelectionConfig(keep_floor=0.9)).feature.tolist() == [0]
 
 
 def test_a_concept_without_pairs_is_undefined_not_a_crash() -> None:
@@ -134,4 +142,4 @@ def test_a_concept_without_pairs_is_undefined_not_a_crash() -> None:
 
     scorer = Scorer(3, [Concept("a.x", "a", None, "x", "x", ())], SelectionConfig(draws=2))
     (found,) = scorer.close([0])
-    assert found.figures == Undefined("0 pairs; a contrast needs at least 2")
+    assert found.contrast == Undefined("0 pairs; a contrast needs at least 2")

@@ -8,7 +8,7 @@ import pytest
 
 from safesail.sae.protocol import SAE
 from safesail.selection.config import SelectionConfig
-from safesail.selection.run import select
+from safesail.selection.run import run_selection
 from safesail.store.connection import open_writer
 from safesail.subject.protocol import Subject
 from tests.selection.conftest import concept, swap_word
@@ -22,7 +22,7 @@ def peak(store: Path, subject: Subject, sae: SAE, n_concepts: int) -> int:
     with open_writer(store) as db:
         tracemalloc.start()
         try:
-            select(db, subject, [sae], concepts, SelectionConfig(draws=400), quiet=True)
+            run_selection(db, subject, [sae], concepts, SelectionConfig(draws=400), quiet=True)
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

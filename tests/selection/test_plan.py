@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from safesail.errors import ConfigError, SubjectError
+from safesail.errors import ConfigError, SaeError, SubjectError
 from safesail.selection.plan import plan
 
 
@@ -46,5 +46,5 @@ def test_names_that_match_nothing_are_refused(tmp_path: Path) -> None:
         plan("llama", ["nothing/here"])
     broken = folder(tmp_path / "broken")
     (broken / "cfg.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(SaeError, match="is no JSON"):
         plan("smollm2", [str(broken)])

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from safesail.errors import ConfigError
-from safesail.selection.plot import plot
+from safesail.selection.plot import draw
 from safesail.selection.result import RankedSae, SelectionResult
 from safesail.store.selection import ScoredSae, ScoreRow
 
@@ -20,24 +20,25 @@ def ranked(
 def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
     result = SelectionResult(
         (ranked("mid", 16, 0.5), ranked("low", 4, 0.2), ranked("other", 8, 0.3, layer=2, fvu=None),
-         ranked("none", 2, None)), 10, {},
+         ranked("none", 2, None)), (), 10, {},
     )  # fmt: skip
-    plot(result, tmp_path / "deep" / "figure.svg")
+    draw(result, tmp_path / "deep" / "figure.svg")
     drawn = (tmp_path / "deep" / "figure.svg").read_text(encoding="utf-8")
     for text in (
         "blocks.1.hook_mlp_out, 8 features",
         "blocks.2.hook_mlp_out, 8 features",
         "L0 (mean active",
-        "mid",
+        "How well single features isolate concepts, 3 SAEs",
+        "best: mid",
     ):
         assert f"<!-- {text}" in drawn, text
     assert "<!-- low" not in drawn  # only the best SAE is named
-    plot(result, tmp_path / "figure.png")
+    draw(result, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_nothing_to_draw_and_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"written as \.png, \.svg"):
-        plot(SelectionResult((ranked("a", 1, 0.2),), 1, {}), tmp_path / "figure.gif")
+        draw(SelectionResult((ranked("a", 1, 0.2),), (), 1, {}), tmp_path / "figure.gif")
     with pytest.raises(ConfigError, match="no SAE has the figure 'pair_isolation'"):
-        plot(SelectionResult((ranked("a", 1, None),), 1, {}), tmp_path / "figure.png")
+        draw(SelectionResult((ranked("a", 1, None),), (), 1, {}), tmp_path / "figure.png")

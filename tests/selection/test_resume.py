@@ -10,7 +10,7 @@ from safesail.sae.protocol import SAE
 from safesail.selection.batches import cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.selection.parts import part_name
-from safesail.selection.run import select, selection_id
+from safesail.selection.run import run_selection, selection_id
 from safesail.store.connection import open_writer
 from safesail.subject.protocol import Subject
 from tests.selection_kills import Moment, Setup, contents, select_alone
@@ -107,7 +107,7 @@ def test_an_sae_is_not_run_again_on_chunks_that_it_has(
 
         monkeypatch.setattr(sae, "encode", counted)
     with open_writer(store) as db:
-        result = select(db, subject, saes, setup.concepts, setup.config, quiet=True)
+        result = run_selection(db, subject, saes, setup.concepts, setup.config, quiet=True)
     assert n_tokens["three"] == result.n_tokens
     assert 0.5 < n_tokens["one"] / result.n_tokens < 0.8
 
@@ -160,7 +160,7 @@ def test_a_broken_part_is_named(
     (part,) = folder.glob("*.npz")
     part.write_bytes(part.read_bytes()[:1000])
     with open_writer(store) as db, pytest.raises(DataError, match=r"\.npz is missing or broken .* remove"):
-        select(db, subject, [one], setup.concepts, setup.config, quiet=True)
+        run_selection(db, subject, [one], setup.concepts, setup.config, quiet=True)
     part.unlink()
     with open_writer(store) as db:
-        assert select(db, subject, [one], setup.concepts, setup.config, quiet=True).best == "one"
+        assert run_selection(db, subject, [one], setup.concepts, setup.config, quiet=True).best == "one"

@@ -9,7 +9,7 @@ from safesail.domain.records import Concept, ConceptPair
 from safesail.errors import ConfigError, FingerprintError, NotFoundError, SaeError
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.selection.config import SelectionConfig
-from safesail.selection.run import select, selection_id
+from safesail.selection.run import run_selection, selection_id
 from safesail.store.connection import Db
 from safesail.store.selection import (
     best_sae,
@@ -51,7 +51,7 @@ def test_planted_saes_rank_as_they_were_planted(
         make_sae("both", detects=("bomb", "gun"), noise=4),
         make_sae("ordinary", detects=("dog", "park")),
     ]
-    result = select(db, subject, saes, concepts, CONFIG, quiet=True)
+    result = run_selection(db, subject, saes, concepts, CONFIG, quiet=True)
     assert [r.sae.sae_id for r in result.ranked][:2] == ["both", "half"]
     assert result.best == "both" == best_sae(db)
     # By hand: both words are told apart in every pair; one of two; none.
@@ -70,7 +70,7 @@ def test_candidates_carry_their_concepts_and_leave_controls_out(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     sae = make_sae("all", detects=("gun", "dog", "bomb"))
-    select(db, subject, [sae], concepts, CONFIG, quiet=True)
+    run_selection(db, subject, [sae], concepts, CONFIG, quiet=True)
     found = candidate_features(db, "all")
     assert [(c.feature, c.concept_ids) for c in found] == [(0, ("terror.gun",)), (2, ("violence.bomb",))]
     assert (found[0].frequency, found[0].swapped) == (1.0, 0.0)
@@ -82,7 +82,7 @@ def test_l0_and_fvu_by_hand(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     sae = make_sae("some", detects=("bomb",), noise=8)
-    result = select(db, subject, [sae], concepts, CONFIG, quiet=True)
+    result = run_selection(db, subject, [sae], concepts, CONFIG, quiet=True)
     texts = [side for c in concepts for p in c.pairs for side in (p.pos, p.neg)]
     hook = sae.info.hook
     x = torch.cat(
@@ -102,11 +102,11 @@ def test_batches_leave_no_trace(
     from safesail.store.connection import open_writer
 
     deep = make_sae("deep", noise=30, hook="blocks.1.hook_mlp_out")
-    select(db, subject, [deep], concepts, CONFIG, quiet=True)
+    run_selection(db, subject, [deep], concepts, CONFIG, quiet=True)
     small = CONFIG.model_copy(update={"batch_tokens": 1})
     assert selection_id(subject.info, deep, concepts, small) == latest_selection(db, "deep")
     with open_writer(tmp_path / "other.duckdb") as other:
-        select(other, subject, [deep], concepts, small, quiet=True)
+        run_selection(other, subject, [deep], concepts, small, quiet=True)
         sql = "SELECT scope_id, measure, value, low, high FROM sae_scores ORDER BY ALL"
         for one, two in zip(rows(db, sql), rows(other, sql), strict=True):
             assert one[:2] == two[:2]
@@ -129,17 +129,17 @@ def test_a_second_run_does_no_model_work_and_an_added_sae_only_its_own(
         return run(self, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(CausalModel, "run", counted)
-    first = select(db, subject, [one], concepts, CONFIG, quiet=True)
+    first = run_selection(db, subject, [one], concepts, CONFIG, quiet=True)
     assert first.n_tokens > 0
     n_once = len(hooks)
-    again = select(db, subject, [one], concepts, CONFIG, quiet=True)
+    again = run_selection(db, subject, [one], concepts, CONFIG, quiet=True)
     assert len(hooks) == n_once
     assert (again.n_tokens, again.seconds["model"]) == (0, 0.0)
     assert again.table() == [row | {"new": False} for row in first.table()]
     encoded: list[str] = []
     for sae in (one, two):
         monkeypatch.setattr(sae, "encode", noting(encoded, sae))
-    added = select(db, subject, [one, two], concepts, CONFIG, quiet=True)
+    added = run_selection(db, subject, [one, two], concepts, CONFIG, quiet=True)
     assert set(encoded) == {"two"}
     assert {r.sae.sae_id: r.new for r in added.ranked} == {"one": False, "two": True}
     assert len(hooks) == 2 * n_once  # the pass is made once more, for the new SAE alone
@@ -165,7 +165,7 @@ def test_all_saes_of_all_hooks_share_one_pass(
         return run(self, ids, *args, **kwargs)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(CausalModel, "run", counted)
-    result = select(db, subject, saes, concepts, CONFIG, quiet=True)
+    result = run_selection(db, subject, saes, concepts, CONFIG, quiet=True)
     assert sum(sizes[1:]) == 2 * 36  # after the probe of one token, each text of each pair once
     assert len(result.ranked) == 3
 
@@ -181,8 +181,8 @@ def test_other_settings_or_pairs_are_another_selection(
     }
     assert len(ids) == 3
     assert selection_id(subject.info, sae, concepts[::-1], CONFIG) in ids
-    select(db, subject, [sae], concepts, CONFIG, quiet=True)
-    select(db, subject, [sae], concepts[:2], CONFIG, quiet=True)
+    run_selection(db, subject, [sae], concepts, CONFIG, quiet=True)
+    run_selection(db, subject, [sae], concepts[:2], CONFIG, quiet=True)
     assert value(db, "SELECT count(*) FROM selections") == 2
     assert latest_selection(db, "one") == selection_id(subject.info, sae, concepts[:2], CONFIG)
 
@@ -192,10 +192,12 @@ def test_a_quantile_tells_strong_from_weak_firing(
 ) -> None:
     # The feature fires on both sides of every pair, but on q- more weakly: half of its activations.
     sae = make_sae("both-sides", detects=("bomb+cake",))
-    select(db, subject, [sae], concepts[:1], CONFIG, quiet=True)
+    run_selection(db, subject, [sae], concepts[:1], CONFIG, quiet=True)
     assert figure(db, "both-sides", "pair_isolation") == 0.0
     l0 = ranked_saes(db)[0].l0
-    select(db, subject, [sae], concepts[:1], CONFIG.model_copy(update={"activity_quantile": 0.5}), quiet=True)
+    run_selection(
+        db, subject, [sae], concepts[:1], CONFIG.model_copy(update={"activity_quantile": 0.5}), quiet=True
+    )
     assert figure(db, "both-sides", "pair_isolation") == figure(db, "both-sides", "l0_t0.9") == 1.0
     assert ranked_saes(db)[0].l0 == l0  # L0 counts activity above zero all the same
 
@@ -210,9 +212,9 @@ def test_languages_and_forms_narrow_the_pairs(db: Db, subject: Subject, make_sae
     )  # fmt: skip
     sae = make_sae("one", detects=("bomb",))
     only = CONFIG.model_copy(update={"languages": ("en",), "forms": ("news",)})
-    select(db, subject, [sae], [mixed], only, quiet=True)
+    run_selection(db, subject, [sae], [mixed], only, quiet=True)
     assert rows(db, "SELECT DISTINCT n_pairs FROM sae_scores") == [(2,)]
-    select(db, subject, [sae], [mixed], CONFIG.model_copy(update={"languages": ("zh",)}), quiet=True)
+    run_selection(db, subject, [sae], [mixed], CONFIG.model_copy(update={"languages": ("zh",)}), quiet=True)
     found = read_scores(db, latest_selection(db, "one"), scope="all")
     assert {(r.value, r.reason) for r in found} == {(None, "1 pairs; a contrast needs at least 2")}
     assert ranked_saes(db)[0].value is None
@@ -222,7 +224,7 @@ def test_languages_and_forms_narrow_the_pairs(db: Db, subject: Subject, make_sae
 def test_texts_that_do_not_fit_are_named(db: Db, subject: Subject, make_sae: MakeSae, text: str) -> None:
     bad = Concept("x.y", "x", None, "y", "y", (ConceptPair("p", "en", "news", "a bomb", text),) * 2)
     with pytest.raises(ConfigError) as caught:
-        select(db, subject, [make_sae("one")], [bad], CONFIG, quiet=True)
+        run_selection(db, subject, [make_sae("one")], [bad], CONFIG, quiet=True)
     wanted = "concept x.y, neg 'the the" if text.strip() else "the subject model sees no token in it"
     assert wanted in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -234,9 +236,9 @@ def test_bad_saes_are_refused_before_any_work(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     with pytest.raises(SaeError, match=r"SAE 'wide' reads 32 numbers, blocks.0.hook_resid_pre of .* has 64"):
-        select(db, subject, [make_sae("wide", noise=2, d_in=32)], concepts, CONFIG, quiet=True)
+        run_selection(db, subject, [make_sae("wide", noise=2, d_in=32)], concepts, CONFIG, quiet=True)
     with pytest.raises(ConfigError, match=r"no hook 'blocks\.7\.hook_mlp_out'"):
-        select(
+        run_selection(
             db,
             subject,
             [make_sae("deep", noise=2, hook="blocks.7.hook_mlp_out")],
@@ -245,23 +247,23 @@ def test_bad_saes_are_refused_before_any_work(
             quiet=True,
         )
     with pytest.raises(ConfigError, match="no SAE to select from"):
-        select(db, subject, [], concepts, CONFIG, quiet=True)
+        run_selection(db, subject, [], concepts, CONFIG, quiet=True)
     one = make_sae("one")
     with pytest.raises(ConfigError, match="two SAEs are called 'one'"):
-        select(db, subject, [one, one], concepts, CONFIG, quiet=True)
+        run_selection(db, subject, [one, one], concepts, CONFIG, quiet=True)
     with pytest.raises(ConfigError, match="no pair is in the languages"):
         config = CONFIG.model_copy(update={"languages": ("fr",)})
-        select(db, subject, [one], concepts, config, quiet=True)
+        run_selection(db, subject, [one], concepts, config, quiet=True)
     assert value(db, "SELECT count(*) FROM selections") == 0
 
 
 def test_other_weights_under_a_known_name_are_refused(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...], tmp_path: Path
 ) -> None:
-    select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
+    run_selection(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (tmp_path / "one").rename(tmp_path / "before")
     with pytest.raises(FingerprintError, match="'one'"):
-        select(db, subject, [make_sae("one", detects=("gun",))], concepts, CONFIG, quiet=True)
+        run_selection(db, subject, [make_sae("one", detects=("gun",))], concepts, CONFIG, quiet=True)
 
 
 def test_an_empty_store_says_what_to_run(db: Db) -> None:
@@ -274,7 +276,7 @@ def test_an_empty_store_says_what_to_run(db: Db) -> None:
 def test_tables_for_people(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
-    result = select(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
+    result = run_selection(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (row,) = result.table()
     assert {k: row[k] for k in ("sae", "layer", "pair_isolation", "low", "high", "candidates", "new")} == {
         "sae": "one", "layer": 0, "pair_isolation": 0.5, "low": 0.5, "high": 0.5, "candidates": 1, "new": True,

@@ -13,7 +13,7 @@ from safesail.errors import ConfigError, SubjectError
 from safesail.subject.causal import CausalModel
 from safesail.subject.encoder import TextEncoder
 from safesail.subject.loading import ModelConfig, choose_device, load_subject
-from safesail.subject.sizes import check_layer, sizes_of
+from safesail.subject.sizes import check_hook_name, sizes_of
 from tests.tiny_model import D_MODEL, N_LAYERS
 
 MARKER = "was-here"
@@ -116,9 +116,9 @@ def test_sizes_are_known_from_the_config_alone(tiny_dir: Path, encoder_dir: Path
         sizes = sizes_of(str(bare))
         assert sizes is not None
         assert (sizes.d_model, sizes.n_layers) == (D_MODEL, N_LAYERS)
-        check_layer(f"blocks.{N_LAYERS - 1}.hook_mlp_out", str(bare))
+        check_hook_name(f"blocks.{N_LAYERS - 1}.hook_mlp_out", str(bare))
         with pytest.raises(ConfigError, match=r"no hook 'blocks\.3\.hook_mlp_out': its layers are 0 to 2"):
-            check_layer(f"blocks.{N_LAYERS}.hook_mlp_out", str(bare))
+            check_hook_name(f"blocks.{N_LAYERS}.hook_mlp_out", str(bare))
     assert sizes_of("some-one/some-model") is None
     llama = sizes_of("llama")
     assert llama is not None

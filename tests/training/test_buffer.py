@@ -10,8 +10,8 @@ from safesail.training.buffer import (
     blocks_of,
     shuffled,
     shuffled_batches,
-    take_windows,
 )
+from safesail.training.texts import take_windows
 
 HOOK = "blocks.1.hook_mlp_out"
 

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from safesail.domain.records import SaeInfo
+from safesail.sae.encode import SparseColumns, Spread
 from safesail.sae.protocol import SparseActs
 from safesail.subject.protocol import Subject
 from safesail.subject.rows import mean_loss
@@ -29,18 +31,26 @@ class Axes:
         return acts.dense(0, acts.n_tokens) @ self.decoder
 
 
+def taken_in(total: Accumulator, x: Tensor, sae: Axes) -> None:
+    acts = sae.encode(x)
+    error = (x - sae.decode(acts)).square().sum().item()
+    row, feature = acts.token.numpy().astype(np.int32), acts.feature.numpy().astype(np.int32)
+    total.add(SparseColumns(row, row, feature, acts.value.numpy(), error, 0.0), Spread.of(x))
+
+
 def test_figures_by_hand() -> None:
-    total = Accumulator(2, 4)
-    total.add(torch.tensor([[1.0, 3.0], [3.0, -3.0]]), Axes(2, kept=1))
-    total.add(torch.tensor([[2.0, 0.0]]), Axes(2, kept=1))
+    total = Accumulator(4)
+    taken_in(total, torch.tensor([[1.0, 3.0], [3.0, -3.0]]), Axes(2, kept=1))
+    taken_in(total, torch.tensor([[2.0, 0.0]]), Axes(2, kept=1))
     # Mean (2, 0): sum of squared distances (1 + 9) + (1 + 9) + 0 = 20. Lost: 9 + 9 + 0 = 18.
-    assert total.frac_variance_explained == pytest.approx(1 - 18 / 20)
-    assert total.l0 == 1
-    assert total.dead_share == 3 / 4
+    got = total.figures((1.0, 3.0, 2.0), 9)
+    assert got.frac_variance_explained == pytest.approx(1 - 18 / 20)
+    assert (got.l0, got.dead_share, got.n_tokens) == (1, 3 / 4, 3)
+    assert (got.ce_clean, got.ce_zero, got.ce_spliced, got.n_loss_tokens) == (1.0, 3.0, 2.0, 9)
 
 
 def test_a_lossless_sae_recovers_everything(tiny: Subject) -> None:
-    (figures,) = measure(tiny, [Axes(32, kept=32)], WINDOWS, block_tokens=4, loss_tokens=9)
+    (figures,) = measure(tiny, [Axes(32, kept=32)], WINDOWS, loss_tokens=9)
     assert figures.frac_variance_explained == pytest.approx(1, abs=1e-6)
     assert figures.l0 == 32
     assert figures.n_tokens == figures.n_loss_tokens == 9
@@ -50,18 +60,11 @@ def test_a_lossless_sae_recovers_everything(tiny: Subject) -> None:
 
 
 def test_an_sae_that_loses_everything_is_zero_ablation(tiny: Subject) -> None:
-    (figures,) = measure(tiny, [Axes(32, kept=0)], WINDOWS, block_tokens=100, loss_tokens=4)
+    (figures,) = measure(tiny, [Axes(32, kept=0)], WINDOWS, loss_tokens=4)
     assert figures.frac_variance_explained <= 0
     assert (figures.l0, figures.dead_share) == (0, 1)
     assert figures.ce_spliced == pytest.approx(figures.ce_zero, abs=1e-5)
     assert figures.n_loss_tokens == 4
-
-
-def test_blocks_do_not_change_the_figures(tiny: Subject) -> None:
-    small = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=1, loss_tokens=9)
-    large = measure(tiny, [Axes(32, kept=9)], WINDOWS, block_tokens=100, loss_tokens=9)
-    assert small[0].frac_variance_explained == pytest.approx(large[0].frac_variance_explained, rel=1e-5)
-    assert small[0].ce_spliced == pytest.approx(large[0].ce_spliced, rel=1e-5)
 
 
 def test_mean_loss_weighs_tokens_not_windows(tiny: Subject) -> None:

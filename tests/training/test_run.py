@@ -9,7 +9,7 @@ from safesail.errors import ConfigError, DataError, SaeError
 from safesail.sae.load import open_sae
 from safesail.subject.protocol import Subject
 from safesail.training.config import TrainConfig
-from safesail.training.run import CHECKPOINT, learn, takes_part, train
+from safesail.training.run import CHECKPOINT, learn, run_training, takes_part
 from safesail.training.texts import held_out_texts, source_name, train_texts
 
 TEXT = "the cat sat on a mat and he ran off to see her new red hat by an old sea wall"
@@ -59,9 +59,9 @@ def changed(config: TrainConfig, **values: Any) -> TrainConfig:
 
 def test_a_family_is_trained_measured_and_written(config: TrainConfig, tiny: Subject, tmp_path: Path) -> None:
     out = tmp_path / "saes"
-    trained = train(config, out=out, quiet=True)
-    assert [t.sae_id for t in trained] == ["tiny-l1-mlp-k2", "tiny-l1-mlp-k8", "tiny-l2-mlp-k4"]
-    assert sorted(path.name for path in out.iterdir()) == [t.sae_id for t in trained]
+    trained = run_training(config, out=out, quiet=True)
+    assert [t.plan.sae_id for t in trained] == ["tiny-l1-mlp-k2", "tiny-l1-mlp-k8", "tiny-l2-mlp-k4"]
+    assert sorted(path.name for path in out.iterdir()) == [t.plan.sae_id for t in trained]
     few, many, _ = trained
     assert few.figures.l0 <= 2
     assert 0 < few.figures.frac_variance_explained < many.figures.frac_variance_explained < 1
@@ -75,7 +75,7 @@ def test_a_family_is_trained_measured_and_written(config: TrainConfig, tiny: Sub
 
 
 def test_what_is_written_names_texts_and_figures_but_no_place(config: TrainConfig, tmp_path: Path) -> None:
-    trained = train(config, out=tmp_path / "saes", quiet=True)[0]
+    trained = run_training(config, out=tmp_path / "saes", quiet=True)[0]
     card = (trained.path / "README.md").read_text(encoding="utf-8")
     settings = json.loads((trained.path / "cfg.json").read_text(encoding="utf-8"))
     assert "| texts/a.jsonl |" in card
@@ -97,10 +97,10 @@ def test_what_is_written_names_texts_and_figures_but_no_place(config: TrainConfi
 def test_a_killed_run_goes_on_with_the_same_result(
     config: TrainConfig, tiny: Subject, tmp_path: Path
 ) -> None:
-    whole = train(config, out=tmp_path / "whole", quiet=True)
+    whole = run_training(config, out=tmp_path / "whole", quiet=True)
     # Killed in the third block: the subject model fails there.
     killed = tmp_path / "killed"
-    texts = train_texts(config, tiny)
+    texts = train_texts(config, tiny.tokenize)
     runs = 0
     run = tiny.run
 
@@ -118,7 +118,7 @@ def test_a_killed_run_goes_on_with_the_same_result(
     finally:
         del tiny.run
     assert [path.name for path in killed.iterdir()] == [CHECKPOINT]
-    resumed = train(config, out=killed, quiet=True)
+    resumed = run_training(config, out=killed, quiet=True)
     assert not (killed / CHECKPOINT).exists()
     for first, second in zip(whole, resumed, strict=True):
         assert (first.path / "sae_weights.safetensors").read_bytes() == (
@@ -131,39 +131,39 @@ def test_an_unfinished_run_with_other_settings_is_not_mixed_in(
     config: TrainConfig, tiny: Subject, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "saes" / CHECKPOINT
-    learn(config, tiny, train_texts(config, tiny), checkpoint=checkpoint, quiet=True)
+    learn(config, tiny, train_texts(config, tiny.tokenize), checkpoint=checkpoint, quiet=True)
     with pytest.raises(DataError, match="other settings, texts or subject model"):
-        train(changed(config, lr=0.02), out=tmp_path / "saes", quiet=True)
+        run_training(changed(config, lr=0.02), out=tmp_path / "saes", quiet=True)
     (tmp_path / "texts" / "b.jsonl").write_text('{"text": "another text"}', encoding="utf-8")
     with pytest.raises(DataError, match="other settings, texts or subject model"):
-        train(config, out=tmp_path / "saes", quiet=True)
+        run_training(config, out=tmp_path / "saes", quiet=True)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(DataError, match="is damaged"):
-        train(config, out=tmp_path / "saes", quiet=True)
+        run_training(config, out=tmp_path / "saes", quiet=True)
 
 
 def test_an_sae_that_is_there_is_not_trained_again(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "saes" / "tiny-l1-mlp-k8").mkdir(parents=True)
     with pytest.raises(SaeError, match="tiny-l1-mlp-k8 exists already; choose another folder"):
-        train(config, out=tmp_path / "saes", quiet=True)
+        run_training(config, out=tmp_path / "saes", quiet=True)
 
 
 def test_an_unknown_hook_is_found_before_any_work(config: TrainConfig, tmp_path: Path) -> None:
     wrong = changed(config, families=[{"hook": "blocks.1.hook_mlp_outt", "ks": [2], "widths": [48]}])
     with pytest.raises(ConfigError, match=r"no hook 'blocks\.1\.hook_mlp_outt'"):
-        train(wrong, out=tmp_path / "saes", quiet=True)
+        run_training(wrong, out=tmp_path / "saes", quiet=True)
     assert not (tmp_path / "saes").exists()
 
 
 def test_too_little_text(config: TrainConfig, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"give \d+ tokens to train on, fewer than one batch of 500"):
-        train(changed(config, n_tokens=100, batch_tokens=500), out=tmp_path / "saes", quiet=True)
+        run_training(changed(config, n_tokens=100, batch_tokens=500), out=tmp_path / "saes", quiet=True)
 
 
 def test_a_folder_that_cannot_be_written(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(DataError, match="cannot write"):
-        train(config, out=tmp_path / "file", quiet=True)
+        run_training(config, out=tmp_path / "file", quiet=True)
 
 
 def test_training_and_held_out_documents_are_apart_and_no_text_counts_twice(
@@ -176,7 +176,7 @@ def test_training_and_held_out_documents_are_apart_and_no_text_counts_twice(
         eval_tokens=10**6,
         texts=[dict(t) | {"max_tokens": None} for t in config.model_dump()["texts"]],
     )
-    shown, held_out = train_texts(wide, tiny), held_out_texts(wide, tiny)
+    shown, held_out = train_texts(wide, tiny.tokenize), held_out_texts(wide, tiny.tokenize)
     assert len(set(shown.windows)) == len(shown.windows)
     assert not set(shown.windows) & set(held_out.windows)
     assert shown.n_tokens == sum(map(len, shown.windows))

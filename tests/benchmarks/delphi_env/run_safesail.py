@@ -11,7 +11,7 @@ import numpy as np
 
 from safesail.domain.ids import FeatureId
 from safesail.harvest.config import HarvestConfig
-from safesail.harvest.run import HarvestJob, harvest
+from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.load import open_sae
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.exemplars import fetch_windows, find_feature
@@ -31,7 +31,7 @@ def main() -> None:
     before = peak_bytes()
     start, cpu = time.perf_counter(), time.process_time()
     with open_writer(store) as db:
-        report = harvest(db, HarvestJob(subject, saes, [plan["text"]], config), quiet=True)
+        report = run_harvest(db, HarvestJob(subject, saes, [plan["text"]], config), quiet=True)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     with open_reader(store) as db:
         result: dict[str, Any] = {
