@@ -23,8 +23,27 @@ class Reply:
     send: float = 1.0
     """Share of the body that is sent before the connection is closed."""
 
+    drip: float = 0.0
+    """Seconds before each byte."""
+
     silent: bool = False
     """Closes the connection without a word."""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        """Send it."""
+        time.sleep(self.seconds)
+        handler.close_connection = self.silent or self.send < 1
+        if self.silent:
+            return
+        handler.send_response(self.status)
+        headers = {"Content-Type": "application/json", **self.headers, "Content-Length": str(len(self.body))}
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        body = self.body[: int(len(self.body) * self.send)]
+        for piece in [body[i : i + 1] for i in range(len(body))] if self.drip else [body]:
+            time.sleep(self.drip)
+            handler.wfile.write(piece)
 
 
 Script = Callable[[dict[str, Any]], Reply]
@@ -77,16 +96,7 @@ def serving(script: Script) -> Generator[str, None, None]:
                 return
             with turn:
                 reply = script(json.loads(body))
-            time.sleep(reply.seconds)
-            self.close_connection = reply.silent or reply.send < 1
-            if reply.silent:
-                return
-            self.send_response(reply.status)
-            for name, value in {"Content-Type": "application/json", **reply.headers}.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body[: int(len(reply.body) * reply.send)])
+            reply.answer(self)
 
         def handle(self) -> None:
             try:

@@ -38,6 +38,9 @@ class MemoryLedger:
     def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
         return None
 
+    def discard(self, cache_key: str, error: str) -> None:
+        pass
+
     def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
         number = len(self._under_way)
         self._under_way[number] = request

@@ -32,10 +32,10 @@ class BudgetTracker:
         self.prices = prices
         self.tokens = 0
         self.gap = 0.0
-        """The most that an attempt has cost less than was held for it, in the budget's unit."""
+        """The most that an attempt has cost less than was reserved for it, in the budget's unit."""
 
         self._spent = 0.0
-        self._held: dict[int, float] = {}
+        self._reserved: dict[int, float] = {}
         self._numbers = itertools.count()
         self._waiting: list[asyncio.Future[None]] = []
         for entry in spent:
@@ -43,13 +43,13 @@ class BudgetTracker:
 
     @property
     def left(self) -> float:
-        """Neither spent nor held, in the budget's unit; below zero only if a bill exceeded its worst case."""
-        return self.budget.amount - self._spent - math.fsum(self._held.values())
+        """Neither spent nor reserved, in the budget's unit; below zero only if a bill exceeded its worst case."""
+        return self.budget.amount - self._spent - math.fsum(self._reserved.values())
 
-    async def hold(self, model: str, worst: int) -> int:
+    async def reserve(self, model: str, worst: int) -> int:
         """Set the worst case of one attempt aside; returns the number to settle it under.
 
-        Calls under way nearly always cost less than is held for them: what does not fit now waits for them.
+        Calls under way nearly always cost less than is reserved for them: what does not fit now waits for them.
 
         Raises:
             BudgetExceededError: it does not fit even with nothing under way.
@@ -57,7 +57,7 @@ class BudgetTracker:
         """
         need = self._cost(model, worst)
         while need > self.left:
-            if not self._held:
+            if not self._reserved:
                 written = self.budget.written
                 raise BudgetExceededError(
                     f"the next call may cost {written(need)}, and {written(max(0.0, self.left))}"
@@ -67,24 +67,24 @@ class BudgetTracker:
             self._waiting.append(freed)
             await freed
         number = next(self._numbers)
-        self._held[number] = need
+        self._reserved[number] = need
         return number
 
     @property
     def unspent(self) -> float:
-        """What is not spent, held or not, in the budget's unit."""
+        """What is not spent, reserved or not, in the budget's unit."""
         return self.budget.amount - self._spent
 
     def settle(self, number: int, spent: Spent) -> float:
-        """Give back what was held under `number` and take what was spent; those who wait look again.
+        """Give back what was reserved under `number` and take what was spent; those who wait look again.
 
         Returns:
             What was taken, in the budget's unit.
         """
-        held = self._held.pop(number)
+        reserved = self._reserved.pop(number)
         before = self._spent
         self._add(spent)
-        self.gap = max(self.gap, held - (self._spent - before))
+        self.gap = max(self.gap, reserved - (self._spent - before))
         waiting, self._waiting = self._waiting, []
         for freed in waiting:
             if not freed.done():  # cancelled while it waited

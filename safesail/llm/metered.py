@@ -6,10 +6,11 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from safesail.domain.ids import FeatureId
+from safesail.domain.text import text_fault
 from safesail.errors import (
     BadAnswerError,
     CacheMissError,
@@ -21,7 +22,7 @@ from safesail.errors import (
 )
 from safesail.llm.budget import Budget, Prices, price_of
 from safesail.llm.budget_tracker import BudgetTracker, Spent
-from safesail.llm.types import Answered, CallContext, ChatClient, LLMAnswer, LLMRequest
+from safesail.llm.types import Answered, CallContext, ChatClient, LLMAnswer, LLMRequest, UsageSource
 
 MAX_ATTEMPTS = 6
 FIRST_WAIT = 0.5
@@ -49,7 +50,7 @@ class CallRecord:
 
     input_tokens: int
     output_tokens: int
-    usage_source: Literal["billed", "estimated"]
+    usage_source: UsageSource
     price: float | None
     seconds: float
 
@@ -59,6 +60,10 @@ class Ledger(Protocol):
 
     def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
         """A good answer given before, in any run; or else, where `bad` ones are asked for, the newest bad one."""
+        ...
+
+    def discard(self, cache_key: str, error: str) -> None:
+        """Good answers to this question are none, for the reason `error`: they are not given again."""
         ...
 
     def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
@@ -92,12 +97,15 @@ class MeteredClient:
     ) -> None:
         self.inner = inner
         self._ledger = ledger
-        self._purse = BudgetTracker(budget, prices or {}, ledger.spent())
+        self._tracker = BudgetTracker(budget, prices or {}, ledger.spent())
         self._replay = replay
         self._gate = asyncio.Semaphore(concurrency)
         self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.costs: dict[FeatureId | None, float] = defaultdict(float)
         """What was newly spent on each feature, in the budget's unit."""
+
+        self.asked_again = 0
+        """Questions sent although an earlier run had paid for an answer, which was bad."""
 
     @property
     def endpoint(self) -> str:
@@ -107,23 +115,23 @@ class MeteredClient:
     @property
     def spent_tokens(self) -> int:
         """Tokens that this run newly spent, attempts that failed after being sent included."""
-        return self._purse.tokens
+        return self._tracker.tokens
 
     @property
     def unspent(self) -> float:
         """What is left of the budget, in its unit; endless where it is."""
-        return self._purse.unspent
+        return self._tracker.unspent
 
     @property
     def gap(self) -> float:
         """The most that a call has cost less than must be there before it is sent, in the budget's unit."""
-        return self._purse.gap
+        return self._tracker.gap
 
     def sharing(self, inner: ChatClient) -> "MeteredClient":
-        """Another model through the same ledger and the same purse."""
-        budget, prices = self._purse.budget, self._purse.prices
+        """Another model through the same ledger and the same budget."""
+        budget, prices = self._tracker.budget, self._tracker.prices
         twin = MeteredClient(inner, self._ledger, budget, prices=prices, replay=self._replay)
-        twin._purse, twin._gate, twin._under_way = self._purse, self._gate, self._under_way
+        twin._tracker, twin._gate, twin._under_way = self._tracker, self._gate, self._under_way
         twin.costs = self.costs
         return twin
 
@@ -133,7 +141,8 @@ class MeteredClient:
         Args:
             request: What is asked.
             context: For the ledger.
-            check: Parses the answer, and raises what is wrong with it: such an answer is kept and never reused.
+            check: Parses the answer, and raises what is wrong with it: such an answer is kept and never reused, nor
+                one from the cache.
 
         Raises:
             BudgetExceededError: the worst case of the call does not fit into what is left; nothing was sent.
@@ -145,10 +154,15 @@ class MeteredClient:
         lock = self._under_way.setdefault(key, asyncio.Lock())
         async with lock:  # two who ask the same at once share one call
             known = self._ledger.lookup(key)
-            if known is not None:
+            fault = None if known is None else _fault(known, check)
+            if known is not None and fault is None:
                 return Answered(known, cached=True)
             if self._replay:
                 return self._replayed(request, context, check)
+            if fault is not None:  # kept as good by a version that checked less
+                self._ledger.discard(key, type(fault).__name__)
+            if self._ledger.lookup(key, bad=True) is not None:
+                self.asked_again += 1
             async with self._gate:
                 return Answered(await self._attempts(request, context, check), cached=False)
 
@@ -179,7 +193,7 @@ class MeteredClient:
 
     async def _one(self, request: LLMRequest, context: CallContext, check: Check | None) -> LLMAnswer:
         worst = self.inner.worst_case(request)
-        held = await self._purse.hold(request.model, worst)
+        number = await self._tracker.reserve(request.model, worst)
         call_id = self._ledger.reserve(request, context, worst)
         started = time.perf_counter()
         record = self._unanswered("Interrupted", request.model, worst)  # stands if we are cancelled
@@ -191,25 +205,28 @@ class MeteredClient:
             lost = worst if failure.maybe_billed else 0
             record = self._unanswered(type(failure).__name__, request.model, lost)
             raise
-        except (BadAnswerError, LLMUnavailableError) as failure:
+        except BadAnswerError as failure:
+            record = self._unanswered(type(failure).__name__, request.model, failure.tokens)
+            raise
+        except LLMUnavailableError as failure:
             record = self._unanswered(type(failure).__name__, request.model, 0)
             raise
         finally:
-            self.costs[context.feature] += self._purse.settle(held, _spent(request.model, record))
+            self.costs[context.feature] += self._tracker.settle(number, _spent(request.model, record))
             self._ledger.settle(call_id, replace(record, seconds=time.perf_counter() - started))
         if fault is not None:
             raise _with_bill(fault, answer)
         return answer
 
     def _answered(self, answer: LLMAnswer, fault: BadAnswerError | None, model: str) -> CallRecord:
-        price = price_of(self._purse.prices, model, answer.input_tokens, answer.output_tokens)
+        price = price_of(self._tracker.prices, model, answer.input_tokens, answer.output_tokens)
         error = None if fault is None else type(fault).__name__
         return CallRecord(
             answer, error, answer.input_tokens, answer.output_tokens, answer.usage_source, price, 0.0
         )
 
     def _unanswered(self, error: str, model: str, tokens: int) -> CallRecord:
-        return CallRecord(None, error, tokens, 0, "estimated", self._purse.dearest(model, tokens), 0.0)
+        return CallRecord(None, error, tokens, 0, "estimated", self._tracker.dearest(model, tokens), 0.0)
 
 
 def _spent(model: str, record: CallRecord) -> Spent:
@@ -219,7 +236,9 @@ def _spent(model: str, record: CallRecord) -> Spent:
 
 
 def _fault(answer: LLMAnswer, check: Check | None) -> BadAnswerError | None:
-    """What is wrong with an answer."""
+    """What is wrong with an answer, from a model or from the cache."""
+    if (fault := text_fault(answer.text)) is not None:
+        return UnparsableAnswerError(f"the answer is {fault}")
     if answer.finish == "content_filter":
         return RefusedAnswerError("the endpoint's filter withheld the answer")
     if answer.finish == "length":

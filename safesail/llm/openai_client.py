@@ -1,5 +1,6 @@
 """Any OpenAI-compatible endpoint: one attempt a call; retries, cache and budget are `metered`'s."""
 
+import asyncio
 import json
 import time
 from dataclasses import replace
@@ -7,14 +8,16 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 
-from safesail.errors import LLMUnavailableError, RefusedAnswerError, TransientLLMError
+from safesail.domain.text import clean_text
+from safesail.errors import LLMUnavailableError, RefusedAnswerError, TransientLLMError, UnparsableAnswerError
 from safesail.llm.address import check_address
+from safesail.llm.http import make_http_client
+from safesail.llm.reply import prompt_bytes, read_reply
 from safesail.llm.types import LLMAnswer, LLMRequest
 
 TIMEOUT = 120.0
-"""Seconds for one attempt."""
+"""Seconds for one attempt, from its first byte to its last."""
 
 _MESSAGE_OVERHEAD = 128
 """Tokens that chat templates add of their own (role markers, today's date, default instructions), generously."""
@@ -37,8 +40,10 @@ class OpenAIClient:
             timeout=timeout,
             max_retries=0,
             # A connection kept open that the server drops meanwhile looks like one that broke after it was billed.
-            default_headers={"Connection": "close"},
+            default_headers={"Connection": "close", "Accept-Encoding": "gzip"},
+            http_client=make_http_client(),
         )
+        self._timeout = timeout
         self._endpoint = base_url.rstrip("/")
         self._reasons = model.rsplit("/", 1)[-1].startswith(_REASONING)
         self._structured = True
@@ -53,38 +58,40 @@ class OpenAIClient:
 
         No tokenizer in use gives more tokens than the text has bytes; the answer is bounded by `max_tokens`.
         """
-        schema = request.json_schema or ""  # billed as part of the prompt
-        n_bytes = sum(
-            len(text.encode("utf-8", "replace")) for text in (request.system, request.prompt, schema)
-        )
-        return n_bytes + _MESSAGE_OVERHEAD + request.max_tokens
+        return prompt_bytes(request) + _MESSAGE_OVERHEAD + request.max_tokens
 
     async def complete(self, request: LLMRequest) -> LLMAnswer:
         """One attempt.
 
         Raises:
-            TransientLLMError: 408, 409, 429, 5xx, a timeout, a broken connection, or a reply that is not one.
-            LLMUnavailableError: out of credit, a refused key, an unknown model: trying again does not help.
+            TransientLLMError: 408, 409, 429, 5xx, a timeout, a broken connection, or a reply that is not JSON.
+            LLMUnavailableError: out of credit, a refused key, an unknown model, a redirect: trying again does not
+                help.
             RefusedAnswerError: the endpoint refuses this one request.
+            UnparsableAnswerError: the reply is too large, or JSON in no form that an answer has.
         """
         arguments = self._arguments(request)
         # `from None`: the library's errors quote the server's reply, which may repeat the key.
         try:
-            reply = await self._client.chat.completions.create(**arguments)
+            async with asyncio.timeout(self._timeout):
+                reply = await self._client.chat.completions.with_raw_response.create(**arguments)
         except openai.APIStatusError as error:
             if self._adapts(arguments, error):
                 raise TransientLLMError(
                     "the endpoint takes fewer settings", maybe_billed=False, retry_after=0.0
                 ) from None
             raise _status_error(error) from None
+        except TimeoutError:
+            raise TransientLLMError("no answer in time", maybe_billed=True) from None
         except openai.APIConnectionError as error:  # a timeout is one too
             late = isinstance(error, openai.APITimeoutError)
             raise TransientLLMError(
                 "no answer in time" if late else "the connection broke", maybe_billed=_was_sent(error)
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError, openai.APIResponseValidationError):
-            raise TransientLLMError("the endpoint's reply is not JSON", maybe_billed=True) from None
-        answer = _answer(reply, request, self.worst_case(request))
+        except UnparsableAnswerError as error:
+            error.tokens = self.worst_case(request)
+            raise
+        answer = read_reply(reply.http_response.content, request, self.worst_case(request))
         return replace(answer, text=_hidden(answer.text, self._client.api_key))  # a proxy may echo the header
 
     def _arguments(self, request: LLMRequest) -> dict[str, Any]:
@@ -120,34 +127,6 @@ class OpenAIClient:
         return False
 
 
-def _answer(reply: Any, request: LLMRequest, worst_case: int) -> LLMAnswer:
-    # The library checks nothing: a page of HTML arrives as text, and fields left out as None.
-    if not isinstance(reply, ChatCompletion) or not reply.choices:
-        raise TransientLLMError("the endpoint's reply holds no choice", maybe_billed=True)
-    message: Any = reply.choices[0].message
-    if message is None:
-        raise TransientLLMError("the endpoint's reply holds no message", maybe_billed=True)
-    # A cut answer may end in half a surrogate pair, which no file and no database takes.
-    text = (message.content or "").encode("utf-8", "replace").decode("utf-8")
-    finish = "content_filter" if message.refusal else str(reply.choices[0].finish_reason or "unknown")
-    counted = _counted(reply.usage)
-    if counted is None:
-        # Nothing said: count what cannot be too little.
-        return LLMAnswer(text, finish, worst_case - request.max_tokens, request.max_tokens, "estimated")
-    return LLMAnswer(text, finish, *counted, "billed")
-
-
-def _counted(usage: Any) -> tuple[int, int] | None:
-    """Tokens in and out as the endpoint counts them; None where it does not say, or says what cannot be."""
-    found = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
-    n_prompt, n_completion, n_total = found
-    if not isinstance(n_prompt, int) or not isinstance(n_completion, int) or n_prompt < 1 or n_completion < 0:
-        return None
-    # Some endpoints leave reasoning out of the completion, and count it in the total only.
-    n_rest = n_total - n_prompt if isinstance(n_total, int) else 0
-    return n_prompt, max(n_completion, n_rest)
-
-
 def _was_sent(error: openai.APIConnectionError) -> bool:
     """Whether the request may have reached the server: not where there was never a connection."""
     return type(error.__cause__).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
@@ -167,6 +146,11 @@ def _status_error(
         return LLMUnavailableError(f"the endpoint answered {status}: {said}; check its credit")
     if _about_this_request(status, _words(error)):
         return RefusedAnswerError(f"the endpoint refused the request: {status} {said}")
+    if 300 <= status < 400:
+        return LLMUnavailableError(
+            f"the endpoint answered {status}, a redirect, which is not followed: prompts go to the address given alone;"
+            " give the right one with --base-url"
+        )
     if status in (408, 409, 429) or status >= 500:
         wait = _retry_after(error.response.headers.get("retry-after"))
         return TransientLLMError(
@@ -198,7 +182,7 @@ def _said(error: openai.APIStatusError) -> str:
     body: Any = error.body
     said = body.get("message") or body.get("code") if isinstance(body, dict) else None
     code = body.get("code") if isinstance(body, dict) else None
-    words = " ".join(f"{code or ''} {said or ''}".split())
+    words = " ".join(clean_text(f"{code or ''} {said or ''}").encode("utf-8", "replace").decode().split())
     key = error.request.headers.get("authorization", "").removeprefix("Bearer ")
     return " ".join(
         "***" if word.lstrip("\"'(=:").startswith("sk-") or "***" in word else word

@@ -11,6 +11,11 @@ CACHE_FORMAT = 1
 """Raise when the meaning of a cached answer changes, so that old answers are not reused."""
 
 
+UsageSource = Literal["billed", "estimated", "floor"]
+"""`billed`: what the endpoint said. `estimated`: it said nothing, or what cannot be; the worst case. `floor`: it said
+fewer tokens than the bytes of prompt and answer must take; those."""
+
+
 @dataclass(frozen=True)
 class LLMRequest:
     """Everything that can change an answer, and nothing else.
@@ -52,8 +57,7 @@ class LLMAnswer:
 
     input_tokens: int
     output_tokens: int
-    usage_source: Literal["billed", "estimated"]
-    """`estimated` where the endpoint said nothing of usage."""
+    usage_source: UsageSource
 
     @property
     def tokens(self) -> int:

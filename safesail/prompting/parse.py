@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from safesail.domain.text import clean_text, text_fault
 from safesail.errors import BadAnswerError, RefusedAnswerError, UnparsableAnswerError
 
 _REFUSAL = re.compile(
@@ -77,7 +78,7 @@ def parse_explanation(answer: str, *, tags: Collection[str], max_words: int) -> 
         raise _unparsable("confidence must be a number from 0 to 1", answer)
     kept = dict.fromkeys(tag for tag in cast("list[str]", given) if tag in tags)
     return ParsedExplanation(
-        " ".join(text.split()), tuple(kept), None if confidence is None else float(confidence)
+        " ".join(clean_text(text).split()), tuple(kept), None if confidence is None else float(confidence)
     )
 
 
@@ -214,14 +215,16 @@ def parse_pairs(answer: str, *, forms: Collection[str]) -> ParsedPairs:
         raise _unparsable('"keywords" must be a list of texts', answer)
     items = cast("list[Any]", given)
     pairs = [pair for item in items if (pair := _pair(item, forms)) is not None]
-    words = dict.fromkeys(clean for w in cast("list[str]", keywords) if (clean := " ".join(w.split())))
+    words = dict.fromkeys(
+        clean for w in cast("list[str]", keywords) if (clean := " ".join(clean_text(w).split()))
+    )
     return ParsedPairs(tuple(pairs), tuple(words), len(items) - len(pairs))
 
 
 def _pair(item: Any, forms: Collection[str]) -> ParsedPair | None:
     match item:
         case {"form": str(form), "pos": str(pos), "neg": str(neg)} if len(item) == 3 and form in forms:
-            pair = ParsedPair(form, " ".join(pos.split()), " ".join(neg.split()))
+            pair = ParsedPair(form, *(" ".join(clean_text(text).split()) for text in (pos, neg)))
             return pair if pair.pos and pair.neg else None
         case _:
             return None
@@ -244,11 +247,15 @@ def _json(answer: str) -> Any:
     if fenced := _FENCED.match(text):
         text = fenced.group(1)
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         if _REFUSAL.match(text):
             raise RefusedAnswerError(f"the model declined: {_shown(text)}") from error
         raise _unparsable("not JSON", answer) from error
+    # Escapes may name half a character, which no file and no database takes.
+    if (fault := text_fault(json.dumps(value, ensure_ascii=False))) is not None:
+        raise _unparsable(fault, answer)
+    return value
 
 
 def _label(value: Any, labels: Sequence[str], answer: str) -> str:
@@ -264,11 +271,11 @@ def _rating(value: Any, answer: str, highest: int = _MAX_RATING) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
 
 
 def _unparsable(reason: str, answer: str) -> BadAnswerError:
-    return UnparsableAnswerError(f"{reason}: {_shown(answer)}")
+    return UnparsableAnswerError(f"{clean_text(reason)[:300]}: {_shown(answer)}")
 
 
 def _shown(answer: str) -> str:

@@ -4,15 +4,17 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
-from pydantic import NonNegativeInt, ValidationError
+from pydantic import Field, ValidationError
 
 from safesail.domain.config import Config
 from safesail.errors import DataError
+from safesail.files import whole_file
 from safesail.llm.budget_tracker import Spent
 from safesail.llm.metered import CallRecord
-from safesail.llm.types import CallContext, LLMAnswer, LLMRequest
+from safesail.llm.reply import MAX_TOKENS
+from safesail.llm.types import CallContext, LLMAnswer, LLMRequest, UsageSource
 from safesail.store.bulk import insert
 from safesail.store.connection import Db
 from safesail.store.registry import utc_now
@@ -45,6 +47,13 @@ class CallTable:
             [cache_key, bad],
         )
         return None if row is None else LLMAnswer(*row)
+
+    def discard(self, cache_key: str, error: str) -> None:
+        """Good answers to this question are none, for the reason `error`: they are not given again."""
+        self._db.execute(
+            "UPDATE llm_calls SET status = 'failed', error = ? WHERE cache_key = ? AND status = 'ok'",
+            [error, cache_key],
+        )
 
     def reserve(self, request: LLMRequest, context: CallContext, worst_case: int) -> int:
         """Record, before it is sent, that a call is under way; returns its id."""
@@ -79,16 +88,16 @@ class CallTable:
 
     def spent(self) -> list[Spent]:
         """What this run has spent so far, by model; an attempt left open counts at its worst case."""
-        found = rows(
+        spent = rows(
             self._db,
             f"SELECT model, count(*), sum({_TOKENS}), coalesce(sum(price), 0),"
             f" coalesce(sum({_TOKENS}) FILTER (price IS NULL), 0) FROM llm_calls WHERE run_id = ? GROUP BY model",
             [self._run_id],
         )
-        return [Spent(row[0], row[1], int(row[2]), row[3], int(row[4])) for row in found]
+        return [Spent(row[0], row[1], int(row[2]), row[3], int(row[4])) for row in spent]
 
 
-_TOKENS = "coalesce(input_tokens, reserved) + coalesce(output_tokens, 0)"
+_TOKENS = "CAST(coalesce(input_tokens, reserved) AS HUGEINT) + coalesce(output_tokens, 0)"
 """Of one attempt; those under way have no figures yet, and count at their worst case."""
 
 IMPORTED = "imported"
@@ -174,12 +183,12 @@ def export_calls(db: Db, path: Path) -> int:
 
     Bad answers go with the good ones where a question has no other: a replay must fail where the run failed.
 
+    The file holds prompts and answers: only its owner can read it.
+
     Raises:
-        DataError: there is no such folder.
+        DataError: it cannot be written.
     """
-    if not path.parent.is_dir():
-        raise DataError(f"no folder at {path.parent}; make it first")
-    found = rows(
+    answers = rows(
         db,
         "SELECT cache_key, stage, sae_id, feature, prompt_hash, request, answer, finish, input_tokens,"
         " output_tokens, usage_source, error FROM llm_calls"
@@ -187,13 +196,11 @@ def export_calls(db: Db, path: Path) -> int:
         " QUALIFY row_number() OVER (PARTITION BY cache_key ORDER BY status = 'ok' DESC,"
         " CASE WHEN status = 'ok' THEN call_id ELSE -call_id END) = 1 ORDER BY cache_key",
     )
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as lines:
-        for row in found:
+    with whole_file(path, private=True) as partial, partial.open("w", encoding="utf-8") as lines:
+        for row in answers:
             entry = dict(zip(_EXPORTED, row, strict=True)) | {"request": json.loads(row[5])}
             lines.write(json.dumps(entry, ensure_ascii=False, sort_keys=True) + "\n")
-    partial.replace(path)
-    return len(found)
+    return len(answers)
 
 
 _EXPORTED = (
@@ -271,8 +278,8 @@ class _Line(Config):
     request: LLMRequest
     answer: str
     finish: str
-    input_tokens: NonNegativeInt
-    output_tokens: NonNegativeInt
-    usage_source: Literal["billed", "estimated"]
+    input_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+    output_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)]
+    usage_source: UsageSource
     error: str | None = None
     """Class of what was wrong with it; None: good."""

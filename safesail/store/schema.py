@@ -284,10 +284,10 @@ TABLES = (
         finish        TEXT,
         status        TEXT NOT NULL,            -- reserved, ok, failed, lost
         error         TEXT,
-        reserved      BIGINT NOT NULL,          -- worst case in tokens, held while the call is under way
+        reserved      BIGINT NOT NULL,          -- worst case in tokens, reserved while the call is under way
         input_tokens  BIGINT,
         output_tokens BIGINT,
-        usage_source  TEXT,                     -- billed, or estimated where the endpoint says nothing
+        usage_source  TEXT,                     -- billed; estimated: nothing was said; floor: too little was
         price         DOUBLE,                   -- in US dollars; NULL without a price table
         seconds       DOUBLE,
         created_at    TIMESTAMP NOT NULL
@@ -373,7 +373,7 @@ VIEWS = (
     """
     CREATE OR REPLACE VIEW ledger AS            -- what was asked of language models, and what it cost
     SELECT call_id, run_id, stage, sae_id, feature, model, endpoint, prompt_hash, status, error,
-           input_tokens, output_tokens, input_tokens + output_tokens AS tokens, usage_source, price, seconds,
+           input_tokens, output_tokens, input_tokens::HUGEINT + output_tokens AS tokens, usage_source, price, seconds,
            created_at
     FROM llm_calls
     """,

@@ -25,53 +25,53 @@ def spent(n: int, model: str = "m") -> Spent:
 
 def test_what_is_held_is_given_back_and_what_was_billed_is_taken() -> None:
     async def body() -> None:
-        purse = tokens(100)
-        held = await purse.hold("m", 60)
-        assert purse.left == 40
-        purse.settle(held, spent(10))
-        assert purse.left == 90
-        assert purse.tokens == 10
+        tracker = tokens(100)
+        held = await tracker.reserve("m", 60)
+        assert tracker.left == 40
+        tracker.settle(held, spent(10))
+        assert tracker.left == 90
+        assert tracker.tokens == 10
 
     asyncio.run(body())
 
 
 def test_exactly_the_rest_fits_and_one_token_more_does_not() -> None:
     async def body() -> None:
-        purse = tokens(100)
-        purse.settle(await purse.hold("m", 100), spent(40))
-        purse.settle(await purse.hold("m", 60), spent(0))
+        tracker = tokens(100)
+        tracker.settle(await tracker.reserve("m", 100), spent(40))
+        tracker.settle(await tracker.reserve("m", 60), spent(0))
         with pytest.raises(BudgetExceededError) as caught:
-            await purse.hold("m", 61)
+            await tracker.reserve("m", 61)
         assert str(caught.value) == (
             "the next call may cost 61 tokens, and 60 tokens of the budget of 100 tokens are left;"
             " give a larger --budget"
         )
-        assert purse.left == 60  # the refused call holds nothing
+        assert tracker.left == 60  # the refused call holds nothing
 
     asyncio.run(body())
 
 
 def test_a_call_waits_for_money_that_calls_under_way_will_give_back() -> None:
     async def body() -> None:
-        purse = tokens(100)
-        first = await purse.hold("m", 80)
-        second = asyncio.create_task(purse.hold("m", 50))
+        tracker = tokens(100)
+        first = await tracker.reserve("m", 80)
+        second = asyncio.create_task(tracker.reserve("m", 50))
         await asyncio.sleep(0)
         assert not second.done()
-        purse.settle(first, spent(20))
-        purse.settle(await second, spent(50))
-        assert purse.tokens == 70
+        tracker.settle(first, spent(20))
+        tracker.settle(await second, spent(50))
+        assert tracker.tokens == 70
 
     asyncio.run(body())
 
 
 def test_it_is_refused_once_nothing_under_way_can_give_anything_back() -> None:
     async def body() -> None:
-        purse = tokens(100)
-        first = await purse.hold("m", 80)
-        second = asyncio.create_task(purse.hold("m", 50))
+        tracker = tokens(100)
+        first = await tracker.reserve("m", 80)
+        second = asyncio.create_task(tracker.reserve("m", 50))
         await asyncio.sleep(0)
-        purse.settle(first, spent(80))
+        tracker.settle(first, spent(80))
         with pytest.raises(BudgetExceededError, match="20 tokens of the budget of 100 tokens"):
             await second
 
@@ -80,60 +80,60 @@ def test_it_is_refused_once_nothing_under_way_can_give_anything_back() -> None:
 
 def test_one_who_stops_waiting_takes_nothing_and_stops_nobody() -> None:
     async def body() -> None:
-        purse = tokens(100)
-        first = await purse.hold("m", 80)
-        quitter, other = (asyncio.create_task(purse.hold("m", 90)) for _ in range(2))
+        tracker = tokens(100)
+        first = await tracker.reserve("m", 80)
+        quitter, other = (asyncio.create_task(tracker.reserve("m", 90)) for _ in range(2))
         await asyncio.sleep(0)
         quitter.cancel()
         await asyncio.gather(quitter, return_exceptions=True)
-        purse.settle(first, spent(5))
-        purse.settle(await other, spent(0))
-        assert purse.left == 95
+        tracker.settle(first, spent(5))
+        tracker.settle(await other, spent(0))
+        assert tracker.left == 95
 
     asyncio.run(body())
 
 
 def test_dollars_are_held_at_the_dearer_rate_and_taken_as_billed() -> None:
     async def body() -> None:
-        purse = BudgetTracker(Budget("dollars", 5), PRICES)
-        held = await purse.hold("m", 1_000_000)  # $4 a million for output
-        assert purse.left == pytest.approx(1)
-        purse.settle(held, Spent("m", 1, 1_000_000, 1.0, 0))  # all of it was prompt
-        assert purse.left == pytest.approx(4)
-        held = await purse.hold("cheap", 1_000_000)  # here the prompt is dearer: $0.5
-        assert purse.left == pytest.approx(3.5)
-        purse.settle(held, Spent("cheap", 1, 400_000, 0.0, 400_000))  # nobody said what it cost
-        assert purse.left == pytest.approx(3.8)
+        tracker = BudgetTracker(Budget("dollars", 5), PRICES)
+        held = await tracker.reserve("m", 1_000_000)  # $4 a million for output
+        assert tracker.left == pytest.approx(1)
+        tracker.settle(held, Spent("m", 1, 1_000_000, 1.0, 0))  # all of it was prompt
+        assert tracker.left == pytest.approx(4)
+        held = await tracker.reserve("cheap", 1_000_000)  # here the prompt is dearer: $0.5
+        assert tracker.left == pytest.approx(3.5)
+        tracker.settle(held, Spent("cheap", 1, 400_000, 0.0, 400_000))  # nobody said what it cost
+        assert tracker.left == pytest.approx(3.8)
         with pytest.raises(BudgetExceededError, match=r"\$4\.0000, and \$3\.8000 of the budget of \$5\.0000"):
-            await purse.hold("m", 1_000_000)
+            await tracker.reserve("m", 1_000_000)
 
     asyncio.run(body())
 
 
 def test_dollars_need_a_price() -> None:
-    purse = BudgetTracker(Budget("dollars", 5), PRICES)
+    tracker = BudgetTracker(Budget("dollars", 5), PRICES)
     with pytest.raises(ConfigError, match="needs a price of unheard-of; name a table with --prices"):
-        asyncio.run(purse.hold("unheard-of", 10))
+        asyncio.run(tracker.reserve("unheard-of", 10))
 
 
 def test_calls_are_counted_whatever_they_cost() -> None:
     async def body() -> None:
-        purse = BudgetTracker(Budget("calls", 2), {})
+        tracker = BudgetTracker(Budget("calls", 2), {})
         for cost in (0, 10**9):
-            purse.settle(await purse.hold("m", 10**9), spent(cost))
+            tracker.settle(await tracker.reserve("m", 10**9), spent(cost))
         with pytest.raises(
             BudgetExceededError, match="may cost 1 calls, and 0 calls of the budget of 2 calls"
         ):
-            await purse.hold("m", 1)
+            await tracker.reserve("m", 1)
 
     asyncio.run(body())
 
 
 def test_unlimited_counts_all_the_same() -> None:
     async def body() -> None:
-        purse = BudgetTracker(Budget("unlimited", float("inf")), {})
-        purse.settle(await purse.hold("m", 10**12), spent(10**12))
-        assert purse.tokens == 10**12
+        tracker = BudgetTracker(Budget("unlimited", float("inf")), {})
+        tracker.settle(await tracker.reserve("m", 10**12), spent(10**12))
+        assert tracker.tokens == 10**12
 
     asyncio.run(body())
 
@@ -143,9 +143,9 @@ def test_unlimited_counts_all_the_same() -> None:
     [(Budget("tokens", 1000), 700), (Budget("calls", 10), 5), (Budget("dollars", 1), 1 - 0.25 - 4 * 200e-6)],
 )
 def test_what_the_ledger_has_of_a_run_is_spent_already(budget: Budget, left: float) -> None:
-    purse = BudgetTracker(budget, PRICES, [Spent("m", 3, 200, 0.0, 200), Spent("cheap", 2, 100, 0.25, 0)])
-    assert purse.left == pytest.approx(left)
-    assert purse.tokens == 300
+    tracker = BudgetTracker(budget, PRICES, [Spent("m", 3, 200, 0.0, 200), Spent("cheap", 2, 100, 0.25, 0)])
+    assert tracker.left == pytest.approx(left)
+    assert tracker.tokens == 300
 
 
 @settings(max_examples=150)
@@ -160,16 +160,16 @@ def test_never_over_budget_in_any_order(
 ) -> None:
     """Each call holds its worst case, takes some turns of the loop, and is billed a share of it at most."""
     scale = 4e-6 if unit == "dollars" else 1  # the budget in tokens at the dearer rate
-    purse = BudgetTracker(Budget(unit, amount * scale), PRICES)  # pyright: ignore[reportArgumentType]
+    tracker = BudgetTracker(Budget(unit, amount * scale), PRICES)  # pyright: ignore[reportArgumentType]
     order = random.Random(seed)
     outcomes: list[str] = []
 
     def check() -> None:
-        assert purse.left >= -1e-12
+        assert tracker.left >= -1e-12
 
     async def call(worst: int, share: float, turns: int) -> None:
         try:
-            held = await purse.hold("m", worst)
+            held = await tracker.reserve("m", worst)
         except BudgetExceededError:
             outcomes.append("refused")
             return
@@ -178,7 +178,7 @@ def test_never_over_budget_in_any_order(
             await asyncio.sleep(0)
         billed = int(worst * share)
         price = 4e-6 * billed if unit == "dollars" else 0.0
-        purse.settle(held, Spent("m", 1, billed, price, 0 if price else billed))
+        tracker.settle(held, Spent("m", 1, billed, price, 0 if price else billed))
         check()
         outcomes.append("answered")
 

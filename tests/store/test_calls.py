@@ -93,7 +93,9 @@ def test_sums_by_hand(db: Db) -> None:
     simulate = CallContext("simulate", "other hash")
     asked(db, "d", run_id="two", context=simulate, request=replace(REQUEST, model="n"))
     heads = ("calls", "failed", "tokens in", "tokens out", "dollars", "seconds", "partly estimated")
-    assert ledger_rows(db) == [
+    summed = ledger_rows(db)
+    assert all(row.pop("from") <= row.pop("to") for row in summed)
+    assert summed == [
         {"stage": "explain", "model": "m", "run_id": "run",
          **dict(zip(heads, (1, 0, 10, 5, 0.25, 0.5, False), strict=True))},
         {"stage": "explain", "model": "m", "run_id": "two",
@@ -257,11 +259,9 @@ def test_what_is_no_exported_file_is_refused(db: Db, tmp_path: Path, content: by
     assert "\n" not in str(caught.value)
 
 
-def test_missing_files_and_folders(db: Db, tmp_path: Path) -> None:
+def test_a_missing_file(db: Db, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file at"):
         import_calls(db, tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"no folder at .*; make it first"):
-        export_calls(db, tmp_path / "none" / "calls.jsonl")
 
 
 def test_an_empty_file_brings_nothing(db: Db, tmp_path: Path) -> None:
