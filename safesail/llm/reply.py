@@ -118,5 +118,7 @@ def _count(value: object) -> int | None:
 
 def _kind(value: object) -> str:
     """What a JSON value is."""
-    kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "missing"}
+    kinds: dict[type, str] = {
+        dict: "an object", list: "a list", str: "a text", bool: "a truth value", type(None): "missing"
+    }  # fmt: skip
     return kinds.get(type(value), "a number")
