@@ -1,6 +1,6 @@
 """Records that travel between stages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from safesail.domain.ids import FeatureId
@@ -29,6 +29,15 @@ class SubjectInfo:
 
     d_model: int | None = None
     n_layers: int | None = None
+
+
+@dataclass(frozen=True)
+class LoadedSubject(SubjectInfo):
+    """A language model that runs: its fingerprint and sizes are known."""
+
+    fingerprint: str = field(kw_only=True)
+    d_model: int = field(kw_only=True)
+    n_layers: int = field(kw_only=True)
 
 
 @dataclass(frozen=True)

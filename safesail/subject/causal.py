@@ -14,7 +14,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from safesail.domain.records import SubjectInfo
+from safesail.domain.records import LoadedSubject
 from safesail.errors import ConfigError, SubjectError
 from safesail.subject.hooked import AllSeen, ForwardPass, HookedModel, ModuleBoundary, Wanted
 from safesail.subject.model import SpecialTokens, TransformerSubject
@@ -40,7 +40,7 @@ class CausalModel(TransformerSubject):
         model: HookedModel,
         bridge: TransformerBridge,
         tokenizer: PreTrainedTokenizerBase,
-        info: SubjectInfo,
+        info: LoadedSubject,
     ) -> None:
         # Position 0 is an attention sink, whose activations describe no text: a token that is no text stands there.
         super().__init__(model, tokenizer, info, SpecialTokens((_sink_id(tokenizer),)), int(bridge.cfg.n_ctx))
@@ -65,7 +65,9 @@ class CausalModel(TransformerSubject):
             str(path), device=device, dtype=options["dtype"], tokenizer=tokenizer, hf_model=taken_apart,
             trust_remote_code=False,
         )  # fmt: skip
-        info = SubjectInfo(name, sha256, int(bridge.cfg.d_model), int(bridge.cfg.n_layers))
+        info = LoadedSubject(
+            name, fingerprint=sha256, d_model=int(bridge.cfg.d_model), n_layers=int(bridge.cfg.n_layers)
+        )
         return cls(
             HookedModel(whole, boundaries(bridge, modules), info.n_layers, causal=True),
             bridge,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import nn
 from transformers import AutoModel, PreTrainedTokenizerBase
 
-from safesail.domain.records import SubjectInfo
+from safesail.domain.records import LoadedSubject
 from safesail.subject.hooked import HookedModel, ModuleBoundary, blocks_of
 from safesail.subject.model import SpecialTokens, TransformerSubject
 from safesail.subject.protocol import Intervention
@@ -45,7 +45,9 @@ class TextEncoder(TransformerSubject):
         model = AutoModel.from_pretrained(path, **options)
         nn.Module.to(model, device)
         config = model.config
-        info = SubjectInfo(name, sha256, int(config.hidden_size), int(config.num_hidden_layers))
+        info = LoadedSubject(
+            name, fingerprint=sha256, d_model=int(config.hidden_size), n_layers=int(config.num_hidden_layers)
+        )
         hooked = HookedModel(model, boundaries(model, info.n_layers), info.n_layers, causal=False)
         # RoBERTa and its like count positions from pad_token_id + 1 on.
         spare = config.pad_token_id + 1 if re.search("roberta|camembert|mpnet", config.model_type) else 0

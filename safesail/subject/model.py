@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from safesail.domain.records import SubjectInfo
+from safesail.domain.records import LoadedSubject
 from safesail.errors import SubjectError
 from safesail.subject.hooked import HookedModel, Wanted
 from safesail.subject.protocol import Intervention, ModelInputs, ResidualState, SubjectOutput, unknown_hook
@@ -31,7 +31,7 @@ class TransformerSubject:
         self,
         model: HookedModel,
         tokenizer: PreTrainedTokenizerBase,
-        info: SubjectInfo,
+        info: LoadedSubject,
         special: SpecialTokens,
         n_ctx: int,
     ) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from safesail.domain.records import SubjectInfo
+from safesail.domain.records import LoadedSubject
 from safesail.errors import ConfigError
 
 Edit = Callable[[Tensor, Tensor], Tensor]
@@ -71,7 +71,7 @@ class Subject(Protocol):
     """A model whose activations are studied: never trained, run without gradients, any number of threads at once."""
 
     @property
-    def info(self) -> SubjectInfo:
+    def info(self) -> LoadedSubject:
         """Identity and sizes."""
         ...
 
