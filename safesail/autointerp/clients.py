@@ -1,53 +1,21 @@
 """The explainer and the simulator of a run: one ledger, one budget."""
 
 import difflib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from safesail.autointerp.config import AutointerpConfig
-from safesail.domain.ids import FeatureId
+from safesail.autointerp.pricing import PricingClient
 from safesail.errors import ConfigError
 from safesail.llm.budget import Budget, Prices
 from safesail.llm.factory import BUILT_IN, EMBEDDING, make_client
-from safesail.llm.metered import Check, MeteredClient
-from safesail.llm.types import Answered, CallContext, ChatClient, LLMRequest
+from safesail.llm.metered import MeteredClient
+from safesail.llm.types import ChatClient
 from safesail.store.calls import CallTable
 from safesail.store.connection import Db
 from safesail.subject.minilm import load_embed, weights_folder
 
-
-class Client(Protocol):
-    """Whom a walk asks: a model behind cache, ledger and budget, or one that only prices what it is asked."""
-
-    @property
-    def endpoint(self) -> str:
-        """Where answers come from."""
-        ...
-
-    @property
-    def spent_tokens(self) -> int:
-        """Newly spent by all clients of the run."""
-        ...
-
-    @property
-    def unspent(self) -> float:
-        """What is left of the budget, in its unit; endless where it is."""
-        ...
-
-    @property
-    def gap(self) -> float:
-        """The most that a call has cost less than was reserved for it, in the budget's unit."""
-        ...
-
-    @property
-    def costs(self) -> Mapping[FeatureId | None, float]:
-        """What was newly spent on each feature, in the budget's unit; 0 for others."""
-        ...
-
-    async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
-        """An answer, from the cache or newly paid."""
-        ...
+Client = MeteredClient | PricingClient
+"""Whom a walk asks: a model behind cache, ledger and budget, or a client that only prices what it is asked."""
 
 
 @dataclass(frozen=True)

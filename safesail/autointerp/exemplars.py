@@ -34,16 +34,16 @@ def collect(db: Db, feature: FeatureId, split: Split, config: ExemplarConfig) ->
     Raises:
         NotFoundError: the store holds no finished harvest of the feature.
     """
-    found = find_feature(db, feature)
-    active = active_windows(db, found, split)
+    harvested = find_feature(db, feature)
+    active = active_windows(db, harvested, split)
     level = (
-        levels(active.maximum, config.n_levels, found.q999)
-        if found.q999
-        else np.zeros(len(active.place), dtype=np.int64)
+        levels(active.maximum, config.n_levels, harvested.q999)
+        if harvested.q999
+        else np.zeros(len(active.key), dtype=np.int64)
     )
-    spread = active.window_id[stratify(active.place, level, 2 * config.n_active, config.seed)].tolist()
-    controls = _controls(db, found, split, config)
-    windows = fetch_windows(db, found, [*spread, *controls])
+    spread = active.window_id[stratify(active.key, level, 2 * config.n_active, config.seed)].tolist()
+    controls = _controls(db, harvested, split, config)
+    windows = fetch_windows(db, harvested, [*spread, *controls])
     level_of = dict(zip(active.window_id.tolist(), level.tolist(), strict=True))
 
     def exemplar(window_id: int, kind: Kind) -> Exemplar:
@@ -63,30 +63,30 @@ def _controls(db: Db, feature: HarvestedFeature, split: Split, config: ExemplarC
         ("boundary", config.n_boundary, 2),
         ("random", config.n_random, 1),
     ]
-    taken: dict[int, Kind] = {}
+    controls: dict[int, Kind] = {}
     for kind, n, salt in wanted:
         drawn = silent_windows(
-            db, feature, split, kind, n=n + len(taken) if n else 0, seed=config.seed + salt
+            db, feature, split, kind, n=n + len(controls) if n else 0, seed=config.seed + salt
         )
-        taken |= dict.fromkeys([w for w in drawn if w not in taken][:n], kind)
+        controls |= dict.fromkeys([w for w in drawn if w not in controls][:n], kind)
     order = ("random", "hard", "boundary")
-    return dict(sorted(taken.items(), key=lambda of: order.index(of[1])))
+    return dict(sorted(controls.items(), key=lambda of: order.index(of[1])))
 
 
-def stratify(places: Sequence[str], level: NDArray[np.int64], n: int, seed: int) -> list[int]:
+def stratify(keys: Sequence[str], level: NDArray[np.int64], n: int, seed: int) -> list[int]:
     """Up to `n` windows spread evenly over levels, strongest level first; drawn by hash within a level.
 
     Args:
-        places: Of each window, in the text; the draw hangs on nothing else, so order leaves no trace.
+        keys: Where each window lies in the text; the draw hangs on nothing else, so order leaves no trace.
         level: Of each window.
         n: At most so many.
         seed: Of the draw.
 
     Returns:
-        Indices into `places`.
+        Indices into `keys`.
     """
     by_level: dict[int, list[int]] = {}
-    for index in sorted(range(len(places)), key=lambda i: _rank(places[i], seed)):
+    for index in sorted(range(len(keys)), key=lambda i: _rank(keys[i], seed)):
         by_level.setdefault(int(level[index]), []).append(index)
     queues = [by_level[of] for of in sorted(by_level, reverse=True)]
     taken: list[int] = []
@@ -113,5 +113,5 @@ def _peak_text(window: Window, activations: tuple[float, ...]) -> tuple[str, ...
     return tuple(token.strip().lower() for token in around)
 
 
-def _rank(place: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{place}".encode(), digest_size=8).digest()
+def _rank(key: str, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()

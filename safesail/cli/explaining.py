@@ -12,37 +12,53 @@ from safesail.errors import ConfigError
 
 if TYPE_CHECKING:
     from safesail.autointerp.clients import ChatSettings
-    from safesail.autointerp.config import Answer, AutointerpConfig, Method
+    from safesail.autointerp.config import AutointerpConfig
     from safesail.autointerp.ranking import FeatureChoice
     from safesail.autointerp.report import RunReport
 
+_option = click.option
 _HELP = {
     "explainer": "Who explains, and simulates too unless --simulator is named: lexical, or a model at the endpoint.",
     "simulator": "Who simulates: lexical, embedding (its extra), or a model's name at the endpoint.",
 }
 
 
-def _asking(*, models: tuple[str, ...]) -> Decorator:
+_CHOOSING = (
+    _option("--selection", help="Selection that nominates, by the beginning of its id; default: the newest."),
+    _option("--concepts", "concept_files", multiple=True, metavar="PATH", help="The selection by these pairs."),
+    _option("--domain", "domains", multiple=True, help="Only candidates for concepts of this domain; repeatable."),
+    _option("--concept", "concepts", multiple=True, metavar="ID", help="Only candidates for this one; repeatable."),
+    _option("--densest", type=click.IntRange(1), metavar="N",
+            help="The N features that fire on most tokens, nominated or not."),
+    _option("--weight", "weights", multiple=True, metavar="DOMAIN=NUMBER",
+            help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable."),
+    _option("--answer", type=click.Choice(["json", "text"]), default="json", show_default=True,
+            help="How it is answered; text: one plain sentence, for explainers too small for JSON."),
+    _option("--tell-concept", is_flag=True, help="Tell the explainer the concept that nominated a feature."),
+)  # fmt: skip
+
+
+def _asking(*models: str, more: Sequence[Decorator] = ()) -> Decorator:
     """Options of every command that asks a language model."""
-    option = click.option
     options = [
-        option("--budget", required=True, help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited."),
-        option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
-        option("--features", "file", metavar="candidates|FILE", default="candidates", show_default=True,
+        _option("--budget", required=True, help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited."),
+        _option("--sae", "sae_id", help="SAE of the store; default: the best that a selection found."),
+        _option("--features", "file", metavar="candidates|FILE", default="candidates", show_default=True,
                help="What a selection nominated, or a file with one SAE#INDEX per line."),
-        option("--feature", "named", multiple=True, metavar="SAE#INDEX", help="This feature; repeatable."),
-        option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
-        *(option(f"--{name}", help=_HELP[name]) for name in models),
-        option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
-        option("--scoring", "method", type=click.Choice(["segment", "token", "detection", "fuzzing"]),
+        _option("--feature", "named", multiple=True, metavar="SAE#INDEX", help="This feature; repeatable."),
+        _option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
+        *(_option(f"--{name}", help=_HELP[name]) for name in models),
+        _option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
+        _option("--scoring", "method", type=click.Choice(["segment", "token", "detection", "fuzzing"]),
                default="segment", show_default=True, help="How explanations are tested."),
-        option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
+        _option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
                help="Chance line on every n-th feature; 0: none."),
-        option("--stop-width", type=click.FloatRange(0, 2, min_open=True),
+        _option("--stop-width", type=click.FloatRange(0, 2, min_open=True),
                help="Ask about no more windows of a feature once its score's interval is this narrow."),
-        option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at once."),
-        option("--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $."),
-        option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error."),
+        _option("--concurrency", type=click.IntRange(1), default=8, show_default=True, help="Calls under way at once."),
+        _option("--prices", type=click.Path(path_type=Path), help="YAML of prices per model, for budgets in $."),
+        _option("--replay", is_flag=True, help="Answers from the cache only; a new call is an error."),
+        *more,
     ]  # fmt: skip
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -54,30 +70,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 
 
 @click.command()
-@_asking(models=("explainer", "simulator"))
-@click.option(
-    "--selection", help="Selection that nominates, by the beginning of its id; default: the newest."
-)
-@click.option(
-    "--concepts", "concept_files", multiple=True, metavar="PATH", help="The selection by these concept pairs."
-)
-@click.option(
-    "--domain", "domains", multiple=True, help="Only candidates for concepts of this domain; repeatable."
-)
-@click.option(
-    "--concept", "concepts", multiple=True, metavar="ID", help="Only candidates for this concept; repeatable."
-)
-@click.option(
-    "--densest",
-    type=click.IntRange(1),
-    metavar="N",
-    help="The N features that fire on most tokens, nominated or not.",
-)
-@click.option("--weight", "weights", multiple=True, metavar="DOMAIN=NUMBER",
-              help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable.")  # fmt: skip
-@click.option("--answer", type=click.Choice(["json", "text"]), default="json", show_default=True,
-              help="How it is answered; text: one plain sentence, for explainers too small for JSON.")  # fmt: skip
-@click.option("--tell-concept", is_flag=True, help="Tell the explainer the concept that nominated a feature.")
+@_asking("explainer", "simulator", more=_CHOOSING)
 @click.option("--dry-run", is_flag=True, help="Say what it would cost and bring, and ask nobody.")
 @store_option()
 @json_option()
@@ -85,7 +78,7 @@ def _asking(*, models: tuple[str, ...]) -> Decorator:
 def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any) -> None:
     """Explain features of an SAE and score the explanations, within a budget.
 
-    The most valuable features come first, and each is finished, explained and scored, before money goes to the
+    The most valuable features come first, and each is finished, explained and scored, before tokens go to the
     next; what was asked before comes from the cache and costs nothing.
 
     \b
@@ -96,7 +89,7 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
     """
     from safesail.autointerp.run import explain_store, forecast_store
 
-    settings = _settings(**asked)
+    settings = _settings(asked)
     if dry_run:
         forecast = forecast_store(store, *settings)
         print_json(forecast.as_json()) if as_json else click.echo(forecast.as_text())
@@ -105,7 +98,7 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
 
 
 @click.command()
-@_asking(models=("simulator",))
+@_asking("simulator")
 @store_option()
 @json_option()
 @quiet_option()
@@ -118,59 +111,48 @@ def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
     """
     from safesail.autointerp.run import score_store
 
-    _print_report(score_store(store, *_settings(**asked), quiet=quiet), as_json=as_json)
+    _print_report(score_store(store, *_settings(asked), quiet=quiet), as_json=as_json)
 
 
-def _settings(
-    *,
-    budget: str,
-    method: "Method",
-    simulator: str | None,
-    base_url: str | None,
-    prices: Path | None,
-    replay: bool,
-    chance_every: int,
-    concurrency: int,
-    stop_width: float | None,
-    explainer: str | None = None,
-    answer: "Answer" = "json",
-    weights: Sequence[str] = (),
-    tell_concept: bool = False,
-    file: str = "candidates",
-    named: Sequence[str] = (),
-    **choice: Any,
-) -> "tuple[FeatureChoice, ChatSettings, AutointerpConfig]":
+def _settings(asked: dict[str, Any]) -> "tuple[FeatureChoice, ChatSettings, AutointerpConfig]":
     """What the options say: which features, whom to ask, and how; the built-in model where none is named."""
     from safesail.autointerp.clients import ChatSettings
-    from safesail.autointerp.config import AutointerpConfig, ExplainConfig, OrderConfig, ScoringConfig
+    from safesail.autointerp.config import AutointerpConfig
     from safesail.autointerp.ranking import FeatureChoice
     from safesail.domain.ids import parse_feature, read_features
     from safesail.llm.budget import load_prices, parse_budget
 
-    chat = ChatSettings(
-        explainer or "lexical",
-        simulator or explainer or "lexical",
-        parse_budget(budget),
-        base_url,
-        None if prices is None else load_prices(prices),
-        replay,
-        concurrency,
+    explainer, prices, file = (
+        asked.pop("explainer", None) or "lexical",
+        asked.pop("prices"),
+        asked.pop("file"),
     )
-    config = AutointerpConfig(
-        scoring=ScoringConfig(method=method, stop_width=stop_width),
-        explain=ExplainConfig(answer=answer),
-        order=OrderConfig.read({"weights": dict(map(_weight, weights))}, "--weight"),
-        tell_concept=tell_concept,
-        chance_every=chance_every,
-        concurrency=concurrency,
+    chat = ChatSettings(
+        explainer,
+        asked.pop("simulator") or explainer,
+        parse_budget(asked.pop("budget")),
+        asked.pop("base_url"),
+        None if prices is None else load_prices(prices),
+        asked.pop("replay"),
+        asked["concurrency"],
+    )
+    config = AutointerpConfig.read(
+        {
+            "scoring": {"method": asked.pop("method"), "stop_width": asked.pop("stop_width")},
+            "explain": {"answer": asked.pop("answer", "json")},
+            "order": {"weights": dict(map(_weight, asked.pop("weights", ())))},
+            "tell_concept": asked.pop("tell_concept", False),
+            "chance_every": asked.pop("chance_every"),
+            "concurrency": asked.pop("concurrency"),
+        },
+        "options",
     )
     if file != "candidates" and not Path(file).is_file():
         raise ConfigError(
             f"--features {file!r} is neither candidates nor a file; how many is said by --limit"
         )
     listed = [] if file == "candidates" else [feature for _, feature in read_features(Path(file))]
-    features = (*map(parse_feature, named), *listed)
-    return FeatureChoice(named=features, **choice), chat, config
+    return FeatureChoice(named=(*map(parse_feature, asked.pop("named")), *listed), **asked), chat, config
 
 
 def _weight(text: str) -> tuple[str, str]:

@@ -87,10 +87,10 @@ def harvested_saes(db: Db) -> list[str]:
 
 
 class ActiveWindows(NamedTuple):
-    """Windows in which a feature fires, in columns of one length, in the order of their places."""
+    """Windows in which a feature fires, in columns of one length, in the order of the text."""
 
     window_id: NDArray[np.int64]
-    place: list[str]
+    key: list[str]
     """Document and first token: the same whatever order the documents came in."""
 
     maximum: NDArray[np.float64]
@@ -99,7 +99,7 @@ class ActiveWindows(NamedTuple):
 
 def active_windows(db: Db, f: HarvestedFeature, split: Split) -> ActiveWindows:
     """Windows of a split in which the feature fires."""
-    found = rows(
+    stored = rows(
         db,
         """
         SELECT w.window_id, concat_ws('/', w.document_id, w.start), m.maximum
@@ -110,9 +110,9 @@ def active_windows(db: Db, f: HarvestedFeature, split: Split) -> ActiveWindows:
         [f.sae_key, f.feature.index, split],
     )
     return ActiveWindows(
-        np.array([r[0] for r in found], dtype=np.int64),
-        [str(r[1]) for r in found],
-        np.array([r[2] for r in found], dtype=float),
+        np.array([r[0] for r in stored], dtype=np.int64),
+        [str(r[1]) for r in stored],
+        np.array([r[2] for r in stored], dtype=float),
     )
 
 
@@ -125,7 +125,7 @@ _CONTROLS: dict[Kind, str] = {
 
 
 def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: int, seed: int) -> list[int]:
-    """Windows of a split in which the feature does not fire, drawn by a hash of their place in the text.
+    """Windows of a split in which the feature does not fire, drawn by a hash of where they lie in the text.
 
     Args:
         db: The open store.
@@ -144,7 +144,7 @@ def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: 
     }  # fmt: skip
     if kind == "hard":
         parameters["top_tokens"] = list(f.top_tokens)
-    found = rows(
+    stored = rows(
         db,
         f"""
         WITH active AS (
@@ -157,14 +157,14 @@ def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: 
         """,
         parameters,
     )
-    return [int(r[0]) for r in found]
+    return [int(r[0]) for r in stored]
 
 
 def fetch_windows(
     db: Db, f: HarvestedFeature, window_ids: list[int]
 ) -> dict[int, tuple[Window, tuple[float, ...]]]:
     """Windows by id, each with the feature's activation at every one of its tokens."""
-    found = rows(
+    stored = rows(
         db,
         """
         WITH asked AS (SELECT unnest(CAST($ids AS BIGINT[])) AS window_id), active AS (
@@ -180,7 +180,7 @@ def fetch_windows(
         },
     )  # fmt: skip
     windows: dict[int, tuple[Window, tuple[float, ...]]] = {}
-    for window_id, document_id, start, token_ids, tokens, split, positions, values in found:
+    for window_id, document_id, start, token_ids, tokens, split, positions, values in stored:
         activations = [0.0] * len(tokens)
         for position, activation in zip(positions or [], values or [], strict=True):
             activations[position] = float(activation)
@@ -191,7 +191,7 @@ def fetch_windows(
 
 def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
     """For every feature of an SAE that fires: by split, the number of windows in which it does."""
-    found = rows(
+    stored = rows(
         db,
         """
         SELECT a.feature, w.split, count(*)
@@ -201,14 +201,14 @@ def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:
         [sae_id],
     )
     counts: dict[int, dict[str, int]] = {}
-    for feature, split, n in found:
+    for feature, split, n in stored:
         counts.setdefault(int(feature), {})[str(split)] = int(n)
     return counts
 
 
 def coactivity(db: Db, sae_id: str, a: int, b: int) -> float:
     """Cosine of two features' activations over all harvested tokens, in [0, 1]; 0 where one never fired."""
-    found = one(
+    stored = one(
         db,
         """
         WITH sides AS (
@@ -220,4 +220,4 @@ def coactivity(db: Db, sae_id: str, a: int, b: int) -> float:
         """,
         [a, b, sae_id, a, b],
     )
-    return 0.0 if found is None else float(found[0])
+    return 0.0 if stored is None else float(stored[0])
