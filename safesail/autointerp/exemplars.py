@@ -89,10 +89,10 @@ def stratify(keys: Sequence[str], level: NDArray[np.int64], n: int, seed: int) -
     for index in sorted(range(len(keys)), key=lambda i: _rank(keys[i], seed)):
         by_level.setdefault(int(level[index]), []).append(index)
     queues = [by_level[of] for of in sorted(by_level, reverse=True)]
-    taken: list[int] = []
+    by_turn: list[int] = []
     for turn in range(max((len(q) for q in queues), default=0)):
-        taken.extend(q[turn] for q in queues if turn < len(q))
-    return taken[:n]
+        by_turn.extend(q[turn] for q in queues if turn < len(q))
+    return by_turn[:n]
 
 
 def distinct(exemplars: Sequence[Exemplar], n: int) -> list[Exemplar]:

@@ -175,14 +175,14 @@ def by_value(
         domains: Domain of every concept id.
         config: Weights.
     """
-    taken: Counter[str] = Counter()
+    n_ahead: Counter[str] = Counter()
     value: dict[int, float] = {}
     for candidate in sorted(candidates, key=lambda c: (c.swapped - c.frequency, c.feature)):
         concept = candidate.concept_ids[0]
         weight = config.weights.get(domains[concept], 1.0)
         specificity = candidate.frequency - candidate.swapped
-        value[candidate.feature] = specificity * weight * config.novelty ** taken[concept]
-        taken[concept] += 1
+        value[candidate.feature] = specificity * weight * config.novelty ** n_ahead[concept]
+        n_ahead[concept] += 1
     kept = [c for c in candidates if value[c.feature] > 0]
     return sorted(kept, key=lambda c: (-value[c.feature], c.feature))
 

@@ -35,7 +35,7 @@ class Catalog:
         return select(self._db, sql, timeout=timeout, max_bytes=self._memory).to_pandas()
 
     def features(self) -> pd.DataFrame:
-        """The catalog, a row a feature."""
+        """The catalog, one row per feature."""
         return self.query('SELECT * FROM catalog ORDER BY sae_id, "index"')
 
     def show(self, feature: FeatureId | str, *, n_windows: int = 5) -> ShownFeature:

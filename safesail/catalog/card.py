@@ -5,7 +5,7 @@ import json
 from safesail.catalog.format import CARD, TABLES, Manifest, SaeEntry
 
 _WHAT = {
-    "features": "one row a feature: density and activation statistics, top tokens",
+    "features": "one row per feature: density and activation statistics, top tokens",
     "explanations": "texts, with who wrote them; failed and masked ones have no text",
     "tags": "domains and leaves, with their source",
     "scores": "simulation scores with 95 % interval, chance line and reason where undefined",

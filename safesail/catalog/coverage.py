@@ -89,12 +89,12 @@ def coverage(store: Path, texts: Sequence[str] = (), *, min_score: float | None 
 
 def _cover_texts(db: Db, texts: Sequence[str], min_score: float | None) -> list[TextCover]:
     by_id = {content_id(text): text for text in texts}
-    found = document_coverage(db, list(by_id), min_score) if by_id else []
+    covered = document_coverage(db, list(by_id), min_score) if by_id else []
     covers = [
         TextCover(by_id[document_id], sae_id, layer, _state(n, whole=whole), n, strongest)
-        for document_id, sae_id, layer, whole, n, strongest in found
+        for document_id, sae_id, layer, whole, n, strongest in covered
     ]
-    known = {row[0] for row in found}
+    known = {row[0] for row in covered}
     return covers + [
         TextCover(text, None, None, "unknown", 0, None) for key, text in by_id.items() if key not in known
     ]

@@ -102,12 +102,12 @@ def _count() -> Generator[int, None, None]:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         seen: set[str] = set()
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))
         raise ValueError(f"the key {repeated!r} is there twice")
-    return found
+    return fields
 
 
 def _no_constant(name: str) -> Never:

@@ -89,13 +89,13 @@ FORBIDDEN = {
 
 def conditions(table: str) -> dict[str, str]:
     """Everything that must hold of one row of a table by itself, in SQL, by what it says."""
-    found = {f"column {name!r} has empty cells": f'"{name}" IS NOT NULL' for name in REQUIRED[table]}
+    checks = {f"column {name!r} has empty cells": f'"{name}" IS NOT NULL' for name in REQUIRED[table]}
     for column in TABLES[table]:
         if pa.types.is_floating(column.type):
-            found[f"column {column.name!r} holds NaN or an infinite number"] = f'isfinite("{column.name}")'
+            checks[f"column {column.name!r} holds NaN or an infinite number"] = f'isfinite("{column.name}")'
     for name, (least, most) in RANGES[table].items():
         if most is None:
-            found[f"column {name!r} must not be below {least}"] = f'"{name}" >= {least}'
+            checks[f"column {name!r} must not be below {least}"] = f'"{name}" >= {least}'
         else:
-            found[f"column {name!r} must lie in [{least}, {most}]"] = f'"{name}" BETWEEN {least} AND {most}'
-    return found | ROWS[table]
+            checks[f"column {name!r} must lie in [{least}, {most}]"] = f'"{name}" BETWEEN {least} AND {most}'
+    return checks | ROWS[table]

@@ -94,10 +94,10 @@ def _tags(db: Db) -> dict[str, int]:
 
 def _grouped(rows: list[Row]) -> dict[str, list[float]]:
     """Scores by group, in the order of the rows."""
-    found: dict[str, list[float]] = {}
+    groups: dict[str, list[float]] = {}
     for group, score in rows:
-        found.setdefault("unknown" if group is None else str(group), []).append(float(score))
-    return found
+        groups.setdefault("unknown" if group is None else str(group), []).append(float(score))
+    return groups
 
 
 def _domains(tags: dict[str, int]) -> dict[str, str]:

@@ -254,14 +254,14 @@ def _check_counts(db: Db, folder: Path, manifest: Manifest) -> None:
     """The manifest's counts are those of the tables. The first releases counted all scores."""
     stated = manifest.counts.model_dump()
     true = release_counts(db)
-    if not _alike(stated, true) and not _alike(stated, release_counts(db, every_score=True)):
-        name = next(name for name in true if not _alike({name: stated[name]}, {name: true[name]}))
+    if not _equal_counts(stated, true) and not _equal_counts(stated, release_counts(db, every_score=True)):
+        name = next(name for name in true if not _equal_counts({name: stated[name]}, {name: true[name]}))
         raise DataError(f"{folder / MANIFEST}: counts.{name} is {stated[name]}, the tables have {true[name]}")
     if manifest.origins != release_origins(db):
         raise DataError(f"{folder / MANIFEST}: origins are not those of explanations.parquet")
 
 
-def _alike(stated: dict[str, Any], true: dict[str, Any]) -> bool:
+def _equal_counts(stated: dict[str, Any], true: dict[str, Any]) -> bool:
     return all(
         stated[name] == number
         or (isinstance(number, float) and isinstance(stated[name], float)

@@ -111,14 +111,14 @@ class WordIndex:
         self, query: str, limit: int, allowed: NDArray[np.bool_] | None
     ) -> tuple[list[tuple[int, float]], bool]:
         """The best `limit` of the matches that are ranked, and whether that is all of them."""
-        found = self._db.execute(
+        hits = self._db.execute(
             "SELECT id, -score, count(*) OVER () FROM ("
             " SELECT rowid - 1 AS id, bm25(text) AS score FROM text WHERE text MATCH ? LIMIT ?)"
             " ORDER BY score, id LIMIT ?",
             [query, MAX_RANKED + 1, limit if allowed is None else -1],
         ).fetchall()
-        ranked = [(number, score) for number, score, _ in found if allowed is None or allowed[number]]
-        return ranked[:limit], not found or found[0][2] <= MAX_RANKED
+        ranked = [(number, score) for number, score, _ in hits if allowed is None or allowed[number]]
+        return ranked[:limit], not hits or hits[0][2] <= MAX_RANKED
 
     def _frequency(self, term: str) -> int:
         """Explanations with a term, counted up to the share that makes it a common one."""

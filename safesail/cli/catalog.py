@@ -104,14 +104,14 @@ def search(
     parse_terms(text)  # refused before anything is opened or made
     with open_source(store) as db:
         index, note = open_index(db, by, quiet=quiet)
-        found = index.search(text, domain=domain, min_score=min_score, limit=limit)
+        hits = index.search(text, domain=domain, min_score=min_score, limit=limit)
     if note is not None:
         click.echo(note, err=True)
     if as_json:
-        print_json(found)
+        print_json(hits)
         return
-    print_table([plain(hit) for hit in found.hits])
-    click.echo(f"found {found.method}")
+    print_table([plain(hit) for hit in hits.hits])
+    click.echo(f"found {hits.method}")
 
 
 @catalog.command()
@@ -186,14 +186,14 @@ def stats(plot: Path | None, store: Path, as_json: bool) -> None:
     from safesail.catalog.stats import stats as read_stats
 
     with open_source(store) as db:
-        found = read_stats(db)
+        stats = read_stats(db)
         if plot is not None:
             plot_stats(db, plot)
     if as_json:
-        print_json(found)
+        print_json(stats)
         return
     groups: tuple[tuple[str, dict[Any, Any]], ...] = (
-        ("SAE", found.saes), ("layer", found.layers), ("domain", found.domains)
+        ("SAE", stats.saes), ("layer", stats.layers), ("domain", stats.domains)
     )  # fmt: skip
     for title, figures in groups:
         print_table([{title: str(name), **plain(value)} for name, value in figures.items()])

@@ -26,15 +26,15 @@ def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
     """
     from safesail.catalog.download import download as download_release
 
-    place = download_release(source, out, quiet=quiet)
-    click.echo(place)
+    folder = download_release(source, out, quiet=quiet)
+    click.echo(folder)
     if into is not None:
         from safesail.catalog.config import ImportOptions
         from safesail.catalog.format import read_manifest
         from safesail.catalog.importing import import_catalog
 
-        options = ImportOptions.read({"name": read_manifest(place).name}, "manifest")
-        report = import_catalog(into, place, options, form="release")
+        options = ImportOptions.read({"name": read_manifest(folder).name}, "manifest")
+        report = import_catalog(into, folder, options, form="release")
         print_table([{"table": t, "rows": n, "new": report.new.get(t, 0)} for t, n in report.rows.items()])
 
 
@@ -87,8 +87,8 @@ def tag(feature: str, name: str, severity: int | None, remove: bool, clear: bool
         raise click.UsageError("--remove and --clear exclude each other")
     target = parse_feature(feature)
     if clear:
-        found = clear_tag(store, target, name)
-        click.echo(f"{target}: {name} " + ("cleared" if found else "had nothing to clear"))
+        cleared = clear_tag(store, target, name)
+        click.echo(f"{target}: {name} " + ("cleared" if cleared else "had nothing to clear"))
     elif remove:
         reject_tag(store, target, name)
         click.echo(f"{target}: not {name}")
@@ -105,16 +105,16 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
     """Say what changed from catalog A to catalog B (stores or releases)."""
     from safesail.catalog.diff import diff as compare
 
-    found = compare(a, b)
+    differences = compare(a, b)
     if as_json:
-        print_json(found)
+        print_json(differences)
         return
     counts = {
-        name: len(getattr(found, name))
+        name: len(getattr(differences, name))
         for name in ("added", "lost", "reexplained", "retagged", "moved", "unsure")
     }
-    print_table([{**counts, "same": found.same}])
-    for moved in found.moved:
+    print_table([{**counts, "same": differences.same}])
+    for moved in differences.moved:
         click.echo(f"{moved.feature}: score {moved.before:.3f} -> {moved.after:.3f}")
 
 
@@ -130,17 +130,17 @@ def coverage(source: str | None, min_score: float | None, store: Path, as_json: 
     from safesail.text.documents import read_documents
 
     texts = [d.text for d in read_documents([expand(source)])] if source else []
-    found = measure(store, texts, min_score=min_score)
+    coverage = measure(store, texts, min_score=min_score)
     if as_json:
-        print_json({"concepts": found.concepts, "texts": found.texts})
+        print_json({"concepts": coverage.concepts, "texts": coverage.texts})
         return
     print_table(
         [
             {"domain": domain, "layer": layer, "blind spots": blind, "concepts": n}
-            for (domain, layer), (blind, n) in sorted(found.blind_spots().items(), key=str)
+            for (domain, layer), (blind, n) in sorted(coverage.blind_spots().items(), key=str)
         ]
     )
-    blind = [plain(concept) for concept in found.concepts if concept.explained == 0]
+    blind = [plain(concept) for concept in coverage.concepts if concept.explained == 0]
     print_table(blind) if blind else click.echo("every concept has an explained feature")
     if texts:
-        click.echo(f"{len(found.uncovered())} of {len(texts)} texts uncovered")
+        click.echo(f"{len(coverage.uncovered())} of {len(texts)} texts uncovered")

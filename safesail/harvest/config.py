@@ -11,7 +11,7 @@ class HarvestConfig(Config):
     """What to run the subject model on, and how much of it to keep."""
 
     n_ctx: Annotated[int, Field(ge=4, le=8192)] = 64
-    """Tokens of text a window holds at most, BOS not counted."""
+    """Most tokens of text in a window, BOS not counted."""
 
     n_tokens: PositiveInt | None = None
     """Stop after the document that reaches this many tokens; None: all of the text."""

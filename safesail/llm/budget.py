@@ -50,13 +50,13 @@ def parse_budget(text: str) -> Budget:
     clean = text.strip().lower()
     if clean == "unlimited":
         return Budget("unlimited", float("inf"))
-    found = re.fullmatch(r"(\$?)(\d+(?:\.\d+)?)([kmb]?)\s*(calls?|tokens?)?", clean)
-    if found is None or (found[1] and found[4]) or float(found[2]) == 0:
+    match = re.fullmatch(r"(\$?)(\d+(?:\.\d+)?)([kmb]?)\s*(calls?|tokens?)?", clean)
+    if match is None or (match[1] and match[4]) or float(match[2]) == 0:
         raise ConfigError(
             f"budget {text!r} is not understood; write 10k or 2M (tokens), $5, 200calls or unlimited"
         )
-    unit: Unit = "dollars" if found[1] else "calls" if (found[4] or "").startswith("call") else "tokens"
-    return Budget(unit, float(found[2]) * _SCALE[found[3]])
+    unit: Unit = "dollars" if match[1] else "calls" if (match[4] or "").startswith("call") else "tokens"
+    return Budget(unit, float(match[2]) * _SCALE[match[3]])
 
 
 def load_prices(path: Path) -> Prices:

@@ -68,8 +68,8 @@ class BuiltinPrompt:
 
     def between(self, tag: str) -> str:
         """What stands between `<tag>` and `</tag>`; nothing where there is no such tag."""
-        found = re.search(rf"<{tag}>\n?(.*?)\n?</{tag}>", self.text, re.DOTALL)
-        return found[1] if found else ""
+        match = re.search(rf"<{tag}>\n?(.*?)\n?</{tag}>", self.text, re.DOTALL)
+        return match[1] if match else ""
 
 
 def read_prompt(prompt: str) -> BuiltinPrompt:
@@ -78,12 +78,12 @@ def read_prompt(prompt: str) -> BuiltinPrompt:
     Raises:
         RefusedAnswerError: it is none of Safe-SAIL's.
     """
-    found = _BLOCK.search(prompt)
-    if found is None:
+    match = _BLOCK.search(prompt)
+    if match is None:
         raise RefusedAnswerError(
             "the built-in model answers Safe-SAIL's own prompts only; name another model"
         )
-    return BuiltinPrompt(prompt, cast("Block", found[1]), found[2], prompt[found.end() :])
+    return BuiltinPrompt(prompt, cast("Block", match[1]), match[2], prompt[match.end() :])
 
 
 def write_names(labels: Sequence[str], chosen: Sequence[int]) -> str:
@@ -98,8 +98,8 @@ def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
     """
     graded = "rating" in asked.question
     lists = {letter: [0] * len(segments) for letter, segments in asked.segments.items()}
-    places = [(letter, i) for letter, values in lists.items() for i in range(len(values))]
-    named = {places[at]: grade if graded else 1 for at, grade in grades.items()}
+    segments = [(letter, i) for letter, values in lists.items() for i in range(len(values))]
+    named = {segments[at]: grade if graded else 1 for at, grade in grades.items()}
     for (letter, i), value in named.items():
         lists[letter][i] = value
     labels = {f"{letter}{i + 1}": value for (letter, i), value in named.items()}
@@ -145,6 +145,6 @@ def billed(text: str, request: LLMRequest) -> LLMAnswer:
 
 
 def _unlabelled(line: str) -> str:
-    found = _LABELLED.fullmatch(line)
-    assert found is not None, line
-    return found[1]
+    match = _LABELLED.fullmatch(line)
+    assert match is not None, line
+    return match[1]

@@ -176,11 +176,11 @@ def _fit(signs: Sequence[set[Sign]], marks: Float[np.ndarray, " n_words"]) -> tu
     kept = np.argsort(-importance, kind="stable")[:_N_SIGNS]
     part = x[:, kept]
     refitted = np.linalg.solve(part.T @ part + _REFIT * np.eye(len(kept)), part.T @ marks)
-    found = {names[j]: round(float(w), 9) for j, w in zip(kept.tolist(), refitted.tolist(), strict=True)}
+    strengths = {names[j]: round(float(w), 9) for j, w in zip(kept.tolist(), refitted.tolist(), strict=True)}
     predicted = part @ refitted
     flat = np.ptp(predicted) == 0 or np.ptp(marks) == 0
     fit = 0.0 if flat else round(float(np.clip(np.corrcoef(predicted, marks)[0, 1], 0, 1)), 2)
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0]))), fit
+    return dict(sorted(strengths.items(), key=lambda item: (-item[1], item[0]))), fit
 
 
 def _sayable(sign: Sign, count: int) -> bool:

@@ -129,11 +129,11 @@ def parse_graded(answer: str, *, labels: Sequence[str]) -> tuple[float, ...]:
     ratings = _object(answer, required="active", allowed={"active"})["active"]
     if not isinstance(ratings, dict):
         raise _unparsable('"active" must map labels to ratings', answer)
-    found = {
+    by_label = {
         _label(key, labels, answer): _rating(value, answer)
         for key, value in cast("dict[str, Any]", ratings).items()
     }
-    return tuple(found.get(label, 0.0) for label in labels)
+    return tuple(by_label.get(label, 0.0) for label in labels)
 
 
 def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list[tuple[float, ...]]:
@@ -146,14 +146,14 @@ def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list
     fields = _json(answer)
     if not isinstance(fields, dict) or list(cast("dict[str, Any]", fields)) != list(sizes):
         raise _unparsable(f"not an object with the keys {', '.join(sizes)} in order", answer)
-    found: list[tuple[float, ...]] = []
+    lists: list[tuple[float, ...]] = []
     for letter, values in cast("dict[str, Any]", fields).items():
         if not isinstance(values, list) or len(cast("list[Any]", values)) != sizes[letter]:
             raise _unparsable(
                 f"text {letter} has {sizes[letter]} segments, its list not as many values", answer
             )
-        found.append(tuple(_rating(value, answer, highest) for value in cast("list[Any]", values)))
-    return found
+        lists.append(tuple(_rating(value, answer, highest) for value in cast("list[Any]", values)))
+    return lists
 
 
 def parse_ratings(answer: str, *, tokens: Sequence[str]) -> tuple[float, ...]:

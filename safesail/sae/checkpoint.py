@@ -35,7 +35,7 @@ class CheckpointConfig(Config):
     hook: str
     architecture: Literal["topk", "relu", "jumprelu"] = "topk"
     k: PositiveInt | None = None
-    """Active features a token; needed for topk."""
+    """Active features per token; needed for topk."""
 
     component: NonNegativeInt = 0
     """Place on the leading axis of every tensor."""

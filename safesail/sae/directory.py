@@ -98,27 +98,27 @@ def candidate(release: str, entry: dict[str, Any]) -> Candidate:
 
 def _from_id(release: str, sae_id: str) -> tuple[int | None, str | None, int | None]:
     """(layer, hook, width)."""
-    if found := _BLOCK.match(sae_id):
-        width = int(found.group(3)) if found.group(3) else _width(release)
-        return int(found.group(1)), f"blocks.{found.group(1)}.{found.group(2)}", width
-    if release.startswith("llama_scope") and (found := _LLAMA_SCOPE.match(sae_id)):
-        width = int(found.group(3)) * _LLAMA_D_MODEL if found.group(3) else None
-        return int(found.group(1)), f"blocks.{found.group(1)}.{_LLAMA_SITES[found.group(2)]}", width
+    if match := _BLOCK.match(sae_id):
+        width = int(match.group(3)) if match.group(3) else _width(release)
+        return int(match.group(1)), f"blocks.{match.group(1)}.{match.group(2)}", width
+    if release.startswith("llama_scope") and (match := _LLAMA_SCOPE.match(sae_id)):
+        width = int(match.group(3)) * _LLAMA_D_MODEL if match.group(3) else None
+        return int(match.group(1)), f"blocks.{match.group(1)}.{_LLAMA_SITES[match.group(2)]}", width
     width = _width(sae_id) or _width(release)
-    found = _LAYER.search(sae_id)
-    if found is None:
+    match = _LAYER.search(sae_id)
+    if match is None:
         return None, None, width
     site = next((site for pattern, site in _RELEASE_SITES if pattern.search(release)), None)
-    return int(found.group(1)), site and f"blocks.{found.group(1)}.{site}", width
+    return int(match.group(1)), site and f"blocks.{match.group(1)}.{site}", width
 
 
 def _width(text: str) -> int | None:
-    if found := _POWER.search(text):
-        return 2 ** int(found.group(1))
-    if found := _V5.search(text):
-        return _features(int(found.group(1)), 1000)
-    if found := _WIDTH.search(text):
-        return _features(int(found.group(1)), 1000 if found.group(2) == "k" else 1000**2)
+    if match := _POWER.search(text):
+        return 2 ** int(match.group(1))
+    if match := _V5.search(text):
+        return _features(int(match.group(1)), 1000)
+    if match := _WIDTH.search(text):
+        return _features(int(match.group(1)), 1000 if match.group(2) == "k" else 1000**2)
     return None
 
 

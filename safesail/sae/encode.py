@@ -97,7 +97,7 @@ def run_rows(
         rows: Token ids.
         hooks: Hook points.
         prefix: Tokens put before every row, such as a chat template's, which the model reads and the result leaves out.
-        name_row: What errors call a row.
+        name_row: The name of a row in errors.
 
     Raises:
         ConfigError: a hook that the model does not have.

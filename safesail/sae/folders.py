@@ -26,19 +26,19 @@ def find_saes(specs: Sequence[str]) -> list[str]:
     A spec is an SAE's folder, a folder of such folders, a pattern of either, a `.pt` checkpoint, or
     `release/id` of SAELens' directory. What matches nothing here is left out.
     """
-    found: list[str] = []
+    specs_here: list[str] = []
     for spec in specs:
         base = Path(spec)
         paths = sorted(base.parent.glob(base.name)) if base.name else [base]
         if not paths and may_be_release(spec):
-            found.append(spec)
+            specs_here.append(spec)
         for path in paths:
             if (path / CONFIG).is_file() or path.suffix == ".pt":
-                found.append(str(path))
+                specs_here.append(str(path))
             elif path.is_dir():
-                found += sorted(str(inner.parent) for inner in path.glob(f"*/{CONFIG}"))
-                found += sorted(str(inner) for inner in path.glob("*.pt"))
-    return list(dict.fromkeys(found))
+                specs_here += sorted(str(inner.parent) for inner in path.glob(f"*/{CONFIG}"))
+                specs_here += sorted(str(inner) for inner in path.glob("*.pt"))
+    return list(dict.fromkeys(specs_here))
 
 
 def may_be_release(spec: str) -> bool:
@@ -61,14 +61,14 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
         SaeError: an SAE that is nowhere, incomplete, or made for another model.
         SubjectError: `model` is a directory that holds no complete model.
     """
-    found = find_saes([expand(spec) for spec in specs])
-    if not found:
+    matching = find_saes([expand(spec) for spec in specs])
+    if not matching:
         raise ConfigError(f"no SAE matches {', '.join(specs)}; name a folder with {CONFIG}, or release/id")
-    names = [_name(spec) for spec in found]
+    names = [_name(spec) for spec in matching]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two SAEs are called {twice[0]!r}; rename one folder")
     sizes = sizes_of(model)
-    for spec, name in zip(found, names, strict=True):
+    for spec, name in zip(matching, names, strict=True):
         settings = read_settings(Path(spec))
         if settings is None and spec.partition("/")[0] not in read_directory():
             raise SaeError(
@@ -76,7 +76,7 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
             )
         if settings is not None and sizes is not None:
             check_settings(name, settings, sizes)
-    return found
+    return matching
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

@@ -152,5 +152,5 @@ def open_saes(specs: Sequence[str], subject: Subject, *, device: str = "auto") -
         ConfigError: nothing matches, or two SAEs have one name.
         SaeError: one of them is damaged or does not fit the subject model.
     """
-    found = check_saes(specs, subject.info.model_id)
-    return [open_sae(spec, model=subject.info, device=choose_device(device)) for spec in found]
+    checked = check_saes(specs, subject.info.model_id)
+    return [open_sae(spec, model=subject.info, device=choose_device(device)) for spec in checked]

@@ -44,15 +44,15 @@ class SparseActs:
     @classmethod
     def join(cls, parts: Iterable["SparseActs"], d_sae: int) -> "SparseActs":
         """Runs of tokens one after the other, each given up before the next is asked for."""
-        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        chunks: list[tuple[Tensor, Tensor, Tensor]] = []
         n_tokens = 0
         for part in parts:
-            found.append((part.token + n_tokens, part.feature, part.value))
+            chunks.append((part.token + n_tokens, part.feature, part.value))
             n_tokens += part.n_tokens
-        if not found:
+        if not chunks:
             none = torch.zeros(0, dtype=torch.long)
             return cls(none, none, torch.zeros(0), 0, d_sae)
-        token, feature, value = (torch.cat(column) for column in zip(*found, strict=True))
+        token, feature, value = (torch.cat(column) for column in zip(*chunks, strict=True))
         return cls(token, feature, value, n_tokens, d_sae)
 
     def dense(self, first: int, rows: int) -> Float[Tensor, "rows d_sae"]:

@@ -69,7 +69,7 @@ def topk_config(d_in: int, d_sae: int, k: int, metadata: Mapping[str, Any]) -> d
     Args:
         d_in: Width of the activations.
         d_sae: Features.
-        k: Active features a token.
+        k: Active features per token.
         metadata: `hook_name`, `model_name`, `sae_lens_version` and whatever else is known.
     """
     return {

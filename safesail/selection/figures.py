@@ -51,20 +51,20 @@ class Sums:
     @classmethod
     def of(cls, result: ConceptResult, draws: int) -> Self:
         """One concept's."""
-        found = result.contrast
-        if isinstance(found, Undefined):
-            return cls.nothing(draws, result.n_pairs, (found.reason,))
+        contrast = result.contrast
+        if isinstance(contrast, Undefined):
+            return cls.nothing(draws, result.n_pairs, (contrast.reason,))
         gaps = result.gaps - result.gaps.mean()
         return cls(
             n_concepts=1,
             n_pairs=result.n_pairs,
-            value=found.value,
-            null=found.null,
-            value_draws=found.value_draws,
-            above_draws=found.above_draws,
+            value=contrast.value,
+            null=contrast.null,
+            value_draws=contrast.value_draws,
+            above_draws=contrast.above_draws,
             gap=float(result.gaps.mean()),
             gap_squares=float(gaps @ gaps),
-            gap_net=float(gaps @ (found.held_out - found.held_out.mean())),
+            gap_net=float(gaps @ (contrast.held_out - contrast.held_out.mean())),
             reasons=(),
         )
 

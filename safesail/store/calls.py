@@ -108,7 +108,7 @@ def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> lis
     """What was asked and spent, summed by the columns named (of `GROUPS`), in the order of the first call."""
     assert set(by) <= set(GROUPS), by
     names = ", ".join(by)
-    found = rows(
+    sums = rows(
         db,
         f"SELECT {names}, count(*), count(*) FILTER (status <> 'ok'),"
         " sum(coalesce(input_tokens, reserved)), sum(coalesce(output_tokens, 0)), sum(price), sum(seconds),"
@@ -129,7 +129,7 @@ def ledger_rows(db: Db, by: Sequence[str] = ("stage", "model", "run_id")) -> lis
         "from",
         "to",
     ]
-    return [dict(zip(heads, row, strict=True)) for row in found]
+    return [dict(zip(heads, row, strict=True)) for row in sums]
 
 
 def total_tokens(db: Db, run_id: str | None = None) -> int:
@@ -169,13 +169,13 @@ def usage_so_far(db: Db, model: str, stage: str) -> Usage | None:
 
 def answers_to(db: Db, cache_keys: Sequence[str]) -> dict[str, str]:
     """Texts of good answers, by key; those without one are left out."""
-    found = rows(
+    answers = rows(
         db,
         "SELECT cache_key, arg_min(answer, call_id) FROM llm_calls"
         " WHERE status = 'ok' AND list_contains(?, cache_key) GROUP BY cache_key",
         [list(cache_keys)],
     )
-    return {str(key): str(answer) for key, answer in found}
+    return {str(key): str(answer) for key, answer in answers}
 
 
 def export_calls(db: Db, path: Path) -> int:

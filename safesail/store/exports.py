@@ -40,7 +40,7 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
         db: An open store.
         origin: Only explanations from there, and tags of that source.
     """
-    found = rows(
+    features = rows(
         db,
         """
         WITH t AS (
@@ -62,14 +62,14 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
         """,
         [origin, origin, origin, origin, origin],
     )
-    return [ExportRow(*cells, tags=tuple(tags)) for *cells, tags in found]
+    return [ExportRow(*cells, tags=tuple(tags)) for *cells, tags in features]
 
 
 def exported_windows(
     db: Db, sae_id: str, limit: int
 ) -> Generator[tuple[int, list[str], list[float]], None, None]:
     """Feature, tokens and activations of the strongest `limit` windows of an SAE's explained features."""
-    for feature, tokens, positions, found in rows(
+    for feature, tokens, positions, activations in rows(
         db,
         """
         WITH active AS (
@@ -85,6 +85,6 @@ def exported_windows(
         [sae_id, sae_id, limit],
     ):
         values = [0.0] * len(tokens)
-        for position, value in zip(positions, found, strict=True):
+        for position, value in zip(positions, activations, strict=True):
             values[position] = float(value)
         yield feature, tokens, values

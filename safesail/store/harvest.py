@@ -245,15 +245,15 @@ def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, 
 
 
 def _check_free(db: Db, sae_keys: Mapping[str, int]) -> None:
-    taken = rows(
+    harvested = rows(
         db,
         "SELECT sae_id FROM saes JOIN harvest_saes USING (sae_key) SEMI JOIN shards USING (harvest_key)"
         " WHERE list_contains(?, sae_key) ORDER BY 1",
         [list(sae_keys.values())],
     )
-    if taken:
+    if harvested:
         raise ConfigError(
-            f"{taken[0][0]} was harvested into this store from other text or with other settings; "
+            f"{harvested[0][0]} was harvested into this store from other text or with other settings; "
             "use another --store, or --replace to drop that harvest"
         )
 

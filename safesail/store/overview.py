@@ -34,12 +34,12 @@ _FIGURES = """
 
 
 def figures_by_sae(db: Db) -> list[Row]:
-    """sae_id, layer, then the figures of `figures`, a row an SAE."""
+    """sae_id, layer, then the figures of `figures`, one row per SAE."""
     return rows(db, f"{_GROUPED} SELECT sae_id, any_value(layer), {_FIGURES} FROM f GROUP BY 1 ORDER BY 2, 1")
 
 
 def figures_by_layer(db: Db) -> list[Row]:
-    """layer, then the figures, a row a layer."""
+    """layer, then the figures, one row per layer."""
     return rows(db, f"{_GROUPED} SELECT layer, {_FIGURES} FROM f GROUP BY 1 ORDER BY 1 NULLS LAST")
 
 
@@ -112,7 +112,7 @@ def comparable(db: Db) -> list[Row]:
 def concept_coverage(db: Db) -> list[Row]:
     """concept_id, domain, leaf, layer, sae_id, candidates, explained ones, best score.
 
-    A row a concept and SAE that was selected on it; concepts that no SAE was selected on have a row without SAE.
+    One row per concept and SAE that was selected on it; concepts that no SAE was selected on have a row without SAE.
     """
     return rows(
         db,
@@ -136,7 +136,7 @@ def concept_coverage(db: Db) -> list[Row]:
 def document_coverage(db: Db, document_ids: Sequence[str], min_score: float | None) -> list[Row]:
     """document_id, SAE, layer, whole, explained features that fire strongly in it, the strongest of them.
 
-    Strongly: at least the feature's own 0.9 quantile. One row a document and SAE that was harvested on it.
+    Strongly: at least the feature's own 0.9 quantile. One row per document and SAE that was harvested on it.
     """
     db.register("_asked", pa.table({"document_id": pa.array(list(document_ids), pa.string())}))
     try:

@@ -162,13 +162,15 @@ def first_broken(db: Db, table: str, conditions: Mapping[str, str]) -> tuple[str
         table: A table of the release.
         conditions: SQL by name; one that is NULL is met.
     """
-    found = one(
+    first_faults = one(
         db,
         f"SELECT {', '.join(f'min(file_row_number) FILTER (NOT ({c}))' for c in conditions.values())}"
         f" FROM release.{table}",
     )
-    assert found is not None
-    broken = next(((name, row) for name, row in zip(conditions, found, strict=True) if row is not None), None)
+    assert first_faults is not None
+    broken = next(
+        ((name, row) for name, row in zip(conditions, first_faults, strict=True) if row is not None), None
+    )
     return None if broken is None else (broken[0], f"row {broken[1] + 1}")
 
 

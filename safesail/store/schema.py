@@ -116,7 +116,7 @@ TABLES = (
         model_id    TEXT NOT NULL,
         fingerprint TEXT NOT NULL,              -- of the subject model
         settings    TEXT NOT NULL,              -- JSON
-        n_ctx       INTEGER NOT NULL,           -- tokens a window holds at most
+        n_ctx       INTEGER NOT NULL,           -- most tokens in a window
         finished    BOOLEAN NOT NULL
     )
     """,

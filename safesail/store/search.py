@@ -45,12 +45,12 @@ def searched_texts(db: Db, batch: int) -> Generator[list[str], None, None]:
 
 def matching_texts(db: Db, tags: Sequence[str], min_score: float | None) -> NDArray[np.bool_]:
     """Whether a text's feature has at least one of the tags (any where empty), and at least this score."""
-    found = db.execute(
+    columns = db.execute(
         "SELECT (len($tags) = 0 OR list_has_any(tags, $tags)) AND ($least IS NULL OR coalesce(score >= $least, false))"
         " AS chosen FROM searched ORDER BY number",
         {"tags": list(tags), "least": min_score},
     ).fetchnumpy()
-    return np.asarray(found["chosen"], dtype=np.bool_)
+    return np.asarray(columns["chosen"], dtype=np.bool_)
 
 
 def text_rows(db: Db, numbers: Sequence[int]) -> list[Row]:

@@ -288,7 +288,7 @@ class ConceptFeature:
 
 def best_features(db: Db, selection_id: str, *, per_concept: int = 3) -> list[ConceptFeature]:
     """The features of a selection with the largest lift, by concept, best first; controls left out."""
-    found = rows(
+    features = rows(
         db,
         """
         SELECT concept_id, f.sae_id, f.feature, frequency - swapped AS lift, candidate
@@ -300,7 +300,7 @@ def best_features(db: Db, selection_id: str, *, per_concept: int = 3) -> list[Co
         """,
         [selection_id, per_concept],
     )
-    return [ConceptFeature(*row) for row in found]
+    return [ConceptFeature(*row) for row in features]
 
 
 def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:

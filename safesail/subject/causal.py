@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from safesail.domain.records import LoadedSubject
 from safesail.errors import ConfigError, SubjectError
-from safesail.subject.hooked import AllSeen, ForwardPass, HookedModel, ModuleBoundary, Wanted
+from safesail.subject.hooked import AllSeen, ForwardPass, HookedModel, ModuleBoundary, PassRequest
 from safesail.subject.model import SpecialTokens, TransformerSubject
 from safesail.subject.protocol import Intervention, ModelInputs, SubjectOutput
 
@@ -106,10 +106,10 @@ class CausalModel(TransformerSubject):
 
         new: dict[int, list[int]] = {}
         for length in sorted({len(row) for row in rows}):  # rows of one length need no padding
-            alike = [i for i, row in enumerate(rows) if len(row) == length]
-            inputs = self._inputs(torch.tensor([list(rows[i]) for i in alike], dtype=torch.long), None)
-            found = self._model.generate(inputs, interventions, choose, max_tokens, self._end_tokens)
-            new |= dict(zip(alike, found, strict=True))
+            same_length = [i for i, row in enumerate(rows) if len(row) == length]
+            inputs = self._inputs(torch.tensor([list(rows[i]) for i in same_length], dtype=torch.long), None)
+            continued = self._model.generate(inputs, interventions, choose, max_tokens, self._end_tokens)
+            new |= dict(zip(same_length, continued, strict=True))
         return [new[i] for i in range(len(rows))]
 
     @property
@@ -118,16 +118,16 @@ class CausalModel(TransformerSubject):
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         return frozenset(i for i in (*ends, self.tokenizer.eos_token_id) if isinstance(i, int))
 
-    def _run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
-        for hook in wanted.hooks:
+    def _run(self, inputs: ModelInputs, request: PassRequest) -> SubjectOutput:
+        for hook in request.hooks:
             self.check_hook(hook)
-        if all(self._plain_gives(hook) for hook in wanted.hooks):
-            return self._model.run(inputs, wanted)
-        if wanted.start is not None or wanted.keep_block is not None:
+        if all(self._plain_gives(hook) for hook in request.hooks):
+            return self._model.run(inputs, request)
+        if request.start is not None or request.keep_block is not None:
             raise SubjectError(
-                f"{', '.join(wanted.hooks)}: a hook inside a module; no residual can be kept there"
+                f"{', '.join(request.hooks)}: a hook inside a module; no residual can be kept there"
             )
-        return self._bridge_run(inputs, wanted)
+        return self._bridge_run(inputs, request)
 
     def _plain_gives(self, hook: str) -> bool:
         """Whether the plain model gives at `hook` what the bridge gives; found out once, on a few tokens."""
@@ -141,10 +141,10 @@ class CausalModel(TransformerSubject):
 
     def _agree(self, hook: str) -> bool:
         ids = torch.arange(min(PROBE_TOKENS, self.n_ctx_max)) % int(self._bridge.cfg.d_vocab)
-        inputs, wanted = self._inputs(ids[None], None), Wanted((hook,))
+        inputs, request = self._inputs(ids[None], None), PassRequest((hook,))
         try:
-            plain = self._model.run(inputs, wanted).activations[hook]
-            bridge = self._bridge_run(inputs, wanted).activations[hook]
+            plain = self._model.run(inputs, request).activations[hook]
+            bridge = self._bridge_run(inputs, request).activations[hook]
         except ConfigError:  # one of them never comes past it
             return False
         if plain.shape != bridge.shape:
@@ -153,8 +153,8 @@ class CausalModel(TransformerSubject):
         return bool((plain - bridge).norm() <= tolerance * bridge.norm())
 
     @torch.no_grad()  # as in HookedModel
-    def _bridge_run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
-        done, logits = ForwardPass(inputs, wanted, str), None
+    def _bridge_run(self, inputs: ModelInputs, request: PassRequest) -> SubjectOutput:
+        done, logits = ForwardPass(inputs, request, str), None
 
         def at(name: str) -> Callable[[Tensor, Any], Tensor | None]:
             return lambda activations, hook: done.visit(name, activations)
@@ -162,7 +162,7 @@ class CausalModel(TransformerSubject):
         hooks: list[tuple[Any, Any]] = [(str(point), at(str(point))) for point in done.points]
         with self._one_at_a_time, suppress(AllSeen):
             # The bridge removes these hooks on the way out, whatever happened.
-            returned = "logits" if wanted.logits else None
+            returned = "logits" if request.logits else None
             logits = self._bridge.run_with_hooks(inputs.ids, return_type=returned, fwd_hooks=hooks)
         return done.output(logits)
 

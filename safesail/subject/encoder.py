@@ -81,16 +81,16 @@ class TextEncoder(TransformerSubject):
 
 def boundaries(model: nn.Module, n_blocks: int) -> dict[str, ModuleBoundary]:
     """Where an encoder's hooks lie, by name."""
-    found: dict[str, ModuleBoundary] = {}
+    hooks: dict[str, ModuleBoundary] = {}
     for number, block in enumerate(blocks_of(model, n_blocks)):
         inside = dict(block.named_modules())
-        found[f"blocks.{number}.hook_resid_pre"] = ModuleBoundary(block, "in")
+        hooks[f"blocks.{number}.hook_resid_pre"] = ModuleBoundary(block, "in")
         for hook, names in _PARTS.items():
             part = next((inside[name] for name in names if name in inside), None)
             if part is not None:
-                found[f"blocks.{number}.{hook}"] = ModuleBoundary(part, "out")
-        found[f"blocks.{number}.hook_resid_post"] = ModuleBoundary(block, "out")
-    return found
+                hooks[f"blocks.{number}.{hook}"] = ModuleBoundary(part, "out")
+        hooks[f"blocks.{number}.hook_resid_post"] = ModuleBoundary(block, "out")
+    return hooks
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:

@@ -53,9 +53,9 @@ def fetch(model: str, *, cache: Path, quiet: bool) -> Path:
         raise unknown_model(model)
     if alias is not None and alias.name == "smollm2":
         return _fetch_smollm2(cache / "models" / alias.name, quiet=quiet)
-    found = _from_hub(model if alias is None else alias.hub_id, here=False)
-    assert found is not None
-    return found
+    folder = _from_hub(model if alias is None else alias.hub_id, here=False)
+    assert folder is not None
+    return folder
 
 
 def _checked(directory: Path) -> Path:

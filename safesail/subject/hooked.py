@@ -33,7 +33,7 @@ class ModuleBoundary:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PassRequest:
     """What one forward pass is to give."""
 
     capture: tuple[str, ...] = ()
@@ -53,7 +53,7 @@ class ForwardPass:
     """One forward pass under way: what is read and edited, by the point where that happens."""
 
     inputs: ModelInputs
-    wanted: Wanted
+    request: PassRequest
     point_of: Callable[[str], Hashable]
     keep_point: Hashable = None
     """Where `keep_block` ends."""
@@ -69,9 +69,9 @@ class ForwardPass:
     """As an `Edit` takes them; None without interventions."""
 
     def __post_init__(self) -> None:
-        for hook in dict.fromkeys(self.wanted.capture):
+        for hook in dict.fromkeys(self.request.capture):
             self.captures.setdefault(self.point_of(hook), []).append(hook)
-        for intervention in self.wanted.interventions:
+        for intervention in self.request.interventions:
             self.edits.setdefault(self.point_of(intervention.hook), []).append(intervention.edit)
         self.text = self.inputs.text
         if self.edits:
@@ -115,9 +115,9 @@ class ForwardPass:
 
     def stop_if_done(self) -> None:
         """Raises AllSeen once all that was wanted is there."""
-        everything = len(self.seen) == len(set(self.wanted.capture))
+        everything = len(self.seen) == len(set(self.request.capture))
         kept = self.keep_point is None or self.residual is not None
-        if everything and kept and not self.wanted.logits:
+        if everything and kept and not self.request.logits:
             raise AllSeen
 
     def output(self, logits: Tensor | None) -> SubjectOutput:
@@ -126,13 +126,13 @@ class ForwardPass:
         Raises:
             ConfigError: the model never came past a hook.
         """
-        if missing := set(self.wanted.capture) - set(self.seen):
+        if missing := set(self.request.capture) - set(self.seen):
             raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
         state = None
-        if self.wanted.keep_block is not None and self.residual is not None:
-            state = ResidualState(self.wanted.keep_block, self.residual, self.inputs)
+        if self.request.keep_block is not None and self.residual is not None:
+            state = ResidualState(self.request.keep_block, self.residual, self.inputs)
         return SubjectOutput(
-            {hook: self.seen[hook] for hook in self.wanted.capture},
+            {hook: self.seen[hook] for hook in self.request.capture},
             None if logits is None else logits[:, self.inputs.text.start - 1 :],
             state,
         )
@@ -152,7 +152,7 @@ class ForwardPass:
 
 
 class HookedModel:
-    """Forward passes that end at the deepest activation wanted. Threads may run them at once."""
+    """Forward passes that end at the deepest activation request. Threads may run them at once."""
 
     def __init__(
         self,
@@ -176,35 +176,35 @@ class HookedModel:
         for number, block in enumerate(self.blocks):
             self._make_skippable(number, block)
 
-    def run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
+    def run(self, inputs: ModelInputs, request: PassRequest) -> SubjectOutput:
         """One pass; see `Subject.run`."""
-        if wanted.start is not None:
-            self._check_resume(wanted.start, wanted.hooks)
-        return self._run(inputs, wanted)
+        if request.start is not None:
+            self._check_resume(request.start, request.hooks)
+        return self._run(inputs, request)
 
-    def _run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
-        done, logits = self._begin(inputs, wanted), None
+    def _run(self, inputs: ModelInputs, request: PassRequest) -> SubjectOutput:
+        done, logits = self._begin(inputs, request), None
         with suppress(AllSeen):
             done.stop_if_done()
             given = self._forward(done, inputs.ids, use_cache=False)
-            logits = given.logits if wanted.logits else None
+            logits = given.logits if request.logits else None
         return done.output(logits)
 
-    def _begin(self, inputs: ModelInputs, wanted: Wanted) -> ForwardPass:
-        block = wanted.keep_block
+    def _begin(self, inputs: ModelInputs, request: PassRequest) -> ForwardPass:
+        block = request.keep_block
         if block is not None and not 0 <= block < len(self.blocks):
             raise ConfigError(
                 f"no block {block} to keep the residual after; the model has {len(self.blocks)}"
             )
         keep = None if block is None else ModuleBoundary(self.blocks[block], "out")
-        return ForwardPass(inputs, wanted, self.boundaries.__getitem__, keep)
+        return ForwardPass(inputs, request, self.boundaries.__getitem__, keep)
 
     def generate(
         self, inputs: ModelInputs, interventions: Sequence[Intervention], choose: Callable[[Tensor], Tensor],
         max_tokens: int, stop: frozenset[int],
     ) -> list[list[int]]:  # fmt: skip
         """New ids of rows of one length; `choose` takes logits [batch, vocabulary] to ids [batch]."""
-        done = self._begin(inputs, Wanted(interventions=tuple(interventions), logits=True))
+        done = self._begin(inputs, PassRequest(interventions=tuple(interventions), logits=True))
         new: list[list[int]] = [[] for _ in inputs.ids]
         going = set(range(len(new)))
         ids, cache = inputs.ids, None
@@ -270,7 +270,7 @@ class HookedModel:
 
         def skippable(*args: Any, **kwargs: Any) -> Any:
             current: ForwardPass | None = getattr(self._local, "current", None)
-            start = None if current is None else current.wanted.start
+            start = None if current is None else current.request.start
             if start is not None and number <= start.block:
                 return start.residual.clone()
             output = forward(*args, **kwargs)
@@ -299,9 +299,9 @@ class HookedModel:
         """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""
         row = ModelInputs(start.inputs.ids[:1], start.inputs.mask[:1], start.inputs.text, None)
         last = len(self.blocks) - 1
-        whole = self._run(row, Wanted(keep_block=last)).state
-        kept = self._run(row, Wanted(keep_block=start.block)).state
-        again = self._run(row, Wanted(keep_block=last, start=kept)).state
+        whole = self._run(row, PassRequest(keep_block=last)).state
+        kept = self._run(row, PassRequest(keep_block=start.block)).state
+        again = self._run(row, PassRequest(keep_block=last, start=kept)).state
         return whole is not None and again is not None and torch.equal(whole.residual, again.residual)
 
 

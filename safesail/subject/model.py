@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safesail.domain.records import LoadedSubject
 from safesail.errors import SubjectError
-from safesail.subject.hooked import HookedModel, Wanted
+from safesail.subject.hooked import HookedModel, PassRequest
 from safesail.subject.protocol import Intervention, ModelInputs, ResidualState, SubjectOutput, unknown_hook
 from safesail.subject.tokens import TokenSpeller
 
@@ -79,8 +79,8 @@ class TransformerSubject:
         keep_block: int | None = None,
     ) -> SubjectOutput:
         """One forward pass; see `Subject.run`."""
-        wanted = Wanted(tuple(capture), tuple(interventions), logits, keep_block)
-        return self._run(self._inputs(rows, attention_mask), wanted)
+        request = PassRequest(tuple(capture), tuple(interventions), logits, keep_block)
+        return self._run(self._inputs(rows, attention_mask), request)
 
     def resume(
         self,
@@ -91,7 +91,7 @@ class TransformerSubject:
         logits: bool = False,
     ) -> SubjectOutput:
         """Run on from a kept residual; see `Subject.resume`."""
-        return self._run(state.inputs, Wanted(tuple(capture), tuple(interventions), logits, None, state))
+        return self._run(state.inputs, PassRequest(tuple(capture), tuple(interventions), logits, None, state))
 
     def generate(
         self,
@@ -105,12 +105,12 @@ class TransformerSubject:
         """Always a `SubjectError` where the model has no language head; see `Subject.generate`."""
         raise self._no_head()
 
-    def _run(self, inputs: ModelInputs, wanted: Wanted) -> SubjectOutput:
-        for hook in wanted.hooks:
+    def _run(self, inputs: ModelInputs, request: PassRequest) -> SubjectOutput:
+        for hook in request.hooks:
             self.check_hook(hook)
-        if wanted.logits and not self._has_head:
+        if request.logits and not self._has_head:
             raise self._no_head()
-        return self._model.run(inputs, wanted)
+        return self._model.run(inputs, request)
 
     _has_head = False
 

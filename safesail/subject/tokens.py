@@ -41,7 +41,7 @@ class TokenSpeller:
 
 
 def _spell_piece(piece: str) -> str:
-    found = _BYTE_TOKEN.fullmatch(piece)
-    if found:
-        return bytes([int(found.group(1), 16)]).decode("utf-8", "backslashreplace")
+    match = _BYTE_TOKEN.fullmatch(piece)
+    if match:
+        return bytes([int(match.group(1), 16)]).decode("utf-8", "backslashreplace")
     return piece.replace("\u2581", " ")

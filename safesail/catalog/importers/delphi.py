@@ -17,7 +17,7 @@ from safesail.domain.ids import FeatureId, layer_of
 from safesail.errors import ConfigError, DataError
 
 FOLDER = "**/explanations/*_latent*.txt"
-NOT_A_CORRELATION = "the scorer classifies windows; see balanced_accuracy"
+NO_CORRELATION = "the scorer classifies windows; see balanced_accuracy"
 _FILE = re.compile(r"^(?P<hook>.+)_latent(?P<index>\d{1,9})\.txt$")
 
 
@@ -121,7 +121,7 @@ def _add_score(path: Path, feature: FeatureId, explanation_id: str, into: Gather
     for _ in range(len(windows) - len(answered)):
         into.fault("prediction failed", f"{feature} {path.parent.name}")
     into.score(
-        feature, explanation_id, None, method=f"delphi {path.parent.name}", reason=NOT_A_CORRELATION,
+        feature, explanation_id, None, method=f"delphi {path.parent.name}", reason=NO_CORRELATION,
         balanced_accuracy=balanced_accuracy(answered), n_windows=len(answered), n_units=len(answered),
     )  # fmt: skip
 
