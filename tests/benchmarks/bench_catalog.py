@@ -7,6 +7,8 @@ million texts) and real queries: a query's own vector is made by MiniLM within t
 ten nearest that the quick search finds, over 20 queries drawn as the vectors are.
 """
 
+import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +19,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.embedder import MiniLMEmbedder
 from safesail.catalog.format import TABLES
+from safesail.catalog.query import run_query
+from safesail.catalog.release import build_release
 from safesail.catalog.search import SearchIndex
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import SaeRecord, SubjectInfo
+from safesail.errors import DataError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.imports import (
@@ -196,9 +202,34 @@ def main(n: int, folder: Path) -> None:
         timed("search three of the commonest words", [lambda t=t: catalog.search(t) for t in common])
         for what, sql in QUERIES.items():
             timed(what, [lambda sql=sql: catalog.query(sql)] * 20)
+    of_a_release(store, folder / f"release-{n}")
     with open_source(store) as db:
         hold_catalog(db)
         by_meaning(db, asked, folder)
+
+
+def of_a_release(store: Path, release: Path) -> None:
+    """The first query, which verifies the release, the next ones, and one after a byte was changed."""
+    if not release.exists():
+        build_release(store, release, ReleaseOptions(name="synthetic", licence="MIT"))
+    os.environ["SAFESAIL_CACHE"] = str(release.with_suffix(".cache"))  # no verdict is kept there yet
+    shutil.rmtree(release.with_suffix(".cache"), ignore_errors=True)
+    for number, sql in enumerate([*QUERIES.values()] * 2, 1):
+        began = perf_counter()
+        with run_query(release, sql) as result:
+            n_rows = len(list(result.rows()))
+        sys.stdout.write(f"query {number} of the release: {perf_counter() - began:.2f} s ({n_rows} rows)\n")
+    path = release / "explanations.parquet"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    try:
+        with run_query(release, "SELECT 1") as result:
+            list(result.rows())
+        sys.stdout.write("a changed byte: NOT noticed\n")
+    except DataError as error:
+        sys.stdout.write(f"a changed byte: {error}\n")
+    finally:
+        path.write_bytes(whole)
 
 
 QUERIES = {
