@@ -33,7 +33,9 @@ def blocks(*kinds: str) -> Iterator[str]:
 
 def examples() -> list[tuple[str, str]]:
     """Commands with the outputs that README shows."""
-    parts = [part for body in blocks("console") for part in re.split(r"^\$ ", body, flags=re.MULTILINE) if part]
+    parts = [
+        part for body in blocks("console") for part in re.split(r"^\$ ", body, flags=re.MULTILINE) if part
+    ]
     pairs: list[tuple[str, str]] = []
     for part in parts:
         command, _, output = re.sub(r"\\\n\s*", "", part).partition("\n")
@@ -55,7 +57,8 @@ def differs(line: str, true: str) -> bool:
     """Whether a line of README is not the true line, numbers compared to two figures or .02."""
     parts = [re.split(f"({NUMBER.pattern})", part) for part in line.split("…")]
     pattern = ".*".join(
-        "".join(f"({NUMBER.pattern})" if i % 2 else re.escape(p) for i, p in enumerate(part)) for part in parts
+        "".join(f"({NUMBER.pattern})" if i % 2 else re.escape(p) for i, p in enumerate(part))
+        for part in parts
     )
     match = re.fullmatch(re.sub(r"(?:\\ )+", r"\\s+", pattern), true.rstrip())
     if match is None:
