@@ -1,6 +1,6 @@
 """What a pipeline file says."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -8,6 +8,8 @@ from safesail.autointerp.config import AutointerpConfig
 from safesail.catalog.config import ReleaseOptions
 from safesail.domain.config import Config
 from safesail.harvest.config import HarvestConfig
+from safesail.llm.budget import Price
+from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.selection.config import SelectionConfig
 
 
@@ -21,14 +23,24 @@ class ChatConfig(Config):
     base_url: str | None = None
     """Of an OpenAI-compatible endpoint; None: OPENAI_BASE_URL, else OpenAI."""
 
+    prices: dict[str, Price] = Field(default_factory=dict)
+    """By model, in US dollars for a million tokens: what a budget in dollars and a plan go by."""
+
 
 class PipelineConfig(Config):
     """One pipeline, end to end. Paths may begin with `bundled:` for the files that come with Safe-SAIL."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     model: str
-    saes: tuple[str, ...] = Field(min_length=1)
-    """Candidates: folders (patterns allowed), checkpoints, or `release/id`."""
+    device: str = "auto"
+    """As `--device` of the stages takes it."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the subject model; SAEs always run in float32."""
+
+    saes: tuple[str | CheckpointSource, ...] = Field(min_length=1)
+    """Candidates: folders (patterns allowed), checkpoints, or `release/id`; a checkpoint with its settings where no
+    YAML file beside it has them."""
 
     concepts: tuple[str, ...] = Field(min_length=1)
     """Files or folders of contrastive pairs."""

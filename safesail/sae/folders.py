@@ -10,7 +10,8 @@ from safesail.domain.config import load_yaml
 from safesail.domain.ids import layer_of
 from safesail.errors import ConfigError, SaeError
 from safesail.resources import expand
-from safesail.sae.directory import read_directory
+from safesail.sae.checkpoint_config import CheckpointSource
+from safesail.sae.directory import find_candidate, made_for
 from safesail.subject.aliases import resolve
 from safesail.subject.sizes import ModelSizes, sizes_of
 
@@ -70,13 +71,32 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
     sizes = sizes_of(model)
     for spec, name in zip(matching, names, strict=True):
         settings = read_settings(Path(spec))
-        if settings is None and spec.partition("/")[0] not in read_directory():
-            raise SaeError(
-                f"no SAE at {spec}: not a folder with {CONFIG}, a .pt file or release/id of SAELens"
-            )
-        if settings is not None and sizes is not None:
+        settings = listed_settings(spec) if settings is None else settings
+        if sizes is not None:
             check_settings(name, settings, sizes)
     return matching
+
+
+def listed_settings(spec: str) -> dict[str, Any]:
+    """What SAELens' directory tells of `release/id`, in the form of a cfg.json.
+
+    Raises:
+        SaeError: it does not list that SAE.
+    """
+    listed = find_candidate(spec)
+    model = made_for(listed.release)
+    made = {} if model is None else {"d_in": model.d_model, "model_name": model.hub_id}
+    return {**made, **({} if listed.hook is None else {"hook_name": listed.hook})}
+
+
+def check_checkpoint(source: CheckpointSource, model: ModelSizes) -> None:
+    """Refuse a checkpoint whose settings do not fit a subject model.
+
+    Raises:
+        SaeError: another width, or a layer that the model does not have.
+    """
+    settings = {"d_in": source.d_in, "hook_name": source.hook}
+    check_settings(Path(source.path).stem, settings, model)
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

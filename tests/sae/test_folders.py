@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from safesail.errors import ConfigError, SaeError
-from safesail.sae.checkpoint import CheckpointConfig, open_checkpoint
+from safesail.sae.checkpoint import open_checkpoint
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.folders import CONFIG, check_saes, find_saes
 from safesail.sae.load import open_sae
 from tests.tiny_model import D_MODEL, write_tiny_model
