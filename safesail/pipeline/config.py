@@ -1,5 +1,6 @@
 """What a pipeline file says."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -7,8 +8,10 @@ from pydantic import Field
 from safesail.autointerp.config import AutointerpConfig
 from safesail.catalog.config import ReleaseOptions
 from safesail.domain.config import Config
+from safesail.errors import NotFoundError
 from safesail.harvest.config import HarvestConfig
 from safesail.llm.budget import Price
+from safesail.resources import resource_dir
 from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.selection.config import SelectionConfig
 
@@ -65,3 +68,20 @@ class PipelineConfig(Config):
     chat: ChatConfig = ChatConfig()
     autointerp: AutointerpConfig = AutointerpConfig()
     release: ReleaseOptions
+
+
+def find_pipeline(name_or_path: str) -> Path:
+    """The file itself, or the one of that name among those that come with Safe-SAIL.
+
+    Raises:
+        NotFoundError: neither exists.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    folder = resource_dir("pipelines")
+    own = folder / f"{path.name.removesuffix('.yaml')}.yaml"
+    if own.is_file():
+        return own
+    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise NotFoundError(f"no pipeline {name_or_path!r}: not a file, and not one of {known}")

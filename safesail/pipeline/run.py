@@ -14,7 +14,6 @@ from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.concepts.read import load_concepts
 from safesail.domain.records import Score
-from safesail.errors import NotFoundError
 from safesail.harvest.feature_list import features_to_keep
 from safesail.harvest.run import HarvestJob, HarvestReport, run_harvest
 from safesail.llm.budget import parse_budget
@@ -22,7 +21,7 @@ from safesail.metrics.correlation import bootstrap_interval
 from safesail.pipeline.clock import StageClock, size_of
 from safesail.pipeline.config import PipelineConfig
 from safesail.pipeline.summary import Interval, Summary
-from safesail.resources import expand, resource_dir
+from safesail.resources import expand
 from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.selection.result import SelectionResult
@@ -32,23 +31,6 @@ from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
-
-
-def find_pipeline(name_or_path: str) -> Path:
-    """The file itself, or the one of that name among those that come with Safe-SAIL.
-
-    Raises:
-        NotFoundError: neither exists.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    folder = resource_dir("pipelines")
-    own = folder / f"{path.name.removesuffix('.yaml')}.yaml"
-    if own.is_file():
-        return own
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-    raise NotFoundError(f"no pipeline {name_or_path!r}: not a file, and not one of {known}")
 
 
 def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) -> Summary:
@@ -71,7 +53,9 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
         chosen = run_selection(db, subject, saes, concepts, config.selection, quiet=quiet)
         sae_id = chosen.best
         clock.end("select")
-        harvested = _harvest(db, subject, next(s for s in saes if s.info.sae_id == sae_id), config, quiet=quiet)
+        harvested = _harvest(
+            db, subject, next(s for s in saes if s.info.sae_id == sae_id), config, quiet=quiet
+        )
         clock.end("harvest")
         report = _explain(db, sae_id, config, quiet=quiet)
         scores = [s for s in headline_scores(db, sae_id) if s.feature in set(report.explained)]

@@ -108,7 +108,8 @@ def find_candidate(spec: str) -> Candidate:
     directory = read_directory()
     if release not in directory:
         raise SaeError(
-            f"no SAE at {spec}: not a folder with cfg.json, a .pt file or release/id of SAELens{_near(release, directory)}"
+            f"no SAE at {spec}: not a folder with cfg.json, a .pt file or release/id of SAELens"
+            + _near(release, directory)
         )
     entries = {str(entry["id"]): entry for entry in directory[release]["saes"] if "saes" not in entry}
     if sae_id not in entries:

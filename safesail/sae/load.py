@@ -154,7 +154,9 @@ def load_with_saes(
     return subject, open_saes(specs, subject, device=model.device)
 
 
-def open_saes(specs: Sequence[str | CheckpointSource], subject: Subject, *, device: str = "auto") -> list[SAE]:
+def open_saes(
+    specs: Sequence[str | CheckpointSource], subject: Subject, *, device: str = "auto"
+) -> list[SAE]:
     """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
 
     Raises:
