@@ -1,6 +1,7 @@
 """`safesail run`."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import click
@@ -80,7 +81,7 @@ def run(
 
 def _speed(text: str) -> "Speed":
     """What `--tflops` says: of the model, and of the SAEs where theirs differs."""
-    from safesail.pipeline.plan.costs import Speed
+    from safesail.pipeline.plan.costs import stated_speed
 
     try:
         model, sae = (float(part) for part in (text if "," in text else f"{text},{text}").split(","))
@@ -88,7 +89,7 @@ def _speed(text: str) -> "Speed":
         model = sae = 0.0
     if not (0 < model < float("inf") and 0 < sae < float("inf")):
         raise ConfigError(f"--tflops {text!r} is not understood; write one number, or two as 125,11.7")
-    return Speed(model * 1e12, sae * 1e12, f"{model:g} TFLOP/s for the model and {sae:g} for SAEs, as stated")
+    return stated_speed(model * 1e12, sae * 1e12)
 
 
 def _print_plan(plan: "RunPlan") -> None:
@@ -98,4 +99,4 @@ def _print_plan(plan: "RunPlan") -> None:
         click.echo(line)
     click.echo("\nwhat the figures rest on:")
     for line in plan.assumptions():
-        click.echo(f"  {line}")
+        click.echo(fill(line, 100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))

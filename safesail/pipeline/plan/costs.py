@@ -9,7 +9,7 @@ from safesail.harvest.config import HarvestConfig
 from safesail.llm.budget import Budget
 from safesail.llm.factory import BUILT_IN
 from safesail.pipeline.config import PipelineConfig
-from safesail.pipeline.plan.estimate import Estimate, derived, total
+from safesail.pipeline.plan.estimate import Estimate, total
 from safesail.pipeline.plan.parts import BYTES, ModelPart, SaePart
 from safesail.pipeline.plan.text import PairPart, TextPart
 
@@ -69,9 +69,8 @@ CANDIDATES = 2
 class Speed:
     """What the machine does in a second."""
 
-    model_flops: float
-    encoder_flops: float
-    basis: str
+    model_flops: Estimate
+    encoder_flops: Estimate
 
 
 @dataclass(frozen=True)
@@ -92,10 +91,20 @@ class Stage:
     dollars: Estimate | None = None
 
 
-def cpu_speed(cores: int) -> Speed:
+def stated_speed(model: float, encoder: float) -> Speed:
+    """What the user says of the machine, in operations per second."""
+    basis = f"{model / 1e12:g} TFLOP/s for the model and {encoder / 1e12:g} for SAEs, as stated"
+    return Speed(Estimate(model, basis), Estimate(encoder, basis))
+
+
+def cpu_speed(cores: int, dtype: str) -> Speed:
     """What a machine without a stated speed is assumed to do."""
     flops = cores * CORE_FLOPS
-    return Speed(flops, flops, f"{cores} CPU cores of {CORE_FLOPS / 1e9:.0f} GFLOP/s each, assumed")
+    encoder = Estimate(flops, f"{cores} CPU cores of {CORE_FLOPS / 1e9:.0f} GFLOP/s each, assumed")
+    if dtype == "float32":
+        return Speed(encoder, encoder)
+    why = f"{dtype} is 8 to 150 times slower than float32 on a CPU; say --tflops of the GPU"
+    return Speed(Estimate(None, why), encoder)
 
 
 def fetch(model: ModelPart, saes: Sequence[SaePart], text: TextPart) -> Stage:
@@ -113,61 +122,52 @@ def fetch(model: ModelPart, saes: Sequence[SaePart], text: TextPart) -> Stage:
 
 def load(model: ModelPart, saes: Sequence[SaePart], dtype: str) -> Stage:
     """The model and all SAEs in memory at once."""
-    weights = derived(f"the model in {dtype}", lambda n: n * BYTES[dtype], model.parameters)
-    encoders = derived("SAEs in float32", lambda n: 4 * n, total([s.parameters for s in saes], "all SAEs"))
-    both = total([weights, encoders], f"the model in {dtype}, {len(saes)} SAEs in float32")
+    weights = model.parameters * BYTES[dtype] + total([sae.parameters for sae in saes], "all SAEs") * 4
+    beside = BASE_MEMORY + WORK_MEMORY
+    of = f"the model in {dtype}, {len(saes)} SAEs in float32, and {beside / 1e9:.1f} GB beside them"
+    rate = f"{LOAD_SECONDS:.0f} s and {LOAD_BYTES_PER_SECOND / 1e9:.0f} GB/s, assumed"
     return Stage(
         "load",
-        derived(
-            f"{LOAD_SECONDS:.0f} s and {LOAD_BYTES_PER_SECOND / 1e9:.0f} GB/s, assumed",
-            lambda n: LOAD_SECONDS + n / LOAD_BYTES_PER_SECOND,
-            both,
-        ),
-        memory=derived(f"{both.basis}, and {(BASE_MEMORY + WORK_MEMORY) / 1e9:.1f} GB beside them",
-                       lambda n: n + BASE_MEMORY + WORK_MEMORY, both),
-    )  # fmt: skip
+        (weights / LOAD_BYTES_PER_SECOND + LOAD_SECONDS).on(rate),
+        memory=(weights + beside).on(of),
+    )
 
 
 def select(model: ModelPart, saes: Sequence[SaePart], pairs: PairPart, speed: Speed) -> Stage:
     """Every pair once through the model to the deepest hook, and through every SAE."""
-    deepest = _deepest(model, saes)
-    encoders = total([sae.encoder_flops for sae in saes], "all encoders")
+    run = _run_seconds(pairs.tokens, model, saes, speed)
     figures = FIGURE_SECONDS * len(saes) * pairs.n_pairs
     n_bytes = SELECTION_BYTES * len(saes) * pairs.n_concepts + pairs.n_bytes
+    basis = f"{run.basis}; figures {FIGURE_SECONDS * 1000:.1f} ms per SAE and pair"
     return Stage(
         "select",
-        derived(
-            f"{speed.basis}; figures {FIGURE_SECONDS * 1000:.1f} ms per SAE and pair",
-            lambda n, flops, enc: n * _per_token(flops, enc, speed) + figures,
-            pairs.tokens, deepest, encoders,
-        ),
+        (run + figures).on(basis),
         disk=Estimate(n_bytes, f"{SELECTION_BYTES:,} bytes per SAE and concept, and the pairs"),
         model_tokens=pairs.tokens,
-    )  # fmt: skip
+    )
 
 
 def harvest(
     model: ModelPart, sae: SaePart, text: TextPart, config: PipelineConfig, speed: Speed, why: str
 ) -> Stage:
     """The text once through the model to the chosen SAE's hook; `why` it is taken for the chosen one."""
-    kept = _kept(sae, text, config.harvest, config.max_features)
-    all_of = derived("all nonzeros", lambda n: n * (sae.l0 or 0), text.tokens)
+    run = _run_seconds(text.tokens, model, [sae], speed)
+    chosen = f"{sae.name}, {why}"
     return Stage(
         "harvest",
-        derived(
-            f"{speed.basis}; {sae.name}, {why}",
-            lambda n, flops, enc: n * _per_token(flops, enc, speed),
-            text.tokens, _deepest(model, [sae]), sae.encoder_flops,
-        ),
-        disk=derived(
-            f"{kept.basis}, {NONZERO_BYTES[config.harvest.precision]} bytes each; histograms; {TEXT_BYTES:.0f} bytes "
-            f"per token of text; {sae.name}, {why}",
-            lambda n, of_all, tokens: n * NONZERO_BYTES[config.harvest.precision]
-            + _histograms(of_all, sae.d_sae or 0) + FEATURE_BYTES * (sae.d_sae or 0) + TEXT_BYTES * tokens,
-            kept, all_of, text.tokens,
-        ),
+        run.on(f"{run.basis}; {chosen}"),
+        disk=_harvest_disk(sae, text, config, chosen),
         model_tokens=text.tokens,
-    )  # fmt: skip
+    )
+
+
+def _harvest_disk(sae: SaePart, text: TextPart, config: PipelineConfig, chosen: str) -> Estimate:
+    kept = _kept(sae, text, config.harvest, config.max_features)
+    each, d_sae = NONZERO_BYTES[config.harvest.precision], sae.d_sae or 0
+    statistics = _histograms((text.tokens * (sae.l0 or 0)).value or 0, d_sae) + FEATURE_BYTES * d_sae
+    return (kept * each + text.tokens * TEXT_BYTES + statistics).on(
+        f"{kept.basis}, {each} bytes each; histograms; {TEXT_BYTES:.0f} bytes per token of text; {chosen}"
+    )
 
 
 def explain(cost: Cost, n: int, config: PipelineConfig, call_seconds: float | None, basis: str) -> Stage:
@@ -230,17 +230,17 @@ def affordable(per_feature: Cost, n: int, budget: Budget) -> int | None:
 
 def _deepest(model: ModelPart, saes: Sequence[SaePart]) -> Estimate:
     """Multiplications and additions for one token up to the deepest hook."""
-    layers = [sae.layer for sae in saes]
-    depth = max((layer for layer in layers if layer is not None), default=None)
+    depth = max((sae.layer for sae in saes if sae.layer is not None), default=None)
     if depth is None:
         return Estimate(None, "no SAE says at which layer it sits")
-    return derived(
-        "2 x weights of the layers up to the hook", lambda n: 2 * n * (depth + 1), model.layer_parameters
-    )
+    return model.layer_parameters * (2 * (depth + 1))
 
 
-def _per_token(model_flops: float, encoder_flops: float, speed: Speed) -> float:
-    return model_flops / speed.model_flops + encoder_flops / speed.encoder_flops
+def _run_seconds(tokens: Estimate, model: ModelPart, saes: Sequence[SaePart], speed: Speed) -> Estimate:
+    """Tokens through the model to the deepest hook, and through the encoders."""
+    encoders = total([sae.encoder_flops for sae in saes], "all encoders")
+    each = _deepest(model, saes) / speed.model_flops + encoders / speed.encoder_flops
+    return (tokens * each).on(speed.model_flops.basis)
 
 
 def _kept(sae: SaePart, text: TextPart, config: HarvestConfig, n_features: int) -> Estimate:
@@ -255,7 +255,7 @@ def _kept(sae: SaePart, text: TextPart, config: HarvestConfig, n_features: int) 
             f"{basis}, of which {share:.1%} are kept ({n_kept} candidates of average density, assumed, and "
             f"{config.whole_documents:.0%} of the documents whole)"
         )
-    return derived(basis, lambda n: n * l0 * share, text.tokens)
+    return (text.tokens * (l0 * share)).on(basis)
 
 
 def _histograms(nonzeros: float, d_sae: int) -> float:

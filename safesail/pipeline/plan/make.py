@@ -59,7 +59,7 @@ def plan_pipeline(
     sample = text.sample if _n(text) >= _LEAST_SAMPLE else [*text.sample, *_bundled(tokenizer.cut)]
     taken = measure(config, concepts, text.tokens.value, sample, chat) if measured else None
     usual = _usual(sample, config, chat, taken)
-    speed = costs.cpu_speed(os.cpu_count() or 1) if speed is None else speed
+    speed = costs.cpu_speed(os.cpu_count() or 1, config.dtype) if speed is None else speed
     sae, why = _chosen(saes, taken)
     n = config.max_features
     budget = parse_budget(config.budget)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safesail.domain.ids import layer_of
 from safesail.errors import SaeError
-from safesail.pipeline.plan.estimate import Estimate, derived
+from safesail.pipeline.plan.estimate import Estimate
 from safesail.resources import cache_dir
 from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.sae.directory import find_candidate, made_for, read_directory
@@ -118,7 +118,7 @@ def _published(model: str, alias: ModelAlias | None, sizes: ModelSizes) -> Model
     dtype = None if alias is None else alias.hub_dtype
     download = Estimate(None, _NOT_CHECKED)
     if dtype is not None:
-        download = derived(f"all weights in {dtype}, as on the hub", lambda n: n * BYTES[dtype], parameters)
+        download = (parameters * BYTES[dtype]).on(f"all weights in {dtype}, as on the hub")
     hub_id = model if alias is None else alias.hub_id
     return ModelPart(model, f"Hugging Face hub, {hub_id}", download, parameters, layers, sizes)
 
@@ -189,7 +189,7 @@ def _listed(spec: str) -> SaePart:
         listed.expected_l0,
     )
     basis = "encoder and decoder in float32; half of it where they are stored in bfloat16"
-    return replace(part, download=derived(basis, lambda n: 4 * n, part.parameters))
+    return replace(part, download=(part.parameters * 4).on(basis))
 
 
 def _checkpoint(source: CheckpointSource) -> SaePart:
@@ -198,7 +198,7 @@ def _checkpoint(source: CheckpointSource) -> SaePart:
     n = source.d_in * source.d_sae + source.d_in + source.d_sae
     return SaePart(
         path.stem,
-        f"by hand, to {path}" if missing else "here",
+        "by hand" if missing else "here",
         Estimate(4 * n, "an encoder in float32") if missing else Estimate(0, "it is here"),
         layer_of(source.hook),
         source.d_in,

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from safesail.pipeline.plan.costs import Stage
-from safesail.pipeline.plan.estimate import NOTHING, Estimate, derived
+from safesail.pipeline.plan.estimate import NOTHING, Estimate, total
 from safesail.pipeline.plan.parts import ModelPart, SaePart
 
 _COLUMNS = {
@@ -49,7 +49,7 @@ class RunPlan:
 
     @property
     def to_do(self) -> list[str]:
-        """What the user has to fetch first; each only once."""
+        """What the user has to do first, each once."""
         return list(dict.fromkeys(sae.to_do for sae in self.saes if sae.to_do is not None))
 
     @property
@@ -87,7 +87,11 @@ class RunPlan:
     def table(self) -> list[dict[str, str]]:
         """A row per stage, the whole last; empty cells: nothing of it; `?`: unknown, and `notes` say why."""
         rows = [{"stage": stage.stage, **_cells(vars(stage))} for stage in self.stages]
-        return [*rows, {"stage": "whole", **_cells(self.whole)}]
+        whole = _cells(self.whole)
+        if self.whole["seconds"].value is None:
+            known = [s.seconds.value for s in self.stages if s.seconds.value is not None]
+            whole["time"] = f"{_time(sum(known))} + ?"
+        return [*rows, {"stage": "whole", **whole}]
 
     def notes(self) -> list[str]:
         """What people read beneath the table."""
@@ -103,19 +107,22 @@ class RunPlan:
             lines.append(
                 f"{what}: {written(taken, 'bytes')} of {written(Estimate(there, ''), 'bytes')}: {verdict}"
             )
+        missing = [sae for sae in self.saes if sae.to_do is not None]
+        lines += [f"not here: {', '.join(sae.name for sae in missing)}"] if missing else []
         lines += [f"first: {todo}" for todo in self.to_do]
         return lines
 
     def assumptions(self) -> list[str]:
-        """What each figure rests on, or why it is unknown."""
+        """What each figure rests on, or why it is unknown; one line for figures of a stage that rest on the same."""
         lines: list[str] = []
         for stage in self.stages:
+            headings: dict[str, list[str]] = {}
             for name, (heading, _) in _COLUMNS.items():
                 estimate = getattr(stage, name)
-                if estimate is not None and (estimate.value is None or estimate.value):
-                    lines.append(
-                        f"{stage.stage} {heading}: {'?, ' if estimate.value is None else ''}{estimate.basis}"
-                    )
+                if estimate is not None and estimate.value != 0:
+                    unknown = "unknown, " if estimate.value is None else ""
+                    headings.setdefault(unknown + estimate.basis, []).append(heading)
+            lines += [f"{stage.stage}, {' and '.join(of)}: {basis}" for basis, of in headings.items()]
         return lines
 
     def _sources(self) -> list[str]:
@@ -165,8 +172,8 @@ def _whole(name: str, estimates: Sequence[Estimate | None]) -> Estimate:
     if not parts:
         return NOTHING
     if name == "memory":
-        return derived("the most at once", lambda *values: max(values), *parts)
-    return derived("all stages", lambda *values: sum(values), *parts)
+        return max(parts, key=lambda part: float("inf") if part.value is None else part.value)
+    return total(parts, "all stages")
 
 
 def _stage_json(stage: Stage) -> dict[str, Any]:
