@@ -11,8 +11,9 @@ from safesail.autointerp.usual import stand_in_store, usual_cost
 from safesail.llm.budget import Price, parse_budget
 from safesail.store.sql import value
 
-WORDS = ("river", "mill", "old", "miller", "sold", "flour", "to", "bakers", "of", "town", "each", "winter")
-TEXTS = [[f" {word}" for word in Random(i).choices(WORDS, k=60)] for i in range(90)]
+STEMS = ("river", "mill", "old", "miller", "sold", "flour", "to", "bakers", "of", "town", "each", "winter")
+WORDS = [f" {stem}{ending}" for stem in STEMS for ending in ("", "s", "ing", "er", "ish")]
+TEXTS = [Random(i).choices(WORDS, k=60) for i in range(90)]
 
 
 def chat(model: str = "lexical", prices: dict[str, Price] | None = None) -> ChatSettings:

@@ -19,12 +19,9 @@ from safesail.pipeline.plan.estimate import Estimate
 from safesail.pipeline.plan.measure import Measured, measure
 from safesail.pipeline.plan.parts import SaePart, model_part, sae_parts
 from safesail.pipeline.plan.result import RunPlan
-from safesail.pipeline.plan.text import TextPart, count_pairs, count_texts, open_tokenizer
+from safesail.pipeline.plan.text import SAMPLE_TOKENS, count_pairs, count_texts, open_tokenizer
 from safesail.resources import resource_dir
 from safesail.text.documents import read_documents
-
-_LEAST_SAMPLE = 20_000
-"""Tokens that stand-in features need; where fewer of the pipeline's text are here, the text that comes along joins."""
 
 
 def plan_pipeline(
@@ -56,7 +53,7 @@ def plan_pipeline(
         config.chat.explainer, config.chat.simulator, Budget("unlimited", float("inf")),
         config.chat.base_url, config.chat.prices or None, concurrency=config.autointerp.concurrency,
     )  # fmt: skip
-    sample = text.sample if _n(text) >= _LEAST_SAMPLE else [*text.sample, *_bundled(tokenizer.cut)]
+    sample = _enough(text.sample, tokenizer.cut)
     taken = measure(config, concepts, text.tokens.value, sample, chat) if measured else None
     usual = _usual(sample, config, chat, taken)
     speed = costs.cpu_speed(os.cpu_count() or 1, config.dtype) if speed is None else speed
@@ -128,12 +125,14 @@ def _timed(stage: Stage, time: StageTime | None, basis: str) -> Stage:
     )
 
 
-def _n(text: TextPart) -> int:
-    return sum(map(len, text.sample))
-
-
-def _bundled(cut: Callable[[str], list[str]]) -> list[list[str]]:
-    return [cut(document.text) for document in read_documents([str(resource_dir("data") / "texts")])]
+def _enough(sample: Sequence[list[str]], cut: Callable[[str], list[str]]) -> list[list[str]]:
+    """Documents that stand-in features can be made of: where few of the pipeline's are here, bundled ones join."""
+    documents, n = list(sample), sum(map(len, sample))
+    bundled = read_documents([str(resource_dir("data") / "texts")])
+    while n < SAMPLE_TOKENS and (document := next(bundled, None)) is not None:
+        documents.append(cut(document.text))
+        n += len(documents[-1])
+    return documents
 
 
 def _free(folder: Path) -> int:

@@ -19,8 +19,8 @@ MAX_BYTES = 50_000_000
 BYTES_PER_TOKEN = 4.2
 """Of English text in a subject model's tokens: SmolLM2's on the texts that come along."""
 
-_SAMPLE_TOKENS = 60_000
-"""Of the text that stands for what an explainer will be shown."""
+SAMPLE_TOKENS = 20_000
+"""Of the text that stands for what an explainer will be shown: windows enough for every stand-in feature."""
 
 _RULE = re.compile(r" ?[^\W\d_\u3000-\u9fff]{1,8}|[\u3000-\u9fff]{1,2}|\d| ?[^\w\s]{1,2}|\s+|.", re.DOTALL)
 
@@ -117,11 +117,13 @@ def count_texts(config: PipelineConfig, tokenizer: Tokenizer) -> TextPart:
     far = [source for source in sources if source.startswith("hf:") or source == "-"]
     n_bytes = n_tokens = 0
     sample: list[list[str]] = []
+    sampled = 0
     limit, complete = config.harvest.n_tokens, True
     for text in _near_texts([s for s in sources if s not in far], config.harvest.column):
         pieces = tokenizer.cut(text)
-        if sum(map(len, sample)) < _SAMPLE_TOKENS:
+        if sampled < SAMPLE_TOKENS:
             sample.append(pieces)
+            sampled += len(pieces)
         n_bytes, n_tokens = n_bytes + len(text.encode()), n_tokens + len(pieces)
         if n_bytes > MAX_BYTES or (limit is not None and n_tokens >= limit):
             complete = False
