@@ -22,6 +22,7 @@ from safesail.pipeline.clock import StageClock, size_of
 from safesail.pipeline.config import PipelineConfig
 from safesail.pipeline.summary import Interval, Summary
 from safesail.resources import expand
+from safesail.sae.folders import check_here
 from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.selection.result import SelectionResult
@@ -31,6 +32,7 @@ from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
+from safesail.subject.sizes import ModelSizes, sizes_of
 
 
 def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) -> Summary:
@@ -45,6 +47,8 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     clock = StageClock()
     folder = Path("runs") / config.name if out is None else out
     store = folder / "safesail.duckdb"
+    # Before the model is fetched, which may take hours.
+    check_here(config.saes, sizes_of(config.model) or ModelSizes(config.model, None, None))
     subject = load_subject(ModelConfig(config.model, config.device, config.dtype), quiet=quiet)
     saes = open_saes(config.saes, subject, device=config.device)
     clock.end("load")

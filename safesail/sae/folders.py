@@ -89,6 +89,29 @@ def listed_settings(spec: str) -> dict[str, Any]:
     return {**made, **({} if listed.hook is None else {"hook_name": listed.hook})}
 
 
+def check_here(specs: Sequence[str | CheckpointSource], model: ModelSizes) -> list[str]:
+    """Hold SAEs against a subject model as `check_saes` does, and see that checkpoints have been fetched.
+
+    Args:
+        specs: Those that `check_saes` takes, and checkpoints with their settings.
+        model: What is known of the subject model.
+
+    Returns:
+        As `check_saes`, of the specs that are names.
+
+    Raises:
+        ConfigError: as `check_saes`.
+        SaeError: as `check_saes`, or a checkpoint that does not fit or is not here; the error says how to get it.
+    """
+    sources = [spec for spec in specs if not isinstance(spec, str)]
+    for source in sources:
+        check_checkpoint(source, model)
+        if not Path(source.path).is_file():
+            raise SaeError(f"no checkpoint at {source.path}; {source.fetch}")
+    named = [spec for spec in specs if isinstance(spec, str)]
+    return check_saes(named, model.model_id) if named or not sources else []
+
+
 def check_checkpoint(source: CheckpointSource, model: ModelSizes) -> None:
     """Refuse a checkpoint whose settings do not fit a subject model.
 

@@ -11,8 +11,7 @@ from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.sae.folders import (
     CONFIG,
     WEIGHTS,
-    check_checkpoint,
-    check_saes,
+    check_here,
     check_settings,
     may_be_release,
     read_settings,
@@ -164,14 +163,9 @@ def open_saes(
         SaeError: an SAE is damaged or does not fit the subject model, or a checkpoint has not been fetched yet.
     """
     info, chosen = subject.info, choose_device(device)
-    sources = [spec for spec in specs if not isinstance(spec, str)]
-    named = [spec for spec in specs if isinstance(spec, str)]
-    for source in sources:
-        check_checkpoint(source, ModelSizes(info.model_id, info.d_model, info.n_layers))
-        if not Path(source.path).is_file():
-            raise SaeError(f"no checkpoint at {source.path}; {source.fetch}")
-    found = check_saes(named, info.model_id) if named or not sources else []
+    found = check_here(specs, ModelSizes(info.model_id, info.d_model, info.n_layers))
     saes = [open_sae(spec, model=info, device=chosen) for spec in found]
+    sources = [spec for spec in specs if not isinstance(spec, str)]
     return saes + [_open_source(source, info, chosen) for source in sources]
 
 

@@ -17,6 +17,7 @@ from safesail.pipeline.plan.costs import Stage, affordable, stated_speed
 from safesail.pipeline.plan.estimate import Estimate
 from safesail.pipeline.plan.make import plan_pipeline
 from safesail.pipeline.plan.result import RunPlan, written
+from safesail.pipeline.run import run_pipeline
 from tests.pipeline.conftest import Made
 
 A100 = stated_speed(125e12, 11.7e12)
@@ -87,6 +88,14 @@ def test_the_papers_setting() -> None:
     (to_do,) = plan.to_do
     assert "OysterAI/Qwen2.5-3B-Instruct-SAEs" in to_do
     assert unknown(plan) == {"fetch seconds"}
+
+
+@pytest.mark.usefixtures("no_models")
+def test_a_run_says_what_is_missing_before_it_fetches_the_model() -> None:
+    with pytest.raises(
+        SaeError, match=r"no checkpoint at data/sae_checkpoints/ckpt_layer0\.pt; hf download OysterAI"
+    ):
+        run_pipeline(find_pipeline("qwen2.5-3b"))
 
 
 @pytest.mark.usefixtures("no_models")
