@@ -163,8 +163,8 @@ def open_saes(
         SaeError: an SAE is damaged or does not fit the subject model, or a checkpoint has not been fetched yet.
     """
     info, chosen = subject.info, choose_device(device)
-    found = check_here(specs, ModelSizes(info.model_id, info.d_model, info.n_layers))
-    saes = [open_sae(spec, model=info, device=chosen) for spec in found]
+    checked = check_here(specs, ModelSizes(info.model_id, info.d_model, info.n_layers))
+    saes = [open_sae(spec, model=info, device=chosen) for spec in checked]
     sources = [spec for spec in specs if not isinstance(spec, str)]
     return saes + [_open_source(source, info, chosen) for source in sources]
 

@@ -54,10 +54,10 @@ def plan_pipeline(
         config.chat.base_url, config.chat.prices or None, concurrency=config.autointerp.concurrency,
     )  # fmt: skip
     sample = _enough(text.sample, tokenizer.cut)
-    taken = measure(config, concepts, text.tokens.value, sample, chat) if measured else None
-    usual = _usual(sample, config, chat, taken)
+    timings = measure(config, concepts, text.tokens.value, sample, chat) if measured else None
+    usual = _usual(sample, config, chat, timings)
     speed = costs.cpu_speed(os.cpu_count() or 1, config.dtype) if speed is None else speed
-    sae, why = _chosen(saes, taken)
+    sae, why = _chosen(saes, timings)
     n = config.max_features
     budget = parse_budget(config.budget)
     finished = costs.affordable(usual.of(1), n, budget)
@@ -82,39 +82,39 @@ def plan_pipeline(
         ),
         costs.release(n if finished is None else finished),
     ]
-    if taken is not None:
-        stages = _with_times(stages, taken, finished or 0)
+    if timings is not None:
+        stages = _with_times(stages, timings, finished or 0)
     folder = Path("runs") / config.name if out is None else out
     return RunPlan(config.name, model, saes, stages, n, finished, config.budget, _free(folder), _memory())
 
 
 def _usual(
-    sample: Sequence[Sequence[str]], config: PipelineConfig, chat: ChatSettings, taken: Measured | None
+    sample: Sequence[Sequence[str]], config: PipelineConfig, chat: ChatSettings, timings: Measured | None
 ) -> Usual:
-    if taken is not None and taken.usual is not None:
-        return taken.usual
+    if timings is not None and timings.usual is not None:
+        return timings.usual
     return usual_cost(sample, config.harvest.n_ctx, chat, config.autointerp)
 
 
-def _chosen(saes: Sequence[SaePart], taken: Measured | None) -> tuple[SaePart, str]:
+def _chosen(saes: Sequence[SaePart], timings: Measured | None) -> tuple[SaePart, str]:
     """The SAE that is harvested, and why it is taken for the one that ranks first."""
-    if taken is not None:
-        best = next(sae for sae in saes if taken.best in (sae.name, sae.source))
+    if timings is not None:
+        best = next(sae for sae in saes if timings.best in (sae.name, sae.source))
         return best, "which ranks first on the concepts measured"
     ranked = sorted(saes, key=lambda sae: (sae.l0 or 0, sae.layer or 0))
     return ranked[(len(ranked) - 1) // 2], "taken for the one that ranks first: the middle one by L0"
 
 
-def _with_times(stages: Sequence[Stage], taken: Measured, n: int) -> list[Stage]:
+def _with_times(stages: Sequence[Stage], timings: Measured, n: int) -> list[Stage]:
     """The stages with the times that were measured in place of those assumed."""
-    each = taken.explain
+    each = timings.explain
     times = {
-        "load": taken.load,
-        "select": taken.select,
-        "harvest": taken.harvest,
+        "load": timings.load,
+        "select": timings.select,
+        "harvest": timings.harvest,
         "explain": None if each is None else StageTime(each.seconds * n, each.cpu_seconds * n),
     }
-    return [_timed(stage, times.get(stage.stage), taken.basis) for stage in stages]
+    return [_timed(stage, times.get(stage.stage), timings.basis) for stage in stages]
 
 
 def _timed(stage: Stage, time: StageTime | None, basis: str) -> Stage:

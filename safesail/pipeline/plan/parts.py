@@ -133,7 +133,7 @@ def _stored(path: Path) -> tuple[float, float]:
         with file.open("rb") as content:
             header = json.loads(content.read(int.from_bytes(content.read(8), "little")))
         shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    layers = {int(found.group(1)) for name in shapes if (found := _LAYER.search(name))}
+    layers = {int(match.group(1)) for name in shapes if (match := _LAYER.search(name))}
     in_layers = sum(math.prod(shape) for name, shape in shapes.items() if _LAYER.search(name))
     return sum(map(math.prod, shapes.values())), in_layers / max(1, len(layers))
 
@@ -149,8 +149,8 @@ def sae_parts(specs: Sequence[str | CheckpointSource], model: ModelPart) -> list
     sources = [spec for spec in specs if not isinstance(spec, str)]
     for source in sources:
         check_checkpoint(source, model.sizes)
-    found = check_saes(named, model.name) if named or not sources else []
-    return [_named(spec) for spec in found] + [_checkpoint(source) for source in sources]
+    checked = check_saes(named, model.name) if named or not sources else []
+    return [_named(spec) for spec in checked] + [_checkpoint(source) for source in sources]
 
 
 def _named(spec: str) -> SaePart:

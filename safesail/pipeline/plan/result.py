@@ -100,12 +100,12 @@ class RunPlan:
         finishes = "nobody knows how many" if self.finished is None else f"{self.finished:,}"
         lines.append(f"budget {self.budget}: finishes {finishes} of {self.features:,} features")
         for what, there in (("disk", self.disk_free), ("memory", self.memory_there)):
-            taken, fits = self.whole[what], self.fits[what]
+            needed, fits = self.whole[what], self.fits[what]
             verdict = (
                 "it is not known whether it fits" if fits is None else "fits" if fits else "DOES NOT FIT"
             )
             lines.append(
-                f"{what}: {written(taken, 'bytes')} of {written(Estimate(there, ''), 'bytes')}: {verdict}"
+                f"{what}: {written(needed, 'bytes')} of {written(Estimate(there, ''), 'bytes')}: {verdict}"
             )
         missing = [sae for sae in self.saes if sae.to_do is not None]
         lines += [f"not here: {', '.join(sae.name for sae in missing)}"] if missing else []
