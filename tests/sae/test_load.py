@@ -1,8 +1,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +12,13 @@ from torch import Tensor
 from safesail.domain.records import SubjectInfo
 from safesail.errors import SaeError
 from safesail.resources import resource_dir
+from safesail.sae.checkpoint import open_checkpoint
 from safesail.sae.checkpoint_config import CheckpointSource
-from safesail.sae.folders import find_saes
-from safesail.sae.load import open_sae, open_saes
+from safesail.sae.folders import check_here, find_saes
+from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.sae.save import save_sae
-from safesail.subject.protocol import Subject
+from safesail.subject.sizes import ModelSizes
 
 D_IN, D_SAE, K = 6, 20, 3
 
@@ -277,12 +277,8 @@ def test_the_saes_that_come_along_load_and_are_what_their_cards_say() -> None:
         assert "/tmp" not in card
 
 
+SIZES = ModelSizes("tiny", D_IN, 2)
 SOURCE: dict[str, Any] = {"hook": "blocks.1.hook_mlp_out", "k": K, "fetch": "fetch it from the hub"}
-
-
-def _subject(model: SubjectInfo) -> Subject:
-    """All that `open_saes` reads of a subject model."""
-    return cast("Subject", SimpleNamespace(info=model))
 
 
 def test_a_checkpoint_with_its_settings_needs_no_file_beside_it(tmp_path: Path, model: SubjectInfo) -> None:
@@ -296,15 +292,13 @@ def test_a_checkpoint_with_its_settings_needs_no_file_beside_it(tmp_path: Path, 
         path,
     )
     source = CheckpointSource(path=str(path), d_in=D_IN, d_sae=D_SAE, **SOURCE)
-    (sae,) = open_saes([source], _subject(model), device="cpu")
+    assert check_here([source], SIZES) == []
+    sae = open_checkpoint(path, model=model, config=source.settings)
     assert (sae.info.sae_id, sae.info.hook, sae.info.k) == ("ckpt_layer1", "blocks.1.hook_mlp_out", K)
     assert sae.encode(torch.ones(2, D_IN)).d_sae == D_SAE
-    wrong = source.model_copy(update={"d_sae": D_SAE + 1})
-    with pytest.raises(SaeError, match="is 6 x 20, not 6 x 21; correct d_in and d_sae"):
-        open_saes([wrong], _subject(model), device="cpu")
 
 
-def test_a_checkpoint_that_is_not_here_says_how_to_get_it(tmp_path: Path, model: SubjectInfo) -> None:
+def test_a_checkpoint_that_is_not_here_says_how_to_get_it(tmp_path: Path) -> None:
     source = CheckpointSource(path=str(tmp_path / "a.pt"), d_in=D_IN, d_sae=D_SAE, **SOURCE)
     with pytest.raises(SaeError, match=r"no checkpoint at .*a\.pt; fetch it from the hub"):
-        open_saes([source], _subject(model), device="cpu")
+        check_here([source], SIZES)
