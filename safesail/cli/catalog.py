@@ -146,7 +146,7 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
 @click.option("--domain", help="Concepts and tags of this domain.")
 @click.option("--text", help="Only features whose explanation holds this.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
-@store_option()
+@source_option()
 @json_option()
 def features(
     concept: str | None, domain: str | None, text: str | None, limit: int, store: Path, as_json: bool
@@ -180,11 +180,19 @@ def features(
 @source_option()
 @json_option()
 def stats(plot: Path | None, store: Path, as_json: bool) -> None:
-    """Count features and scores by SAE, layer and domain."""
+    """Count features and scores by SAE, layer and domain.
+
+    \b
+    Example:
+        safesail catalog stats --plot scores.png
+    """
     from safesail.catalog.source import open_source
     from safesail.catalog.stats import plot_stats
     from safesail.catalog.stats import stats as read_stats
+    from safesail.files import check_plot
 
+    if plot is not None:
+        check_plot(plot)
     with open_source(store) as db:
         stats = read_stats(db)
         if plot is not None:
@@ -195,8 +203,12 @@ def stats(plot: Path | None, store: Path, as_json: bool) -> None:
     groups: tuple[tuple[str, dict[Any, Any]], ...] = (
         ("SAE", stats.saes), ("layer", stats.layers), ("domain", stats.domains)
     )  # fmt: skip
+    first = ("features", "explained", "scored", "mean", "chance")
     for title, figures in groups:
-        print_table([{title: str(name), **plain(value)} for name, value in figures.items()])
+        print_table([
+            {title: str(name), **{cell: row[cell] for cell in first}, **row}
+            for name, row in ((name, plain(value)) for name, value in figures.items())
+        ])  # fmt: skip
         click.echo()
 
 
@@ -245,23 +257,33 @@ def release(
         "command line",
     )  # fmt: skip
     manifest = build_release(store, out, options, quiet=quiet)
-    summary = {"release": str(out), "sha256": release_digest(manifest), **plain(manifest.counts.model_dump())}
-    print_json(summary) if as_json else print_table([summary])
+    counts = plain(manifest.counts.model_dump())
+    if as_json:
+        print_json({"release": str(out), "sha256": release_digest(manifest), **counts})
+        return
+    first = ("features", "explained", "scored", "mean_score", "mean_chance")
+    summary = {name: counts[name] for name in first} | counts
+    print_table([{"release": str(out), **summary, "sha256": release_digest(manifest)}])
 
 
 @catalog.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option()
 def verify(path: Path, as_json: bool) -> None:
-    """Check every file, sum, row and value of the release at PATH."""
+    """Check every file, sum, row and value of the release at PATH.
+
+    \b
+    Example:
+        safesail catalog verify releases/demo
+    """
     from safesail.catalog.format import release_digest
     from safesail.catalog.verify import verify_release
 
     manifest = verify_release(path)
     summary = {
-        "release": f"{manifest.name} {manifest.version}", "sha256": release_digest(manifest),
-        "files": len(manifest.files), "features": manifest.counts.features,
-        "explained": manifest.counts.explained, "scored": manifest.counts.scored,
+        "release": f"{manifest.name} {manifest.version}", "files": len(manifest.files),
+        "features": manifest.counts.features, "explained": manifest.counts.explained,
+        "scored": manifest.counts.scored, "sha256": release_digest(manifest),
     }  # fmt: skip
     print_json(summary) if as_json else print_table([summary])
 

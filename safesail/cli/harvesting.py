@@ -148,7 +148,12 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         report = run_harvest(db, job, engine=engine, replace=options["replace"], quiet=quiet)
     for split in report.empty_splits:
         click.echo(f"warning: no text of the split {split!r}: {_EMPTY[split]}", err=True)
-    print_json(report) if as_json else print_table([plain(report)])
+    cells: dict[str, Any] = plain(report)
+    print_json(cells) if as_json else print_table([{name: cells[name] for name in _SHOWN}])
+
+
+_SHOWN = ("sae_ids", "n_tokens", "new_tokens", "n_nonzeros", "n_documents", "seconds", "harvest_id")
+"""Of the report, the most important first; empty splits are warned of."""
 
 
 _EMPTY = {

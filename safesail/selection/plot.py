@@ -5,17 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from safesail.errors import ConfigError
-from safesail.files import whole_file
+from safesail.files import check_plot, whole_file
 from safesail.selection.result import RankedSae, SelectionResult
 from safesail.store.selection import RANKING
-
-FORMATS = (".png", ".svg", ".pdf")
-
-
-def check_format(path: Path) -> None:
-    """Raises ConfigError where no plot can be written to a file of this name."""
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path}: a plot is written as {', '.join(FORMATS)}; name such a file")
 
 
 def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None:
@@ -32,7 +24,7 @@ def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None
         ConfigError: another file ending, or no SAE has that figure.
         DataError: the file cannot be written.
     """
-    check_format(path)
+    check_plot(path)
     import matplotlib as mpl
 
     mpl.use("Agg")

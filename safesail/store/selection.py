@@ -171,7 +171,13 @@ class KnownSelection:
     domains: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.selection_id[:8]} ({self.n_concepts} concepts of {', '.join(self.domains)})"
+        many = len(self.domains) > _DOMAINS_NAMED
+        domains = f"{len(self.domains)} domains" if many else ", ".join(self.domains)
+        return f"{self.selection_id[:8]} ({self.n_concepts} concepts of {domains})"
+
+
+_DOMAINS_NAMED = 3
+"""More are counted."""
 
 
 def selections_of(db: Db, sae_id: str) -> list[KnownSelection]:

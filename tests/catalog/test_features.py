@@ -62,7 +62,7 @@ def test_unknown_names_say_what_there_is(store: Path) -> None:
         listed(store, domain="cooking")
 
 
-def test_the_command_prints_a_table_or_json(store: Path) -> None:
+def test_the_command_prints_a_table_or_json(store: Path, release: Path) -> None:
     run = CliRunner().invoke
     table = run(cli, ["catalog", "features", "--concept", "slur", "--store", str(store)]).output
     assert table.splitlines()[0].split() == [
@@ -77,5 +77,7 @@ def test_the_command_prints_a_table_or_json(store: Path) -> None:
     assert table.splitlines()[1].startswith("toy-l2#0  0.900  0.600  People smuggling across borders")
     as_json = run(cli, ["catalog", "features", "--domain", "fraud", "--json", "--store", str(store)]).output
     assert [(f["index"], f["top_texts"]) for f in json.loads(as_json)] == [(9, [])]
+    of_release = ["catalog", "features", "--concept", "slur", "--json", "--store", str(release)]
+    assert [f["index"] for f in json.loads(run(cli, of_release).output)] == [0, 1]
     nothing = run(cli, ["catalog", "features", "--store", str(store)])
     assert (nothing.exit_code, "name a --concept, a --domain or a --text" in nothing.output) == (2, True)

@@ -1,5 +1,6 @@
 """One feature, and the whole in numbers."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safesail.catalog.api import catalog_stats, show
 from safesail.catalog.show import highlight, render_feature
 from safesail.cli.main import cli
 from safesail.domain.ids import FeatureId
-from safesail.errors import NotFoundError
+from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.store.connection import open_writer
 from tests.catalog.toy import SAE, TEXTS
 
@@ -102,6 +103,30 @@ def test_stats_by_hand(store: Path, tmp_path: Path) -> None:
     assert stats.domains["illegal_goods"].scored == 1
     assert stats.tags == {"illegal_goods": 1, "insult": 1, "smuggling": 1, "violence": 1}
     assert (tmp_path / "plots" / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_of_scores_has_a_title_a_dot_per_score_and_counted_names(
+    store: Path, tmp_path: Path
+) -> None:
+    catalog_stats(store, plot=tmp_path / "scores.svg")
+    drawn = (tmp_path / "scores.svg").read_text()
+    for text in (
+        "Scores of 3 explanations",
+        "by layer",
+        "by domain",
+        "2 (3)",
+        "illegal_goods (1)",
+        "violence (1)",
+    ):
+        assert f"<!-- {text} -->" in drawn, text
+    dots = re.findall(r"PathCollection_\d+.*?</g>\s*</g>", drawn, re.DOTALL)
+    assert [part.count("<use ") for part in dots] == [3, 1, 1]
+    with pytest.raises(
+        ConfigError, match=r"st.foo: a plot is written as \.png, \.svg, \.pdf; name such a file"
+    ):
+        catalog_stats(store, plot=tmp_path / "st.foo")
+    with pytest.raises(DataError, match=r"cannot write /proc/scores.png"):
+        catalog_stats(store, plot=Path("/proc/scores.png"))
 
 
 def test_tags_outside_the_taxonomy_stand_for_themselves(store: Path) -> None:

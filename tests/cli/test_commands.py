@@ -71,7 +71,21 @@ def test_select_sae_reads_what_is_scored_already(made: Made, store: Path) -> Non
     assert found["llm_tokens"] == found["tokens"] == 0
     assert {row["new"] for row in found["ranking"]} == {False}
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "best: tiny-l" in run("select-sae", *arguments, "--config", config, "--store", store).stdout
+    few = run("select-sae", *arguments, "--config", config, "--store", store).stdout
+    assert "best: tiny-l" in few
+    assert few.split()[:9] == [
+        "sae",
+        "layer",
+        "L0",
+        "FVU",
+        "pair_isolation",
+        "low",
+        "high",
+        "candidates",
+        "new",
+    ]
+    every = run("select-sae", *arguments, "--config", config, "--store", store, "--all").stdout
+    assert "l0_t0.5_above_null" in every.splitlines()[0]
 
 
 def test_harvest_of_a_finished_harvest_runs_no_token(made: Made, store: Path) -> None:

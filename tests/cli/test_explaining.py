@@ -87,6 +87,12 @@ def test_domains_and_concepts_narrow_what_a_selection_nominated(store: Path) -> 
         explain(store, "--concept", "violence.knive")
     with pytest.raises(ConfigError, match=r"no domain 'violense' .*did you mean 'violence'?"):
         explain(store, "--domain", "violense")
+    with open_writer(store) as db:
+        db.execute("UPDATE feature_concepts SET candidate = false WHERE concept_id = 'violence.market'")
+    with pytest.raises(
+        ConfigError, match=r"nominates no feature of .* for violence.market; choose by --densest or"
+    ):
+        explain(store, "--concept", "violence.market")
 
 
 def test_features_are_explained_by_name_without_any_selection(
@@ -109,7 +115,9 @@ def test_features_are_explained_by_name_without_any_selection(
     assert explained(store) == set(dense[:2])
     assert "3 features that fire on most tokens" in explain(store, "--densest", 3, "--sae", sae_id)
     assert explained(store) == set(dense)
-    with pytest.raises(NotFoundError, match=r"no finished harvest of"):
+    with pytest.raises(
+        NotFoundError, match=rf"there is no {sae_id}#999999: the features of {sae_id} are 0 to \d+$"
+    ):
         explain(store, "--feature", f"{sae_id}#999999")
     with pytest.raises(ConfigError, match=r"one SAE is explained at a time"):
         explain(store, "--feature", "other#1", "--feature", f"{sae_id}#1")
@@ -193,6 +201,9 @@ def test_the_ledger_has_dates_an_order_and_a_total(store: Path) -> None:
         re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[end]) for row in by_stage for end in ("from", "to")
     )
     table = run("ledger", "--store", store, "--by", "stage").stdout.splitlines()
+    assert table[0].split() == [
+        "stage", "from", "tokens", "in", "tokens", "out", "calls", "failed", "seconds", "partly", "estimated", "to",
+    ]  # fmt: skip
     assert table[-1].split()[0] == "total"
     assert f"{sum(row['calls'] for row in by_stage)}" in table[-1].split()
 
