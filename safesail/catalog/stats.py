@@ -87,7 +87,7 @@ def plot_stats(db: Db, out: Path) -> None:
     for axes, (title, by) in zip(
         figure.subplots(1, 2, sharex=True), (("layer", layers), ("domain", domains)), strict=True
     ):
-        _draw_groups(axes, by)
+        _draw_groups(axes, by, n_rows)
         axes.set(
             title=f"by {title}",
             xlabel="score",
@@ -98,15 +98,15 @@ def plot_stats(db: Db, out: Path) -> None:
         figure.savefig(partial, dpi=120, format=out.suffix[1:].lower())
 
 
-def _draw_groups(axes: Any, by: Mapping[str, Sequence[float]]) -> None:
+def _draw_groups(axes: Any, by: Mapping[str, Sequence[float]], n_rows: int) -> None:
     """A box per group, the first on top, with a dot per score; names and numbers of scores stand beside it."""
     for y, values in enumerate(by.values()):
         axes.boxplot(values, positions=[y], orientation="horizontal", widths=0.6, showfliers=False)
         # Dots of one score would hide each other on one line: they are spread over the height of the box.
         heights = [y + 0.25 * ((i * 0.618) % 1 - 0.5) * 2 for i in range(len(values))]
-        axes.scatter(values, heights, s=9, alpha=0.5, linewidths=0, zorder=2)
+        axes.scatter(values, heights, s=9, alpha=0.5, color="C0", linewidths=0, zorder=2)
     axes.set_yticks(range(len(by)), [f"{name} ({len(values):,})" for name, values in by.items()])
-    axes.set_ylim(len(by) - 0.4, -0.6)
+    axes.set_ylim(n_rows - 0.4, -0.6)
     axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.spines[["top", "right"]].set_visible(False)
 

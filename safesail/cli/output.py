@@ -126,13 +126,17 @@ def _one_line(text: str) -> str:
     return clean(text).replace("\n", "⏎").replace("\t", " ")
 
 
+_NO_WIDTH = 1_000_000
+"""Cells of a line that no text fills."""
+
+
 def print_styled(renderable: "RenderableType") -> None:
-    """What rich draws: coloured on a terminal, its text cleaned; plain in a pipe."""
+    """What rich draws: coloured on a terminal, its text cleaned; plain in a pipe, where no line is broken."""
     from rich.console import Console
     from rich.segment import Segment, Segments
 
     stream = sys.stdout.styled if isinstance(sys.stdout, CleanStream) else sys.stdout
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, width=None if sys.stdout.isatty() else _NO_WIDTH)
     parts = [Segment(clean(s.text), s.style) for s in console.render(renderable) if not s.control]
     console.print(Segments(parts), end="")
 

@@ -60,6 +60,8 @@ def load_subject(config: ModelConfig, *, quiet: bool = True) -> Subject:
             reason = (
                 "it needs Python code of its own, which is never run; use a model that transformers knows"
             )
+        if "ignore_mismatched_sizes" in str(error):
+            reason = "its weights have other shapes than its config.json says; fetch the model again"
         raise SubjectError(f"cannot load model {config.model!r} from {path}: {reason}") from error
 
 

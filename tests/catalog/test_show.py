@@ -72,6 +72,13 @@ def test_marks_survive_a_pipe_and_long_explanations_are_cut(store: Path) -> None
     assert "…" not in CliRunner().invoke(cli, [*command, "--full"]).output
 
 
+def test_no_line_is_broken_in_a_pipe(store: Path) -> None:
+    with open_writer(store) as db:
+        db.execute("UPDATE explanations SET text = ? WHERE feature = 0", ["long words " * 90])
+    out = CliRunner().invoke(cli, ["catalog", "show", f"{SAE}#0", "--full", "--store", str(store)]).output
+    assert ("long words " * 90).strip() in [line.strip() for line in out.splitlines()]
+
+
 def test_pieces_of_one_character_are_shown_as_that_character(store: Path) -> None:
     with open_writer(store) as db:
         db.execute(r"UPDATE windows SET tokens = ['在\xe4', '\xb8', '\x80'] WHERE window_id = 0")
