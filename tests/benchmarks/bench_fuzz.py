@@ -6,8 +6,10 @@ Five thousand replies take some minutes, two thousand releases a quarter of an h
 standard output: counts, and under `must_be_empty` whatever went wrong.
 """
 
+import io
 import json
 import os
+import random
 import sys
 import tempfile
 import time
@@ -16,6 +18,7 @@ from typing import Any
 
 from safesail.catalog.config import ReleaseOptions
 from safesail.catalog.release import build_release
+from safesail.cli.terminal import CleanStream
 from safesail.llm import metered
 from safesail.store.connection import open_writer
 from tests import client_fuzz, release_fuzz
@@ -63,6 +66,38 @@ def releases(folder: Path, n: int, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def texts(n: int, seed: int) -> dict[str, Any]:
+    """Random texts, half of them of what terminals obey, through the one writer, as the bytes that a terminal gets."""
+    draw = random.Random(seed)
+    spiteful = [
+        *map(chr, range(32)),
+        *map(chr, range(127, 160)),
+        "\x1b[2J",
+        "\x1b]52;c;eA==\x07",
+        "\u202e",
+        "\ud83d",
+    ]
+    raw = io.BytesIO()
+    stream = CleanStream(io.TextIOWrapper(raw, "utf-8", newline="\n"))
+    for _ in range(n):
+        parts = (
+            draw.choice(spiteful) if draw.random() < 0.5 else chr(draw.randrange(0x110000))
+            for _ in range(draw.randint(1, 40))
+        )
+        stream.write("".join(parts))
+    stream.flush()
+    written = raw.getvalue()
+    odd = {byte for byte in written if byte < 0x20} - {0x09, 0x0A} | ({0x7F} & set(written))
+    text = written.decode()
+    marks = [
+        c
+        for c in set(text)
+        if 0x80 <= ord(c) < 0xA0 or c in "\u061c\u200e\u200f" or "\u202a" <= c <= "\u202e"
+    ]
+    must_be_empty = {"controls": sorted(odd), "marks": sorted(map(ascii, marks))}
+    return {"texts": n, "bytes": len(written), "must_be_empty": must_be_empty}
+
+
 def main() -> None:
     """Run and print."""
     n_replies, n_releases, seed = (
@@ -77,6 +112,7 @@ def main() -> None:
             result[name] |= {
                 "seconds": round(time.perf_counter() - started), "cpu_seconds": round(time.process_time() - cpu),
             }  # fmt: skip
+    result["terminal"] = texts(20 * n_replies, seed)
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 
