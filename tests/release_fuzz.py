@@ -487,11 +487,7 @@ def _broken_reference(tables: Tables, manifest: dict[str, Any]) -> str | None:
     for sae_id, index in features:
         layer = features[sae_id, index]["layer"]
         sae = saes.get(sae_id)
-        if (
-            sae is None
-            or (sae["d_sae"] is not None and index >= sae["d_sae"])
-            or layer not in (None, sae["layer"])
-        ):
+        if sae is None or (sae["d_sae"] is not None and index >= sae["d_sae"]) or layer != sae["layer"]:
             return f"feature {sae_id}#{index} of no SAE"
     for table in ("explanations", "tags", "exemplars", "feature_concepts"):
         for row in tables[table]:

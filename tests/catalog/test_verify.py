@@ -190,6 +190,7 @@ TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailErro
     "q90 above q99": ("features", {"q90": [2.6] + [2.0] * 4}, DataError, "must ascend"),
     "mean above the maximum": ("features", {"mean": [3.5] + [1.5] * 4}, DataError, "mean must not be above"),
     "another layer": ("features", {"layer": [3] + [2] * 4}, DataError, "'toy-l2#3' is not in saes, by sae_id, layer"),
+    "no layer": ("features", {"layer": [None] + [2] * 4}, DataError, "a feature has no layer, and its SAE has"),
     "null top token": ("features", {"top_tokens": [[None]] + [["a"]] * 4}, DataError, "top token must not be null"),
     "false maximum": ("exemplars", {"maximum": [9.0, 2.5, 0.5]}, DataError, "must be the largest activation"),
     "negative activation": (
