@@ -15,6 +15,7 @@ from safesail.autointerp.simulator import context_of
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
+from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.exemplars import harvest_of
@@ -131,12 +132,15 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     origin = ScoreOrigin(run_id, _score_settings(db, plan.sae_id, settings))
     for feature, tags in plan.tags.items():
         record_tags(db, feature, tags, source="concepts")
-    walk = Walk(db, chat.open(db, run_id), settings, origin)
+    clients = chat.open(db, run_id)
+    walk = Walk(db, clients, settings, origin)
     try:
         report = asyncio.run(walk.run(plan, quiet=quiet))
     except* SafeSailError as group:
         raise group.exceptions[0] from group  # the first one says why; the others followed from it
     report.run_id = run_id
+    if isinstance(clients.simulator, MeteredClient):
+        report.asked_again = clients.simulator.asked_again
     finish_run(db, run_id)
     return report
 

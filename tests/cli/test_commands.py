@@ -239,6 +239,11 @@ def test_train_sae_writes_loadable_saes(made: Made, tmp_path: Path) -> None:
     assert len(rows) == 2
     assert len(list((tmp_path / "trained").glob("*/sae_weights.safetensors"))) == 2
     assert len(run_json("train-sae", *arguments[:-1], tmp_path / "other", "--quiet")) == 2
+    wide = ["1.5x" if a == "48" else a for a in arguments[:-1]]  # of the d_model in the folder's config.json
+    rows = run_json("train-sae", *wide, tmp_path / "wide", "--quiet", "--device", "cpu")
+    assert {row["features"] for row in rows} == {48}
+    card = (tmp_path / "wide" / rows[0]["sae"] / "README.md").read_text()
+    assert "| texts |" in card and "gutenberg" not in card.lower()
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -185,6 +185,22 @@ def test_the_commonest_failures_reason_is_printed(store: Path) -> None:
     assert re.search(r"most failures \((\d+) of \1\): RefusedAnswerError: the model declined", said)
 
 
+def test_a_run_says_what_it_paid_for_again_since_the_earlier_answer_was_bad(made: Made, store: Path) -> None:
+    one = ("--explainer", "m", "--feature", f"{made.summary.sae_id}#{min(candidates_of(store))}")
+    with serving(lambda _: chat('{"explanation": "a \\ud800 b"}')) as url:
+        said = explain(store, *one, "--base-url", url)
+        assert "asked and paid again" not in said
+        assert "UnparsableAnswerError" in said
+        assert "1 question was asked and paid again: the earlier answer was bad" in explain(
+            store, *one, "--base-url", url
+        )
+
+
+def candidates_of(store: Path) -> set[int]:
+    with open_reader(store) as db:
+        return {r[0] for r in rows(db, "SELECT feature FROM feature_concepts WHERE candidate")}
+
+
 def test_help_says_that_the_explainer_also_simulates() -> None:
     context = cli.make_context("safesail", ["explain"], resilient_parsing=True)
     command = cli.get_command(context, "explain")
