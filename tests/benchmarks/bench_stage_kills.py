@@ -147,7 +147,7 @@ def _live(stage: str, folder: Path, target: Path, out: Connection) -> None:
 def run_alone(stage: str, folder: Path, target: Path, kill_after: float | None = None) -> tuple[float, bool]:
     """Seconds that a stage took in a process of its own, and whether it was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.benchmarks.bench_stage_kills", "tests.harvest_kills_child"])
+    context.set_forkserver_preload(["tests.harvest_kills_child"])
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_live, args=(stage, folder, target, there))
     process.start()
