@@ -243,7 +243,7 @@ def test_train_sae_writes_loadable_saes(made: Made, tmp_path: Path) -> None:
     rows = run_json("train-sae", *wide, tmp_path / "wide", "--quiet", "--device", "cpu")
     assert {row["features"] for row in rows} == {48}
     card = (tmp_path / "wide" / rows[0]["sae"] / "README.md").read_text()
-    assert "| texts |" in card and "gutenberg" not in card.lower()
+    assert "texts.jsonl | " in card and "gutenberg" not in card.lower()
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path) -> None:
