@@ -31,8 +31,8 @@ from tests.selection_kills import TABLES as SELECTED
 
 MODEL = str(SHARED / "models" / "stories260k")
 EXPLAINED = {
-    "explanations": "SELECT * EXCLUDE (run_id, created_at) FROM explanations",
-    "scores": "SELECT * EXCLUDE (run_id, created_at) FROM scores",
+    "explanations": "SELECT * EXCLUDE (ordinal) FROM explanations",
+    "scores": "SELECT * EXCLUDE (run_id, ordinal) FROM scores",
     "tags": "FROM tags",
     "good answers": "SELECT DISTINCT cache_key, answer FROM llm_calls WHERE status = 'ok'",
 }
