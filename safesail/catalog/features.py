@@ -30,6 +30,15 @@ class ConceptFeature:
     swapped: float | None
     """Share of pairs in which it fires on the other side only."""
 
+    auc_pairs: float | None
+    """AUC of its largest activation on a text, with the concept against without; None: a release, which has none."""
+
+    auc_wide: float | None
+    """The same against texts of other domains; None also where the selection had none."""
+
+    readout_rank: int | None
+    """Its place in the concept's readout, from 1; None: not in it."""
+
     score: float | None
     score_low: float | None
     score_high: float | None
@@ -48,7 +57,9 @@ def concept_features(
     limit: int = 20,
     n_texts: int = 3,
 ) -> list[ConceptFeature]:
-    """Features of an open catalog by concept, domain and explanation, all of which must fit; largest lift first.
+    """Features of an open catalog by concept, domain and explanation, all of which must fit; best first.
+
+    Best is the largest mean of both AUCs, and where they are not known the largest lift.
 
     Args:
         db: An open catalog.

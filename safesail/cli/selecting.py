@@ -51,7 +51,7 @@ def select_sae(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Rank SAEs by how well single features isolate concepts, at zero LLM tokens.
+    """Rank SAEs by how well a few features detect concepts, at zero LLM tokens.
 
     \b
     Examples:
@@ -92,7 +92,8 @@ def select_sae(
             {
                 "ranking": result.table(),
                 "domains": result.domain_table(),
-                "features": result.features,
+                "figures": result.figures(),
+                "readouts": result.readouts,
                 "tokens": result.n_tokens,
                 "llm_tokens": 0,
             }
@@ -104,5 +105,6 @@ def select_sae(
 def _print(result: "SelectionResult") -> None:
     print_table(result.table())
     click.echo(f"best: {result.best}; the model saw {result.n_tokens:,} tokens, no LLM was asked")
-    click.echo("\nits features that tell a concept best from its absence:")
-    print_table(result.feature_table())
+    click.echo("\nits readouts: the features that together detect a concept, the best single one first")
+    print_table(result.readout_table())
+    click.echo("\nmore of one: safesail catalog features --concept NAME (after harvest)")

@@ -1,7 +1,7 @@
 """Activations of texts at some hooks, kept on disk: the subject model sees a text once, whatever is asked of it later.
 
-Kept are raw activations in float32 (2.3 kB a token and hook at d_in 576), so that SAEs trained later need no model either.
-What an SAE makes of a text is reduced to two figures a feature: its largest activation, and its mean.
+Kept are raw activations in float32 (2.3 kB a token and hook at d_in 576), so that SAEs trained later need no model
+either. What an SAE makes of a text is reduced to two figures a feature: its largest activation, and its mean.
 """
 
 import hashlib
