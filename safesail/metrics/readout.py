@@ -95,9 +95,12 @@ class Negatives:
 
     def beaten(self, maxima: Maxima) -> Float[np.ndarray, " nnz"]:
         """By each activation of `maxima`: the share of these texts on which its feature is weaker; ties count half."""
-        key, start = _key(maxima.feature, maxima.value), self.starts[maxima.feature]
-        below, upto = (np.searchsorted(self.key, key, side=side) - start for side in ("left", "right"))
-        return self.silent[maxima.feature] + (below + upto) / (2 * self.n_texts)
+        key = _key(maxima.feature, maxima.value)
+        order = np.argsort(key)  # looked up in order, neighbours are near
+        both = np.zeros(key.size, np.int64)
+        for side in ("left", "right"):
+            both[order] += np.searchsorted(self.key, key[order], side=side)
+        return self.silent[maxima.feature] + (both - 2 * self.starts[maxima.feature]) / (2 * self.n_texts)
 
     def column(self, feature: int) -> Float32[np.ndarray, " n_texts"]:
         """Dense activations of one feature."""
@@ -134,6 +137,12 @@ class Readout:
 
     chosen: Int[np.ndarray, " n_chosen"]
     """Positions in `feature`, best first; empty where none is above chance."""
+
+    @classmethod
+    def nothing(cls) -> "Readout":
+        """Of a concept with too few pairs."""
+        none = np.zeros(0)
+        return cls(none.astype(np.int32), none, None, none.astype(np.int64))
 
 
 @dataclass(frozen=True)
@@ -203,16 +212,16 @@ def _pair_auc(
 ) -> Float[np.ndarray, "n_subsets n_features"]:
     """AUC of each feature, q+ against q-, on each subset of the pairs."""
     n, n_features = pos.shape
-    weights = (train / train.sum(axis=1, keepdims=True)).astype(np.float32)
+    counts = train.astype(np.float32)  # sums of halves below 2^23: exact
     found = np.zeros((len(train), n_features))
     step = max(1, _CELLS // (n * n))
     for start in range(0, n_features, step):
         a, b = pos[:, None, start : start + step], neg[None, :, start : start + step]
         wins = (a > b).astype(np.float32)
         wins += np.float32(0.5) * (a == b)
-        by_neg = (weights @ wins.reshape(n, -1)).reshape(len(train), n, -1)
-        found[:, start : start + step] = np.einsum("sk,ska->sa", weights, by_neg)
-    return found
+        by_neg = (counts @ wins.reshape(n, -1)).reshape(len(train), n, -1)
+        found[:, start : start + step] = np.einsum("sk,ska->sa", counts, by_neg)
+    return found / train.sum(axis=1, keepdims=True) ** 2
 
 
 def _wide_auc(

@@ -98,12 +98,15 @@ class SaeReader:
         return SelectionPiece(rows, features, _joined(separations))
 
     def concepts(self, part: Part) -> Iterator[tuple[str, Readout, Detections]]:
-        """Each concept of two pairs or more: its readout, and what such readouts detect on held-out pairs."""
+        """Each concept: its readout, and what such readouts detect on held-out pairs."""
+        draws = self._config.draws
         for concept_id, texts in part.texts.items():
             n_pairs, domain = texts.n_texts // 2, self._domains[concept_id]
-            if n_pairs < 2:
-                continue
             rng = concept_rng(concept_id, self._config.seed)
+            if n_pairs < 2:
+                why = f"{n_pairs} pairs; a contrast needs at least 2"
+                yield concept_id, Readout.nothing(), Detections.of(why, n_pairs, draws, rng)
+                continue
             readout, detection = read_concept(
                 *texts.sides(),
                 self._wide_of(domain),
@@ -112,7 +115,7 @@ class SaeReader:
                 rng=rng,
             )
             why = f"fewer than {2 * _FEWEST} texts of other domains than {domain}"
-            yield concept_id, readout, Detections.of(detection or why, n_pairs, self._config.draws, rng)
+            yield concept_id, readout, Detections.of(detection or why, n_pairs, draws, rng)
 
     def _wide_of(self, domain: str) -> Wide | None:
         if self._wide is None or self._wide[0] != domain:  # concepts of a domain mostly stand together

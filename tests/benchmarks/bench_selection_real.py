@@ -31,6 +31,7 @@ from typing import Any
 from tqdm import tqdm
 
 from safesail.concepts.read import load_concepts
+from safesail.domain.ids import layer_of
 from safesail.resources import cache_dir, expand
 from safesail.sae.folders import find_saes
 from safesail.sae.load import open_sae
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=100, help="texts a side at most")
     parser.add_argument("--tokens", type=int, default=64, help="first tokens of a text that count")
     parser.add_argument("--cache", type=Path, default=cache_dir() / "bench_activations")
-    parser.add_argument("--sae", action="append", default=[], help="further SAEs, patterns of folders")
+    parser.add_argument("--sae", action="append", help="patterns of folders; default: the bundled SAEs")
     parser.add_argument("--hook", action="append", default=[], help="further hooks to keep")
     asked = parser.parse_args()
     started = time.perf_counter()
@@ -81,7 +82,7 @@ def gather(asked: argparse.Namespace) -> tuple[list[SaeOnTexts], list[Task], int
     """Every SAE on pairs and tasks, the tasks, and how many tokens they have."""
     fetch("smollm2", cache=cache_dir(), quiet=True)
     subject = load_subject(ModelConfig("smollm2"))
-    names = find_saes([expand("bundled:data/saes/smollm2-*"), *asked.sae])
+    names = find_saes(asked.sae or [expand("bundled:data/saes/smollm2-*")])
     opened = [open_sae(name, model=subject.info) for name in names]
     tasks = [t for t in read_tasks(shared() / "data", per_side=asked.texts, seed=0) if t.lang == "en"]
     concepts = load_concepts((), ())
@@ -100,7 +101,7 @@ def gather(asked: argparse.Namespace) -> tuple[list[SaeOnTexts], list[Task], int
     number = {text: i for i, text in enumerate(texts)}
     found: list[SaeOnTexts] = []
     for sae in tqdm(opened, desc="readouts"):
-        name, layer = sae.info.sae_id, sae.info.layer
+        name, layer = sae.info.sae_id, layer_of(sae.info.hook)
         assert layer is not None
         on_pairs, on_texts = (cache.texts([sae], r, quiet=True)[name] for r in (pair_rows, rows))
         found.append(measure((name, sae.info.hook, layer), pairs, on_pairs, tasks, on_texts, number))
