@@ -213,15 +213,15 @@ def _pair_auc(
     """AUC of each feature, q+ against q-, on each subset of the pairs."""
     n, n_features = pos.shape
     counts = train.astype(np.float32)  # sums of halves below 2^23: exact
-    found = np.zeros((len(train), n_features))
+    wins_by_subset = np.zeros((len(train), n_features))
     step = max(1, _CELLS // (n * n))
     for start in range(0, n_features, step):
         a, b = pos[:, None, start : start + step], neg[None, :, start : start + step]
         wins = (a > b).astype(np.float32)
         wins += np.float32(0.5) * (a == b)
         by_neg = (counts @ wins.reshape(n, -1)).reshape(len(train), n, -1)
-        found[:, start : start + step] = np.einsum("sk,ska->sa", counts, by_neg)
-    return found / train.sum(axis=1, keepdims=True) ** 2
+        wins_by_subset[:, start : start + step] = np.einsum("sk,ska->sa", counts, by_neg)
+    return wins_by_subset / train.sum(axis=1, keepdims=True) ** 2
 
 
 def _wide_auc(

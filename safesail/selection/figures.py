@@ -93,14 +93,14 @@ class Detections:
         return cls(0, n_pairs, 0.0, 0.0, np.zeros(draws), np.zeros(draws), reasons)
 
     @classmethod
-    def of(cls, found: Detection | str, n_pairs: int, draws: int, rng: np.random.Generator) -> Self:
+    def of(cls, detection: Detection | str, n_pairs: int, draws: int, rng: np.random.Generator) -> Self:
         """One concept's, with its resamples of the pairs."""
-        if isinstance(found, str):
-            return cls.nothing(draws, n_pairs, (found,))
+        if isinstance(detection, str):
+            return cls.nothing(draws, n_pairs, (detection,))
         weights = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), draws) / n_pairs
-        drawn = weights @ found.pos
-        means = float(found.pos.mean()), float(found.null.mean())
-        return cls(1, n_pairs, *means, drawn, drawn - weights @ found.null, ())
+        drawn = weights @ detection.pos
+        means = float(detection.pos.mean()), float(detection.null.mean())
+        return cls(1, n_pairs, *means, drawn, drawn - weights @ detection.null, ())
 
     def __add__(self, other: Self) -> Self:
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}

@@ -21,7 +21,7 @@ def check_format(path: Path) -> None:
 def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None:
     """Draw a figure over all concepts against L0, FVU below it, and the same figure by layer; the best SAE is marked.
 
-    SAEs of one hook and width make one curve over L0. By layer, SAEs of one place (residual stream, MLP output) make
+    SAEs of one hook and width make one curve over L0. By layer, SAEs of one site (residual stream, MLP output) make
     one curve through the best of each layer. A cross is the figure's null, a bar its interval.
 
     Args:
@@ -93,13 +93,13 @@ def _by_hook(shown: Sequence[RankedSae]) -> list[tuple[str, list[RankedSae]]]:
 
 
 def _draw_layers(ax: Any, shown: Sequence[RankedSae], measure: str) -> None:
-    """One colour a place in the layer, one point an SAE, with its k; the best of each layer are joined."""
-    places: dict[str, list[RankedSae]] = {}
+    """One colour a site in the layer, one point an SAE, with its k; the best of each layer are joined."""
+    by_site: dict[str, list[RankedSae]] = {}
     for ranked in shown:
         if ranked.sae.layer is not None:
-            places.setdefault(ranked.sae.hook.rpartition(".")[2], []).append(ranked)
-    for place, saes in sorted(places.items()):
-        colour = _draw_points(ax, [r.sae.layer for r in saes], saes, measure, place, joined=False)
+            by_site.setdefault(ranked.sae.hook.rpartition(".")[2], []).append(ranked)
+    for site, saes in sorted(by_site.items()):
+        colour = _draw_points(ax, [r.sae.layer for r in saes], saes, measure, site, joined=False)
         tops: dict[int, float] = {}
         for ranked in saes:
             assert ranked.sae.layer is not None

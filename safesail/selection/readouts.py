@@ -85,16 +85,16 @@ class SaeReader:
 
     def read(self, part: Part) -> SelectionPiece:
         """All that a part's concepts record."""
-        rows, found = list(part.rows), list(self.concepts(part))
-        for concept_id, _, detections in found:
+        rows, readings = list(part.rows), list(self.concepts(part))
+        for concept_id, _, detections in readings:
             domain = self._domains[concept_id]
             rows += detections.rows("concept", concept_id)
             before = self.detections.get(domain)
             self.detections[domain] = detections if before is None else before + detections
-        chosen = {(c, int(r.feature[i])) for c, r, _ in found for i in r.chosen}
+        chosen = {(c, int(r.feature[i])) for c, r, _ in readings for i in r.chosen}
         features = self._kept(part.features, chosen)
         named = {*chosen, *zip(features["concept_id"].tolist(), features["feature"].tolist(), strict=True)}
-        separations = [self._separations(c, readout, named) for c, readout, _ in found]
+        separations = [self._separations(c, readout, named) for c, readout, _ in readings]
         return SelectionPiece(rows, features, _joined(separations))
 
     def concepts(self, part: Part) -> Iterator[tuple[str, Readout, Detections]]:
