@@ -8,7 +8,7 @@ from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
-from safesail.store.search import features_by_lift, known_concepts
+from safesail.store.search import features_by_concept, known_concepts
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def concept_features(
             top_tokens=tuple(top_tokens or ()),
             top_texts=_texts(db, FeatureId(cells[0], cells[2]), n_texts),
         )
-        for *cells, top_tokens in features_by_lift(db, concept_ids, tags, text, limit)
+        for *cells, top_tokens in features_by_concept(db, concept_ids, tags, text, limit)
     ]
 
 

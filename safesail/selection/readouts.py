@@ -19,7 +19,7 @@ WIDE_TEXTS = 1024
 """Texts drawn from all pairs as negatives: half of them help to choose, half are measured on. So memory is flat."""
 
 _FEWEST = 8
-"""With fewer texts of other domains than this in either half, there are no wide negatives."""
+"""With fewer texts of other domains (of one domain alone: concepts) than this in either half, there are none to use."""
 
 
 @dataclass(frozen=True)
@@ -27,33 +27,35 @@ class Sample:
     """The texts of lowest priority: a uniform sample of all, whatever the order in which they came."""
 
     priority: NDArray[np.uint64]
-    domain: NDArray[np.str_]
+    group: NDArray[np.str_]
+    """Each text's domain; its concept where there is one domain alone."""
+
     texts: tuple[Maxima, ...]
     """One text each."""
 
     @classmethod
-    def of(cls, texts: PairTexts, domain: str) -> Self:
+    def of(cls, texts: PairTexts, group: str) -> Self:
         """All texts of a concept, or as many of them as a sample holds."""
         order = np.argsort(texts.priority, kind="stable")[:WIDE_TEXTS]
         rows = tuple(texts.take(np.array([i])) for i in order)
-        return cls(texts.priority[order], np.repeat(np.array([domain]), order.size), rows)
+        return cls(texts.priority[order], np.repeat(np.array([group]), order.size), rows)
 
     def __add__(self, other: Self) -> Self:
         priority = np.concatenate([self.priority, other.priority])
-        domain = np.concatenate([self.domain, other.domain])
+        group = np.concatenate([self.group, other.group])
         order = np.argsort(priority, kind="stable")[:WIDE_TEXTS]
         rows = (*self.texts, *other.texts)
-        return type(self)(priority[order], domain[order], tuple(rows[i] for i in order))
+        return type(self)(priority[order], group[order], tuple(rows[i] for i in order))
 
     def half(self, which: int, d_sae: int) -> tuple[NDArray[np.str_], Negatives]:
-        """Domains of every other text, from the first or the second on, and what the features do on them."""
+        """Groups of every other text, from the first or the second on, and what the features do on them."""
         rows = self.texts[which::2]
         empty = Maxima(0, d_sae, *(np.zeros(0, kind) for kind in (np.int64, np.int32, np.float32)))
         feature, value = (
             np.concatenate([getattr(row, name) for row in (empty, *rows)]) for name in ("feature", "value")
         )
         text = np.repeat(np.arange(len(rows)), [row.feature.size for row in rows])
-        return self.domain[which::2], Negatives.of(Maxima(len(rows), d_sae, text, feature, value))
+        return self.group[which::2], Negatives.of(Maxima(len(rows), d_sae, text, feature, value))
 
 
 class SaeReader:
@@ -71,11 +73,14 @@ class SaeReader:
             config: Settings.
         """
         self._domains, self._config = domains, config
+        alone = len(set(domains.values())) < 2
+        self._others = "concepts" if alone else "domains"
+        self._groups = {concept_id: concept_id if alone else domain for concept_id, domain in domains.items()}
         sample = Sample(np.zeros(0, np.uint64), np.zeros(0, np.str_), ())
         largest = np.zeros(d_sae)
         for part in parts:
             for concept_id, texts in part.texts.items():
-                sample += Sample.of(texts, domains[concept_id])
+                sample += Sample.of(texts, self._groups[concept_id])
                 np.maximum.at(largest, texts.feature, texts.value)
         self._scale = np.where(largest > 0, largest, 1.0)
         self._halves = [sample.half(which, d_sae) for which in (0, 1)]
@@ -101,7 +106,7 @@ class SaeReader:
         """Each concept: its readout, and what such readouts detect on held-out pairs."""
         draws = self._config.draws
         for concept_id, texts in part.texts.items():
-            n_pairs, domain = texts.n_texts // 2, self._domains[concept_id]
+            n_pairs = texts.n_texts // 2
             rng = concept_rng(concept_id, self._config.seed)
             if n_pairs < 2:
                 why = f"{n_pairs} pairs; a contrast needs at least 2"
@@ -109,19 +114,19 @@ class SaeReader:
                 continue
             readout, detection = read_concept(
                 *texts.sides(),
-                self._wide_of(domain),
+                self._wide_of(self._groups[concept_id]),
                 self._scale,
                 limit=self._config.readout_features,
                 rng=rng,
             )
-            why = f"fewer than {2 * _FEWEST} texts of other domains than {domain}"
+            why = f"fewer than {2 * _FEWEST} texts of other {self._others}"
             yield concept_id, readout, Detections.of(detection or why, n_pairs, draws, rng)
 
-    def _wide_of(self, domain: str) -> Wide | None:
-        if self._wide is None or self._wide[0] != domain:  # concepts of a domain mostly stand together
-            others = [negatives.only(domains != domain) for domains, negatives in self._halves]
+    def _wide_of(self, group: str) -> Wide | None:
+        if self._wide is None or self._wide[0] != group:  # concepts of a domain mostly stand together
+            others = [negatives.only(groups != group) for groups, negatives in self._halves]
             few = min(half.n_texts for half in others) < _FEWEST
-            self._wide = domain, None if few else Wide(*others)
+            self._wide = group, None if few else Wide(*others)
         return self._wide[1]
 
     def _kept(

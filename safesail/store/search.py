@@ -63,7 +63,7 @@ def known_concepts(db: Db) -> list[Row]:
     return rows(db, "SELECT concept_id, domain, name FROM concepts ORDER BY 1")
 
 
-def features_by_lift(
+def features_by_concept(
     db: Db, concept_ids: Sequence[str] | None, tags: Sequence[str], words: str | None, limit: int
 ) -> list[Row]:
     """sae_id, layer, index, concept_id, 6 figures, score, low, high, explanation, top_tokens; best first.

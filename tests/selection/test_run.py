@@ -22,6 +22,7 @@ from safesail.store.selection import (
 from safesail.store.sql import rows, value
 from safesail.subject.causal import CausalModel
 from safesail.subject.protocol import Subject
+from tests.selection.conftest import concept, swap_word
 
 CONFIG = SelectionConfig(draws=50)
 MakeSae = Callable[..., SAE]
@@ -108,7 +109,7 @@ def test_l0_and_fvu_by_hand(
     assert result.ranked[0].sae.fvu == pytest.approx(float(residual / spread), rel=1e-4)
 
 
-def test_one_domain_alone_has_a_readout_but_no_detection(
+def test_one_concept_alone_has_a_readout_but_no_detection(
     db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
 ) -> None:
     saes = [make_sae("none", noise=2), make_sae("one", detects=("bomb",))]
@@ -117,9 +118,16 @@ def test_one_domain_alone_has_a_readout_but_no_detection(
     (row,) = (
         r for r in read_scores(db, latest_selection(db, "one"), scope="all") if r.measure == "detection"
     )
-    assert (row.value, row.reason) == (None, "fewer than 16 texts of other domains than violence")
+    assert (row.value, row.reason) == (None, "fewer than 16 texts of other concepts")
     (chosen,) = result.readouts
     assert (chosen.feature, chosen.auc_pairs, chosen.auc_wide) == (0, 1.0, None)
+
+
+def test_in_one_domain_other_concepts_are_the_negatives(db: Db, subject: Subject, make_sae: MakeSae) -> None:
+    words = (("bomb", "cake"), ("gun", "hat"), ("dog", "man"))
+    one_domain = [concept(f"violence.{w}", swap_word(w, other, 12, i)) for i, (w, other) in enumerate(words)]
+    run_selection(db, subject, [make_sae("one", detects=("bomb",))], one_domain, CONFIG, quiet=True)
+    assert figure(db, "one", "detection", "concept", "violence.bomb") == 1.0
 
 
 def test_batches_leave_no_trace(
