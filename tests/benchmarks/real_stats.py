@@ -86,8 +86,9 @@ def ranking(saes: Sequence[SaeOnTexts], tasks: Sequence[Task], readout: str = "r
 def _verdict(
     figure: np.ndarray, truth: np.ndarray, drawn: np.ndarray, draws: np.ndarray, saes: Sequence[SaeOnTexts]
 ) -> dict[str, Any]:
-    both = [_spearman(figure[i], d[i]) for i, d in zip(draws, drawn, strict=True)]
-    bounds = np.nanquantile(np.array(both, float), (0.025, 0.975))
+    bounds = np.nanquantile(
+        _spearman(figure[draws], np.take_along_axis(drawn, draws, axis=1)), (0.025, 0.975)
+    )
     picked = int(figure.argmax())
     hooks = {(sae.layer, sae.hook) for sae in saes}
     within = [
@@ -105,13 +106,13 @@ def _verdict(
     }  # fmt: skip
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """NaN where either never varies."""
-    x, y = rankdata(a), rankdata(b)
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan")
-    return float(np.corrcoef(x, y)[0, 1])
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Along the last axis; NaN where either never varies."""
+    x, y = (rankdata(of, axis=-1) for of in (a, b))
+    x, y = (of - of.mean(axis=-1, keepdims=True) for of in (x, y))
+    norm = np.sqrt((x * x).sum(axis=-1) * (y * y).sum(axis=-1))
+    return np.where(norm > 0, (x * y).sum(axis=-1) / np.where(norm > 0, norm, 1), np.nan)
 
 
-def _rounded(value: float) -> float | None:
+def _rounded(value: float | np.ndarray) -> float | None:
     return None if np.isnan(value) else round(float(value), 2)
