@@ -107,7 +107,10 @@ def plan_features(db: Db, chosen: Chosen, config: AutointerpConfig) -> Plan:
         list(concepts),
         shared={FeatureId(sae_id, later): FeatureId(sae_id, earlier) for later, earlier in twins.items()},
         hints={f: of[0].name for f, of in concepts.items() if of} if config.tell_concept else {},
-        tags={feature: _concept_tags(of) for feature, of in concepts.items()},
+        tags={
+            FeatureId(sae_id, c.feature): _concept_tags([known[i] for i in c.concept_ids if i not in c.loose])
+            for c in chosen.features
+        },
         basis=chosen.basis,
     )
 

@@ -151,7 +151,10 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
 def features(
     concept: str | None, domain: str | None, text: str | None, limit: int, store: Path, as_json: bool
 ) -> None:
-    """List the features of a concept or domain, those first that tell it apart best (lift).
+    """List the features of a concept or domain, those first that tell it apart best.
+
+    By the mean of two AUCs, on the concept's pairs and against texts of other domains. "readout" is a feature's rank
+    among those that together detect the concept; a release knows neither, and goes by lift.
 
     \b
     Example:
@@ -168,8 +171,9 @@ def features(
         print_json(listed)
         return
     print_table([
-        {"feature": f"{f.sae_id}#{f.index}", "lift": f.lift, "score": f.score, "explanation": f.explanation,
-         "concept": f.concept_id, "top text": f.top_texts[0] if f.top_texts else None} for f in listed
+        {"feature": f"{f.sae_id}#{f.index}", "readout": f.readout_rank, "lift": f.lift, "AUC, pairs": f.auc_pairs,
+         "AUC, others": f.auc_wide, "score": f.score, "explanation": f.explanation, "concept": f.concept_id,
+         "top text": f.top_texts[0] if f.top_texts else None} for f in listed
     ])  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def select_sae(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Rank SAEs by how well single features isolate concepts, at zero LLM tokens.
+    """Rank SAEs by how well a few features detect concepts, at zero LLM tokens.
 
     \b
     Examples:
@@ -94,7 +94,8 @@ def select_sae(
             {
                 "ranking": result.table(),
                 "domains": result.domain_table(),
-                "features": result.features,
+                "figures": result.figures(),
+                "readouts": result.readouts,
                 "tokens": result.n_tokens,
                 "llm_tokens": 0,
             }
@@ -112,5 +113,6 @@ def _print(result: "SelectionResult", *, every: bool) -> None:
         [{name: row[name] for name in row if every or name not in _BEHIND_ALL} for row in result.table()]
     )
     click.echo(f"best: {result.best}; the model saw {result.n_tokens:,} tokens, no LLM was asked")
-    click.echo("\nits features that tell a concept best from its absence:")
-    print_table(result.feature_table())
+    click.echo("\nits readouts: the features that together detect a concept, the best single one first")
+    print_table(result.readout_table())
+    click.echo("\nmore of one: safesail catalog features --concept NAME (after harvest)")

@@ -1,10 +1,9 @@
-"""Rank SAEs by how well single features isolate concepts: one pass of the subject model for all of them."""
+"""Rank SAEs by how well a few features detect concepts: one pass of the subject model for all of them."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import chain
 from operator import add
 from typing import Any
 
@@ -15,7 +14,8 @@ from safesail.domain.records import Concept, SubjectInfo
 from safesail.errors import ConfigError
 from safesail.sae.protocol import SAE
 from safesail.selection.config import SelectionConfig
-from safesail.selection.figures import group_rows
+from safesail.selection.figures import Sums, detection_rows, group_rows
+from safesail.selection.readouts import SaeReader
 from safesail.selection.result import SelectionResult, read_result
 from safesail.selection.single_pass import CLOCKS, Pass
 from safesail.store.concepts import write_concepts
@@ -23,6 +23,7 @@ from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
 from safesail.store.selection import (
     NEAR,
+    SelectionPiece,
     SelectionRow,
     candidate_features,
     finished_selections,
@@ -33,7 +34,7 @@ from safesail.store.sql import transaction
 from safesail.store.staging import clear, staging_dir
 from safesail.subject.protocol import Subject
 
-_FORMAT = 1
+_FORMAT = 2
 """Goes into every selection id: to be raised when the figures themselves change."""
 
 
@@ -144,5 +145,18 @@ def _record(
         fvu=None if sae.decoder is None else total.tally.fvu(total.spread),
         seconds=total.tally.seconds + total.seconds,
     )
-    rows = chain((part.rows for part in run.parts(sae)), [group_rows(total.domains, config.controls)])
-    write_selection(db, row, rows, (part.features for part in run.parts(sae)))
+    write_selection(db, row, _pieces(sae, run, concepts, config, total.domains))
+
+
+def _pieces(
+    sae: SAE, run: Pass, concepts: Sequence[Concept], config: SelectionConfig, sums: Mapping[str, Sums]
+) -> Iterator[SelectionPiece]:
+    domains = {concept.concept_id: concept.domain for concept in concepts}
+    with run.clock("contrast"):
+        reader = SaeReader(run.parts(sae), domains, sae.info.d_sae, config)
+    for part in run.parts(sae):
+        with run.clock("contrast"):
+            piece = reader.read(part)
+        yield piece
+    groups = [*group_rows(sums, config.controls), *detection_rows(reader.detections, config.controls)]
+    yield SelectionPiece(groups)

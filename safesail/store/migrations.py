@@ -50,6 +50,12 @@ def m004_origin_of_scores(db: Db) -> None:
     db.execute("DROP TABLE scores_before")
 
 
+@migration
+def m005_separations(db: Db) -> None:
+    """How features grade a concept's texts: empty for selections made before, which know no readout."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE separations (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 
