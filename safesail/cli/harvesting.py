@@ -140,8 +140,10 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     engine = None
     if options["engine"] == "ray":  # refused before the model is loaded, where Ray is missing
         cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
-        engine = RayEngine(partial(load_with_saes, where, options["saes"]), cluster, where.threads)
-    subject, saes = load_with_saes(where, options["saes"], quiet=quiet)
+        engine = RayEngine(
+            partial(load_with_saes, where, options["saes"], decoders=False), cluster, where.threads
+        )
+    subject, saes = load_with_saes(where, options["saes"], decoders=False, quiet=quiet)
     with open_writer(store) as db:
         keep = features_to_keep(db, [sae.info for sae in saes], config, listed)
         job = HarvestJob(subject, saes, texts, config, keep)

@@ -1,15 +1,13 @@
 """Finding the batch size that is fastest within a memory limit."""
 
-import os
-import resource
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 
-import torch
-
+from safesail.errors import DeviceMemoryError
 from safesail.sae.encode import encode_rows
 from safesail.sae.protocol import SAE
+from safesail.subject.device import memory_peak, memory_total
 from safesail.subject.protocol import Subject
 from safesail.subject.workers import open_workers
 
@@ -33,7 +31,7 @@ def find_batch_tokens(
         memory_gb: Limit in 10^9 bytes; None: four fifths of what the machine or GPU has.
         most: No batch is larger than this, except that it holds one row.
     """
-    limit = _SHARE * _memory_there() if memory_gb is None else memory_gb * 1e9
+    limit = _SHARE * memory_total(subject.device) if memory_gb is None else memory_gb * 1e9
 
     def run_one(batch_tokens: int) -> None:
         encode_rows(subject, saes, [[0] * row_tokens] * max(1, batch_tokens // row_tokens))
@@ -45,7 +43,7 @@ def find_batch_tokens(
                 one.result()
 
     run(row_tokens)  # first calls set up what later ones reuse
-    return search(run, _memory_used, limit=limit, most=min(most, LARGEST))
+    return search(run, partial(memory_peak, subject.device), limit=limit, most=min(most, LARGEST))
 
 
 def search(
@@ -59,7 +57,7 @@ def search(
     """Double the batch while the next doubling fits and pays.
 
     Args:
-        run: Runs one batch of so many tokens; a RuntimeError says that memory ran out.
+        run: Runs one batch of so many tokens; DeviceMemoryError says that memory ran out.
         used: Most bytes that were ever in use.
         limit: In bytes.
         most: No batch is larger than this, unless it is below `SMALLEST`.
@@ -71,7 +69,7 @@ def search(
         before, start = used(), clock()
         try:
             run(size)
-        except RuntimeError:  # torch's out-of-memory error is one
+        except DeviceMemoryError:
             return best
         speed = size / (clock() - start)
         if used() > limit or speed < SPEEDUP * best_speed:
@@ -81,16 +79,3 @@ def search(
             return best
         size *= 2
     return best
-
-
-def _memory_there() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.get_device_properties(0).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _memory_used() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -65,6 +65,9 @@ class SubjectOutput:
     state: ResidualState | None
     """Where `keep_block` asked for it."""
 
+    text_mask: Bool[Tensor, "batch pos"] | None = None
+    """False on padding, on the model's device; None: no padding."""
+
 
 @runtime_checkable
 class Subject(Protocol):

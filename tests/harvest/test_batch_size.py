@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from safesail.errors import DeviceMemoryError
 from safesail.harvest.batch_size import SMALLEST, search
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, run_harvest
@@ -26,7 +27,7 @@ class ModelConfig:
     def run(self, size: int) -> None:
         self.ran.append(size)
         if size * self.bytes_a_token > self.there:
-            raise RuntimeError("out of memory")
+            raise DeviceMemoryError("out of memory")
         self.peak = max(self.peak, size * self.bytes_a_token)
         self.now += self.fixed + self.per_token * size
 
