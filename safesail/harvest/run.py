@@ -10,7 +10,6 @@ from time import perf_counter
 from tqdm import tqdm
 
 from safesail.errors import ConfigError, FingerprintError
-from safesail.harvest.activations import bin_middle
 from safesail.harvest.batch_size import find_batch_tokens
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import Engine, run_here
@@ -82,7 +81,7 @@ class HarvestJob:
 
     @property
     def harvest_id(self) -> str:
-        """Hash of model, SAEs, sources and settings; batch sizes and machines do not enter."""
+        """Hash of model, number format, SAEs, sources and settings; batch sizes and machines do not enter."""
         keep = self.keep or {}
         body = {
             "model": self.subject.info.fingerprint,
@@ -91,6 +90,10 @@ class HarvestJob:
             "settings": self.config.model_dump(exclude=_NOT_ROWS),
             "keep": {sae_id: hashlib.sha256(kept.tobytes()).hexdigest() for sae_id, kept in keep.items()},
         }
+        if (
+            self.subject.info.dtype != "float32"
+        ):  # what is not named is float32, as in stores of earlier versions
+            body["dtype"] = self.subject.info.dtype
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def shards(self) -> Iterator[Shard]:
@@ -176,7 +179,8 @@ def run_harvest(
 
 def _open(db: Db, job: HarvestJob, *, replace: bool) -> HarvestRecord:
     infos = [sae.info for sae in job.saes]
-    return open_harvest(db, job.harvest_id, job.subject.info, infos, job.config.model_dump(), replace=replace)
+    settings = {**job.config.model_dump(), "dtype": job.subject.info.dtype}
+    return open_harvest(db, job.harvest_id, job.subject.info, infos, settings, replace=replace)
 
 
 def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
@@ -184,7 +188,7 @@ def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
     if record.n_tokens == 0:
         raise ConfigError(f"no text in {', '.join(job.sources)}")
     d_sae = {sae.info.sae_id: sae.info.d_sae for sae in job.saes}
-    finish_harvest(db, record, d_sae, job.config.precision, bin_middle)
+    finish_harvest(db, record, d_sae, job.config.precision)
     return record
 
 

@@ -50,6 +50,12 @@ def m004_origin_of_scores(db: Db) -> None:
     db.execute("DROP TABLE scores_before")
 
 
+@migration
+def m005_no_histogram_rows(db: Db) -> None:
+    """Histograms are files while a harvest is under way, and of no use once its statistics are computed."""
+    db.execute("DROP TABLE activation_bins")
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

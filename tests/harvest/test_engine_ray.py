@@ -34,7 +34,7 @@ if find_spec("ray") is None:
     pytest.skip("Ray is not installed (extra `ray`)", allow_module_level=True)
 
 CONFIG = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=64)
-TABLES = ("documents", "windows", "activations_f32", "activation_bins", "features", "shards", "harvest_saes")
+TABLES = ("documents", "windows", "activations_f32", "features", "shards", "harvest_saes")
 
 
 def digest(db: Db) -> dict[str, str]:
