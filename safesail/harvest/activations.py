@@ -67,7 +67,7 @@ def start_shard(
     subject: Subject, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, workers: BatchWorkers
 ) -> StartedShard:
     """Have the subject model run once over a shard, and every SAE encode the activations at its hook."""
-    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
+    assert isinstance(config.batch_tokens, int), "the harvest has put a number in its place"
     windows = shard.windows(config.n_ctx)
     prefix = chat_prefix(subject, config)
     lengths = [len(prefix) + len(w.token_ids) for w in windows]

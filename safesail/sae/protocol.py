@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from safesail.domain.records import SaeInfo
+from safesail.errors import SaeError
 
 ROWS = 512
 """Tokens that a CPU encodes or decodes at once: dense rows live only so long."""
@@ -121,3 +122,23 @@ class SAE(Protocol):
             SaeError: an encoder-only checkpoint, or one whose reconstruction needs more than the activations.
         """
         ...
+
+
+@dataclass(frozen=True)
+class DescribedSae:
+    """An SAE that is loaded elsewhere: what is known of it, without its weights."""
+
+    info: SaeInfo
+
+    @property
+    def decoder(self) -> None:
+        """None: there are no weights here."""
+        return
+
+    def encode(self, x: Float[Tensor, "n_tokens d_in"], slots: int | None = None) -> NoReturn:
+        """Always an `SaeError`."""
+        raise SaeError(f"{self.info.sae_id} is not loaded in this process")
+
+    def decode(self, acts: SparseActs) -> NoReturn:
+        """Always an `SaeError`."""
+        raise SaeError(f"{self.info.sae_id} is not loaded in this process")

@@ -131,11 +131,16 @@ def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
     )
 
 
-def set_batch_tokens(db: Db, record: HarvestRecord, batch_tokens: int) -> None:
-    """Remember the batch size that fits, so that a resumed harvest computes in the same batches."""
-    settings = json.dumps({**record.settings, "batch_tokens": batch_tokens}, sort_keys=True)
+def set_sizes(
+    db: Db, record: HarvestRecord, *, shard_tokens: int, batch_tokens: int | Literal["auto"] | None
+) -> None:
+    """Remember the sizes that fit, so that a resumed harvest cuts the same shards and computes in like batches."""
+    settings = {**record.settings, "shard_tokens": shard_tokens, "batch_tokens": batch_tokens}
     with transaction(db):
-        db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
+        db.execute(
+            "UPDATE harvests SET settings = ? WHERE harvest_key = ?",
+            [json.dumps(settings, sort_keys=True), record.key],
+        )
 
 
 def write_shard(db: Db, key: int, shard: HarvestedShard) -> None:
@@ -266,7 +271,10 @@ def _differences(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     differ = [
         f"{name} {stored[name]}, now {settings[name]}"
         for name in settings
-        if name in stored and stored[name] != settings[name] and name not in ("batch_tokens", "memory_gb")
+        if name in stored
+        and stored[name] != settings[name]
+        and name not in ("batch_tokens", "memory_gb")
+        and settings[name] is not None
     ]
     return f" ({', '.join(differ)})" if differ else ""
 
