@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import SaeInfo, SaeRecord, SubjectInfo
-from safesail.errors import DataError
+from safesail.errors import ConfigError, DataError
 from safesail.store.connection import Db, open_writer
 from safesail.store.harvest import (
     HarvestedShard,
@@ -141,6 +141,21 @@ def test_a_shard_that_fails_leaves_nothing(db: Db) -> None:
     store(db, record, 1, [(1, 2.0)])  # the file that was left behind is written again
     finish(db, record, "f32")
     assert rows(db, "SELECT token, value FROM activations ORDER BY 1") == [(0, 1.0), (N_CTX, 2.0)]
+
+
+def test_a_harvest_that_another_version_began_is_not_gone_on_with(db: Db, tmp_path: Path) -> None:
+    record = begin(db)
+    db.execute("UPDATE harvests SET settings = ?", [f'{{"n_ctx": {N_CTX}}}'])
+    assert begin(db).key == record.key  # nothing is stored yet: nothing to mix
+    store(db, record, 0, [(1, 1.0)])
+    with pytest.raises(ConfigError, match="begun by another version of Safe-SAIL"):
+        begin(db)
+    again = open_harvest(db, "h", SUBJECT, [SAE], {"n_ctx": N_CTX}, replace=True)
+    assert again.shards == {} and again.key != record.key
+    assert not list((tmp_path / "store.duckdb.harvest").rglob("*.run"))
+    db.execute("UPDATE harvests SET finished = true, settings = ?", [f'{{"n_ctx": {N_CTX}}}'])
+    store(db, again, 0, [(1, 1.0)])
+    assert begin(db).finished  # an old one that has ended is as good as any
 
 
 def test_a_lost_file_is_named_and_nothing_is_marked_as_finished(db: Db, tmp_path: Path) -> None:
