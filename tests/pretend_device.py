@@ -9,20 +9,22 @@ pageable memory is); fused attention (the mathematical one runs); kernels that a
 fail: code that is to run here uses `no_grad`.
 """
 
-import sys
+import inspect
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.utils._device
+import torch.utils.backend_registration
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_iter, tree_map
-from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as _setup
 
 aten: Any = torch.ops.aten
-_c: Any = torch._C
+_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+_utils: Any = torch.utils
 NAME = "pretend"
 
 
@@ -92,7 +94,7 @@ class Pretend(torch.Tensor):
 
 
 def _log(kind: str, tensor: torch.Tensor | None = None) -> None:
-    frame: Any = sys._getframe(1)
+    frame: Any = inspect.currentframe()
     while frame is not None and "/safesail/" not in frame.f_code.co_filename:
         frame = frame.f_back
     line = "?" if frame is None else f"{frame.f_code.co_filename.split('/safesail/')[-1]}:{frame.f_lineno}"
@@ -104,7 +106,10 @@ def _log(kind: str, tensor: torch.Tensor | None = None) -> None:
 
 
 def _bare(tree: Any) -> Any:
-    return tree_map(lambda t: t.held if isinstance(t, Pretend) else t, tree)
+    def bare(value: Any) -> Any:
+        return value.held if isinstance(value, Pretend) else value
+
+    return tree_map(bare, tree)
 
 
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -192,17 +197,20 @@ def install() -> None:
     """Make device `pretend`, for the rest of the process."""
     if _LIBRARY:
         return
-    constructors: Any = torch.utils._device._device_constructors
-    constructors()  # cached with the real torch.tensor, or `with device("meta")` misses it
+    _utils._device._device_constructors()  # cached with the real torch.tensor, or `with device("meta")` misses it
     torch.tensor, torch.as_tensor = _on_cpu_first(torch.tensor), _on_cpu_first(torch.as_tensor)
-    _setup(NAME)
+    _utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
     _LIBRARY.append(torch.library.Library("_", "IMPL"))
-    _LIBRARY[0].fallback(lambda func, *args, **kwargs: _run(func, args, kwargs), "PrivateUse1")
+    _LIBRARY[0].fallback(_kernel, "PrivateUse1")
     _LIBRARY.append(torch.library.Library("aten", "IMPL"))
     for name in MADE_BY_RESIZING:
         packet, _, overload = name.partition(".")
         func = getattr(getattr(aten, packet), overload or "default")
-        _LIBRARY[1].impl(name, lambda *args, _f=func, **kwargs: _run(_f, args, kwargs), "PrivateUse1")
+        _LIBRARY[1].impl(name, partial(_kernel, func), "PrivateUse1")
+
+
+def _kernel(func: Any, *args: Any, **kwargs: Any) -> Any:
+    return _run(func, args, kwargs)
 
 
 def table() -> list[tuple[str, str, int, int]]:

@@ -139,7 +139,7 @@ def assert_same(here: dict[Any, float], there: dict[Any, float]) -> None:
 
 def test_mixing_devices_is_refused_as_cuda_does(device: str) -> None:
     with pytest.raises(RuntimeError, match="same device"):
-        torch.ones(3, device=device) * torch.ones(3)
+        torch.ones(3, device=device).mul(torch.ones(3))
     with pytest.raises((RuntimeError, TypeError)):
         torch.ones(3, device=device).numpy()
 
@@ -362,5 +362,5 @@ def test_memory_that_runs_out_is_one_line_and_other_errors_are_themselves() -> N
     with pytest.raises(DeviceMemoryError, match="out of memory on cuda:1"), memory_faults("cuda:1"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     with pytest.raises(RuntimeError, match="shapes") as other, memory_faults("cpu"):
-        torch.ones(2, 3) @ torch.ones(2, 3)
+        torch.ones(2, 3).matmul(torch.ones(2, 3))
     assert not isinstance(other.value, DeviceMemoryError)

@@ -289,5 +289,5 @@ def _columns(
 
 def _learn_slots(sae: SAE, count: NDArray[np.int32], rows: int) -> None:
     starts = np.arange(0, len(count), rows)
-    fullest = (np.add.reduceat(count, starts) / np.diff([*starts, len(count)])).max()
+    fullest = (np.add.reduceat(count, starts) / np.diff(np.append(starts, len(count)))).max()
     _SLOTS[sae] = max(_SLOTS.get(sae, 1), math.ceil(_SPARE * float(fullest)))

@@ -43,13 +43,14 @@ class SparseActs:
         active = dense > 0
         if slots is None:
             token, feature = torch.nonzero(active, as_tuple=True)
-            return cls(token, feature, dense[token, feature].float(), *dense.shape)
+            return cls(token, feature, dense[token, feature].float(), len(dense), dense.shape[1])
         size = len(dense) * min(slots, dense.shape[1])
         token, feature = torch.nonzero_static(active, size=size, fill_value=-1).unbind(1)
         empty = token < 0
         token = token.masked_fill(empty, len(dense) - 1)
         value = dense[token, feature].float().masked_fill(empty, 0)
-        return cls(token, feature.clamp(min=0), value, *dense.shape, (active.sum() - size).clamp(min=0))
+        missing = (active.sum() - size).clamp(min=0)
+        return cls(token, feature.clamp(min=0), value, len(dense), dense.shape[1], missing)
 
     @classmethod
     def largest(cls, pre: Float[Tensor, "n_tokens d_sae"], k: int, slots: int | None = None) -> "SparseActs":
@@ -62,9 +63,10 @@ class SparseActs:
         value = value.gather(1, order)
         if slots is not None:
             token = torch.arange(len(pre), device=pre.device)[:, None].expand_as(feature)
-            return cls(token.flatten(), feature.flatten(), value.flatten().float().relu(), *pre.shape)
+            values = value.flatten().float().relu()
+            return cls(token.flatten(), feature.flatten(), values, len(pre), pre.shape[1])
         token, nth = torch.nonzero(value > 0, as_tuple=True)
-        return cls(token, feature[token, nth], value[token, nth].float(), *pre.shape)
+        return cls(token, feature[token, nth], value[token, nth].float(), len(pre), pre.shape[1])
 
     @classmethod
     def join(cls, parts: Iterable["SparseActs"], d_sae: int) -> "SparseActs":

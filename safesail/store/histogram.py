@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
@@ -60,8 +61,8 @@ class Histogram:
     @classmethod
     def add_up(cls, parts: Sequence["Histogram"]) -> "Histogram":
         """All in one; totals are added in the order given."""
-        key, (n,) = _summed([p.key for p in parts], [[p.n for p in parts]])
-        feature, (total,) = _summed([p.feature for p in parts], [[p.total for p in parts]])
+        key, n = _summed([p.key for p in parts], [p.n for p in parts])
+        feature, total = _summed([p.feature for p in parts], [p.total for p in parts])
         maximum = np.zeros(len(feature), np.float32)
         for part in parts:
             own = np.searchsorted(feature, part.feature)
@@ -130,14 +131,11 @@ def quantiles(h: Histogram, shares: Sequence[float]) -> list[NDArray[np.float64]
 
 
 def _summed(
-    keys: Sequence[NDArray[np.generic]], columns: Sequence[Sequence[NDArray[np.generic]]]
-) -> tuple[NDArray[np.generic], list[NDArray[np.generic]]]:
-    """Distinct keys, ascending, and the sums of each column over equal ones, in the order given."""
+    keys: Sequence[NDArray[Any]], columns: Sequence[NDArray[Any]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Distinct keys, ascending, and the sums of a column over equal ones, in the order given."""
     key = np.concatenate(keys)
     order = np.argsort(key, kind="stable")
-    key = key[order]
+    key, column = key[order], np.concatenate(columns)[order]
     first = starts(key)
-    summed = [np.concatenate(column)[order] for column in columns]
-    if not len(first):
-        return key, summed
-    return key[first], [np.add.reduceat(column, first) for column in summed]
+    return (key[first], np.add.reduceat(column, first)) if len(first) else (key, column)

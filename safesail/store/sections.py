@@ -31,7 +31,7 @@ class SectionWriter:
     def add(self, name: str, array: NDArray[Any]) -> None:
         """Append an array."""
         self._index[name] = (array.dtype.str, self._end, len(array))
-        self._file.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+        self._file.write(np.ascontiguousarray(array).data)
         self._end += array.nbytes
 
     def close(self, about: Mapping[str, Any]) -> None:

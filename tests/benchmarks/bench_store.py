@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE = "f5212b7"
 D_SAE, L0, N_CTX, BATCHES = 32_768, 50, 64, 4
-PHASES = ("sort", "write", "finish")
+PHASES: tuple[str, ...] = ("sort", "write", "finish")
 
 
 def main() -> None:
