@@ -18,7 +18,8 @@ from safesail.domain.records import Concept, ConceptPair
 from safesail.errors import ConfigError, DeviceMemoryError
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, run_harvest
-from safesail.sae.checkpoint import CheckpointConfig, EncoderOnly
+from safesail.sae.checkpoint import EncoderOnly
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.edit import edit_features, reconstruct, scale
 from safesail.sae.encode import encode_rows
 from safesail.sae.load import open_sae

@@ -39,7 +39,7 @@ class PipelineConfig(Config):
     """Where the model and the SAEs run, as `--device` of the stages takes it."""
 
     dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
-    """Number format of the subject model; SAEs run in float32. tf32: float32 whose products on CUDA are made in TF32."""
+    """Number format of the subject model; SAEs run in float32. tf32: float32, its products made in TF32 on CUDA."""
 
     saes: tuple[str | CheckpointSource, ...] = Field(min_length=1)
     """Candidates: folders (patterns allowed), checkpoints, or `release/id`; a checkpoint with its settings where no
