@@ -51,7 +51,7 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     # Before the model is fetched, which may take hours.
     check_here(config.saes, sizes_of(config.model) or ModelSizes(config.model, None, None))
     subject = load_subject(ModelConfig(config.model, config.device, config.dtype), quiet=quiet)
-    saes = open_saes(config.saes, subject, device=config.device)
+    saes = open_saes(config.saes, subject)
     clock.end("load")
     with open_writer(store) as db:
         concepts = load_concepts(config.concepts, config.domains)

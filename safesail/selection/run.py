@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from safesail.concepts.read import concept_set_hash
-from safesail.domain.records import Concept, SubjectInfo
+from safesail.domain.records import Concept, LoadedSubject
 from safesail.errors import ConfigError
 from safesail.sae.protocol import SAE
 from safesail.selection.config import SelectionConfig
@@ -94,7 +94,9 @@ def run_selection(
     return read_result(db, ids, new=new, n_tokens=n_tokens, seconds=seconds)
 
 
-def selection_id(subject: SubjectInfo, sae: SAE, concepts: Sequence[Concept], config: SelectionConfig) -> str:
+def selection_id(
+    subject: LoadedSubject, sae: SAE, concepts: Sequence[Concept], config: SelectionConfig
+) -> str:
     """Identity of one SAE's selection: everything that can change its figures, and nothing else."""
     body = {
         "format": _FORMAT,
@@ -103,6 +105,8 @@ def selection_id(subject: SubjectInfo, sae: SAE, concepts: Sequence[Concept], co
         "concepts": concept_set_hash(concepts),
         "settings": _settings(config),
     }
+    if subject.dtype != "float32":  # what is not named is float32, as in stores of earlier versions
+        body["dtype"] = subject.dtype
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -111,7 +115,8 @@ def record_near(db: Db, sae: SAE) -> None:
     if sae.decoder is None:
         return
     features = sorted(c.feature for c in candidate_features(db, sae.info.sae_id))
-    rows = torch.nn.functional.normalize(sae.decoder[features].float(), dim=1)
+    chosen = torch.tensor(features, dtype=torch.long).to(sae.decoder.device)
+    rows = torch.nn.functional.normalize(sae.decoder.index_select(0, chosen).cpu().float(), dim=1)
     cosine = torch.triu(rows @ rows.T, diagonal=1)
     a, b = torch.nonzero(cosine >= NEAR, as_tuple=True)
     pairs = zip(a.tolist(), b.tolist(), cosine[a, b].tolist(), strict=True)

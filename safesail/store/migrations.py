@@ -56,6 +56,12 @@ def m005_separations(db: Db) -> None:
     db.execute(next(table for table in TABLES if "CREATE TABLE separations (" in table))
 
 
+@migration
+def m006_no_histogram_rows(db: Db) -> None:
+    """Histograms are files while a harvest is under way, and of no use once its statistics are computed."""
+    db.execute("DROP TABLE activation_bins")
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -199,16 +199,6 @@ TABLES = (
     )
     """,
     """
-    CREATE TABLE activation_bins (              -- histogram of every feature's nonzeros, whether they are kept or not
-        sae_key     INTEGER NOT NULL,
-        feature     INTEGER NOT NULL,
-        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: 64 bins per octave
-        n           BIGINT NOT NULL,
-        total       DOUBLE NOT NULL,
-        maximum     FLOAT NOT NULL
-    )
-    """,
-    """
     CREATE TABLE features (
         sae_id     TEXT NOT NULL,
         feature    INTEGER NOT NULL CHECK (feature >= 0),

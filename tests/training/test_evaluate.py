@@ -35,7 +35,10 @@ def taken_in(total: Accumulator, x: Tensor, sae: Axes) -> None:
     acts = sae.encode(x)
     error = (x - sae.decode(acts)).square().sum().item()
     row, feature = acts.token.numpy().astype(np.int32), acts.feature.numpy().astype(np.int32)
-    total.add(SparseColumns(row, row, feature, acts.value.numpy(), error, 0.0), Spread.of(x))
+    total.add(
+        SparseColumns(row, row, feature, acts.value.numpy(), error, 0.0),
+        Spread.read(len(x), Spread.sums(x).numpy()),
+    )
 
 
 def test_figures_by_hand() -> None:
