@@ -2,24 +2,29 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from safesail.domain.config import Config
 from safesail.store.selection import NEAR
 
 Answer = Literal["json", "text"]
-Method = Literal["segment", "token", "detection", "fuzzing"]
-"""`segment` is the default and the cheap one; `token` asks for every token; the last two are Delphi's."""
+Method = Literal["segment", "token", "detection", "fuzzing", "pooled"]
+"""`segment` asks about one explanation at a time, `pooled` about those of several features at once; `token` asks for
+every token; `detection` and `fuzzing` are Delphi's."""
 
 Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
 
 _EXPLAIN_TEMPLATES: dict[Answer, str] = {"json": "v1", "text": "text_v1"}
+SEVERAL = "several_v1"
+"""Template of a prompt about several features."""
+
 _SIMULATE_TEMPLATES: dict[Method, str] = {
     "segment": "segment_v1",
     "token": "token_v1",
     "detection": "detection_v1",
     "fuzzing": "fuzzing_v1",
+    "pooled": "pooled_v1",
 }
 
 
@@ -56,20 +61,26 @@ class ExplainConfig(Config):
     template: str | None = None
     """Prompt template `prompts/explain/<template>.j2`; None: the one of the form of answer."""
 
+    order: Literal["strongest", "levels"] = "strongest"
+    """Which windows are shown, of those that were taken: the strongest, or some of every level."""
+
     n_active: PositiveInt = 10
     """Windows with the feature's activity shown at most."""
 
-    n_controls: NonNegativeInt = 8
+    n_controls: NonNegativeInt = 4
     """Windows without activity shown at most."""
 
-    tokens_before: NonNegativeInt = 24
+    tokens_before: NonNegativeInt = 8
     """Tokens shown ahead of a window's strongest one; the rest of the window is cut off to save tokens."""
 
-    tokens_after: NonNegativeInt = 8
+    tokens_after: NonNegativeInt = 1
     """Tokens shown behind it."""
 
-    max_words: PositiveInt = 60
+    max_words: PositiveInt = 40
     """Words asked for at most; an answer of more than twice as many is refused."""
+
+    features_per_call: Annotated[int, Field(ge=1, le=20)] = 5
+    """Features that share one prompt, with its instructions and tags; more than one are answered as JSON."""
 
     tags: bool = True
     """Ask for tags from the taxonomy; a plain sentence has none."""
@@ -82,13 +93,60 @@ class ExplainConfig(Config):
 
     @property
     def template_name(self) -> str:
-        """Template in use."""
+        """Template of a prompt about one feature."""
         return self.template or _EXPLAIN_TEMPLATES[self.answer]
+
+    @property
+    def several(self) -> bool:
+        """Whether several features may share one prompt: a plain sentence is about one."""
+        return self.features_per_call > 1 and self.answer == "json" and self.template is None
+
+    @property
+    def call_features(self) -> int:
+        """Features that go into one call."""
+        return self.features_per_call if self.several else 1
 
     @property
     def asks_tags(self) -> bool:
         """Whether the answer is to hold tags."""
         return self.tags and self.answer == "json"
+
+
+class PoolConfig(Config):
+    """How several features share one prompt."""
+
+    features: Annotated[int, Field(ge=1, le=40)] = 12
+    """Explanations in one prompt, at most."""
+
+    n_active: Annotated[int, Field(ge=1)] = 2
+    """Windows in which it fires that each of them contributes."""
+
+    n_silent: Annotated[int, Field(ge=0)] = 1
+    """Windows in which it does not fire, hard and random ones in turn."""
+
+    tokens_before: NonNegativeInt = 17
+    """Tokens of a window ahead of its strongest one; the rest is cut off to save tokens."""
+
+    tokens_after: NonNegativeInt = 6
+    """Tokens behind it."""
+
+    most: PositiveInt = 12
+    """Segments that an answer may name for one explanation; one with more than twice as many is refused."""
+
+    min_rounds: PositiveInt = 2
+    """Prompts that a feature takes part in before tokens go to the next features."""
+
+    max_rounds: PositiveInt = 4
+    """Prompts that it takes part in at most, while there are tokens and windows that were not shown."""
+
+    hard: bool = False
+    """Let near-duplicates and features of one concept share a prompt: they are then each other's controls."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PoolConfig":
+        if self.min_rounds > self.max_rounds:
+            raise ValueError(f"min_rounds {self.min_rounds} is above max_rounds {self.max_rounds}")
+        return self
 
 
 class ScoringConfig(Config):
@@ -134,6 +192,9 @@ class ScoringConfig(Config):
     seed: NonNegativeInt = 0
     """Of the bootstrap and of the marks that fuzzing puts at random."""
 
+    pool: PoolConfig = PoolConfig()
+    """Of the pooled method."""
+
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
     """None: not sent, as reasoning models demand."""
 
@@ -159,7 +220,10 @@ class ScoringConfig(Config):
             parts += [f"s{self.segment_tokens}"] if self.segment_tokens != default.segment_tokens else []
             parts += ["list"] if self.answers == "list" else []
             parts += [] if self.graded else ["binary"]
-        if self.method != "token" and self.windows_per_call != default.windows_per_call:
+        if self.method == "pooled":
+            parts += [] if self.pool.features == default.pool.features else [f"g{self.pool.features}"]
+            parts += ["hard"] if self.pool.hard else []
+        elif self.method != "token" and self.windows_per_call != default.windows_per_call:
             parts.append(f"w{self.windows_per_call}")
         if self.threshold != default.threshold:
             parts.append(f"t{self.threshold:g}")

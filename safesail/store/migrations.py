@@ -62,6 +62,20 @@ def m006_no_histogram_rows(db: Db) -> None:
     db.execute("DROP TABLE activation_bins")
 
 
+@migration
+def m007_lookup_beside_scores(db: Db) -> None:
+    """Scores get the look-up baseline and the interval of what they gain over it, unknown for those there are."""
+    for column in ("lookup", "gain_low", "gain_high"):
+        db.execute(f"ALTER TABLE scores ADD COLUMN IF NOT EXISTS {column} DOUBLE")
+
+
+@migration
+def m008_pools(db: Db) -> None:
+    """Which features were scored together."""
+    db.execute("CREATE SEQUENCE pool_order START 1")
+    db.execute(next(table for table in TABLES if "CREATE TABLE pools (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -1,0 +1,210 @@
+"""The walk over features that are scored together: some are explained, scored in groups, then the next ones.
+
+First every feature gets its first rounds, in order of value; what is left of the budget then makes scores more
+certain, those that need it most first. So a stop at any moment leaves a catalog of finished features.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from safesail.autointerp.clients import ChatPair
+from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.explainer import (
+    STAGE,
+    Shown,
+    explain,
+    explain_several,
+    make_request,
+    make_several,
+)
+from safesail.autointerp.loop import Plan, Walk
+from safesail.autointerp.pool_scorer import PoolScorer
+from safesail.autointerp.pricing import amount, expected_cost
+from safesail.autointerp.report import RunReport
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Explanation, Failed, Score
+from safesail.errors import BudgetExceededError, CacheMissError
+from safesail.llm.metered import MeteredClient
+from safesail.store.connection import Db
+from safesail.store.explanations import ScoreOrigin
+
+_GROUPS_AT_ONCE = 2
+"""Groups of features that are explained before the first of them is scored: drawn anew, they mix."""
+
+
+def make_walk(db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None) -> Walk:
+    """The walk of a way of scoring; `origin`: of the scores; None: nothing is written."""
+    return (PooledWalk if config.scoring.method == "pooled" else Walk)(db, clients, config, origin)
+
+
+class PooledWalk(Walk):
+    """Explains features in order and scores them in groups until they or the budget are used up."""
+
+    def __init__(
+        self, db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None
+    ) -> None:
+        """`origin`: of the scores; None: nothing is written."""
+        super().__init__(db, clients, config, origin)
+        self._missing: CacheMissError | None = None
+        self._scores: dict[FeatureId, Score] = {}
+        self._explaining: list[float] = []
+        """What each explanation newly cost, in the budget's unit."""
+
+    async def run(self, plan: Plan, *, quiet: bool) -> RunReport:
+        """Explain and score the features of `plan`, the first one first.
+
+        Raises:
+            LLMUnavailableError: an endpoint is dead; what is finished is stored.
+            CacheMissError: replay was asked for and an answer is not in the cache; what there is was scored.
+        """
+        self._start(plan)
+        self._scorer = PoolScorer(self._db, self._clients.simulator, self._config, plan.sae_id, self._origin)
+        pool = self._config.scoring.pool
+        size = _GROUPS_AT_ONCE * pool.features
+        explained: list[Explanation] = []
+        with tqdm(desc="explain+score", total=len(plan.features), unit="feature", disable=quiet) as bar:
+            for first in range(0, len(plan.features), size):
+                batch = list(enumerate(plan.features))[first : first + size]
+                admitted = await self._admit(batch)
+                explained += admitted
+                await self._score(admitted, pool.min_rounds)
+                bar.update(len(batch))
+                if self._stopped or self._missing is not None:
+                    break
+            await self._score(explained, pool.max_rounds)
+        self._count(plan)
+        if self._missing is not None:
+            raise self._missing
+        return self._report
+
+    @property
+    def _stopped(self) -> bool:
+        return self._report.stopped_by is not None
+
+    async def _score(self, explanations: Sequence[Explanation], rounds: int) -> None:
+        if not explanations or self._scorer.stopped_by is not None:
+            return
+        for score in await self._scorer.score(explanations, rounds):
+            self._scores[score.feature] = score
+        self._report.stopped_by = self._report.stopped_by or self._scorer.stopped_by
+
+    async def _admit(self, batch: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+        """Explain as many of `batch`, in order, as the budget is likely to finish."""
+        admitted: list[Explanation] = []
+        waiting = list(batch)
+        while waiting and self._missing is None and not self._stopped:
+            n = self._affordable(waiting, len(admitted))
+            if n == 0:
+                break
+            chunk, waiting = waiting[:n], waiting[n:]
+            size = self._config.explain.call_features
+            calls = [chunk[start : start + size] for start in range(0, n, size)]
+            for explained in await asyncio.gather(*map(self._explanations_of, calls)):
+                admitted += explained
+        return admitted
+
+    async def _explanations_of(self, items: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+        """Explanations of some features, known or asked for in one call, as far as there are any."""
+        explained: dict[FeatureId, Explanation | None] = {}
+        try:
+            explained |= {f: self._plan.known[f] for _, f in items if f in self._plan.known}
+            asked = [f for _, f in items if f not in explained and f not in self._plan.shared]
+            outcomes = await self._ask_several(asked)
+            explained |= {outcome.feature: self._keep(outcome) for outcome in outcomes}
+        except BudgetExceededError as error:
+            self._report.stopped_by = str(error)
+        except CacheMissError as error:
+            self._missing = error
+        numbers = {feature: number for number, feature in items}
+        for feature in explained:
+            self._settle(numbers[feature], explained[feature])
+        for number, feature in items:
+            if feature in self._plan.shared and not self._stopped and self._missing is None:
+                explained[feature] = await self._explain(feature)
+            self._settle(number, explained.get(feature))
+            self._explaining.append(self._clients.explainer.costs[feature])
+        return [e for _, f in items if (e := explained.get(f)) is not None]
+
+    async def _ask_several(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
+        shown = [self._shown(feature) for feature in features]
+        failed = [of for of in shown if isinstance(of, Failed)]
+        fit = [of for of in shown if isinstance(of, Shown)]
+        if not fit:
+            return [*failed]
+        client, config = self._clients.explainer, self._config.explain
+        if not config.several:
+            (of,) = fit
+            return [
+                *failed,
+                await explain(client, of.feature, of.windows, config, q999=of.q999, hint=of.hint),
+            ]
+        try:
+            return [*failed, *await explain_several(client, fit, config)]
+        except BudgetExceededError:
+            if len(fit) == 1:
+                raise
+        return await self._ask_halves(features)
+
+    async def _ask_halves(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
+        """Ask about fewer features at once, as long as the budget pays for that; what was paid for is kept."""
+        outcomes: list[Explanation | Failed] = []
+        middle = len(features) // 2
+        for half in (features[:middle], features[middle:]):
+            try:
+                outcomes += await self._ask_several(half)
+            except BudgetExceededError as error:
+                self._report.stopped_by = str(error)
+                break
+        return outcomes
+
+    def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
+        """How many more features may be explained now, so that all that are explained can be scored too.
+
+        Until one was explained, they go one by one: what the first one costs is not known.
+        """
+        client, at_once = self._clients.simulator, self._config.concurrency
+        if math.isinf(client.unspent):
+            return min(len(waiting), at_once * self._config.explain.call_features)
+        paid = [cost for cost in self._explaining if cost > 0]
+        explaining = sum(paid) / len(paid) if paid else self._expected_explaining(waiting)
+        part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
+        scoring = part * self._config.scoring.pool.min_rounds
+        left = client.unspent - max(reserve, client.gap) - unscored * scoring
+        n = int(left / max(explaining + scoring, 1e-9))
+        size = self._config.explain.call_features
+        # Whole calls only: a call about fewer features would be another question when the run goes on. Unless the
+        # budget is too small for one: a few features are better than none.
+        whole = min(n, len(waiting)) if n >= len(waiting) or not self._explaining else n - n % size
+        if whole < 1 and not self._stopped:
+            written = self._clients.budget.written
+            self._report.stopped_by = (
+                f"{written(client.unspent)} are left; a feature costs about {written(explaining + scoring)}, and"
+                f" {written(max(reserve, client.gap))} are kept in reserve for the worst case of a call"
+            )
+            return 0
+        return min(whole, size * (at_once if paid or self._plan.known else 1))
+
+    def _expected_explaining(self, waiting: Sequence[tuple[int, FeatureId]]) -> float:
+        """What the first explanation is expected to cost, in the budget's unit, before any was paid for."""
+        config, client = self._config.explain, self._clients.explainer
+        asked = [f for _, f in waiting if f not in self._plan.known and f not in self._plan.shared]
+        shown = [of for f in asked[: config.call_features] if isinstance(of := self._shown(f), Shown)]
+        if not shown or not isinstance(client, MeteredClient):
+            return 0.0
+        if config.several:
+            request = make_several(client.endpoint, shown, config)
+        else:
+            request = make_request(client.endpoint, shown[0].windows, config, q999=shown[0].q999)
+        cost = expected_cost(self._db, client.inner, request, STAGE, client.prices)
+        return amount(cost, self._clients.budget) / (len(shown) if config.several else 1)
+
+    def _count(self, plan: Plan) -> None:
+        for score in self._scores.values():
+            self._count_score(score)
+        costs = self._clients.simulator.costs
+        self._report.paid = [f for f in plan.features if costs.get(f, 0.0) > 0]
+        self._report.left = len(set(plan.features) - set(self._scores) - set(self._report.failed))
+        self._report.tokens = self._clients.simulator.spent_tokens
