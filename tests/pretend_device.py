@@ -14,17 +14,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
-import torch.utils._device
-import torch.utils.backend_registration
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_iter, tree_map
 
 aten: Any = torch.ops.aten
 _c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
-_utils: Any = torch.utils
+_DEVICE: Any = import_module("torch.utils._device")
+_BACKEND: Any = import_module("torch.utils.backend_registration")
 NAME = "pretend"
 
 
@@ -197,9 +197,9 @@ def install() -> None:
     """Make device `pretend`, for the rest of the process."""
     if _LIBRARY:
         return
-    _utils._device._device_constructors()  # cached with the real torch.tensor, or `with device("meta")` misses it
+    _DEVICE._device_constructors()  # cached with the real torch.tensor, or `with device("meta")` misses it
     torch.tensor, torch.as_tensor = _on_cpu_first(torch.tensor), _on_cpu_first(torch.as_tensor)
-    _utils.backend_registration._setup_privateuseone_for_python_backend(NAME)
+    _BACKEND._setup_privateuseone_for_python_backend(NAME)
     _LIBRARY.append(torch.library.Library("_", "IMPL"))
     _LIBRARY[0].fallback(_kernel, "PrivateUse1")
     _LIBRARY.append(torch.library.Library("aten", "IMPL"))

@@ -48,7 +48,7 @@ def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None
     label = f"best: {best.sae.sae_id}"
     for ax, x in ((sparsity, best.sae.l0), (layer, best.sae.layer)):
         if x is not None:
-            ax.plot(x, _value(best, measure), "k*", markersize=14, label=label, zorder=3)
+            ax.plot([x], [_value(best, measure) or 0.0], "k*", markersize=14, label=label, zorder=3)
     name = measure.replace("_", " ")
     sparsity.set(title=f"{name} by sparsity, {len(shown)} SAEs", ylabel=name)
     layer.set(title=f"{name} by layer and hook", xlabel="layer", ylabel=name)

@@ -138,7 +138,7 @@ class SaeReader:
         candidate = features["candidate"] | in_readout
         often = np.maximum(features["frequency"], features["swapped"]) >= self._config.keep_floor - 1e-9
         return {
-            name: column[often | candidate] for name, column in (features | {"candidate": candidate}).items()
+            name: column[often | candidate] for name, column in ({**features, "candidate": candidate}).items()
         }
 
     def _separations(
@@ -155,7 +155,7 @@ class SaeReader:
             "feature": readout.feature[kept].astype(np.int32),
             "auc_pairs": readout.auc_pairs[kept],
             "auc_wide": (none if readout.auc_wide is None else readout.auc_wide)[kept],
-            "readout_rank": np.where(rank == 0, None, rank)[kept],
+            "readout_rank": np.array([int(r) or None for r in rank[kept]], dtype=object),
             "scale": self._scale[readout.feature[kept]],
         }
 

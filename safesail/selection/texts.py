@@ -39,13 +39,20 @@ class PairTexts:
         """Texts of several batches, in their order."""
         sizes = np.concatenate([np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)])
         none = cls(
-            d_sae, np.zeros(1, np.int64), *(np.zeros(0, kind) for kind in (np.int32, np.float32, np.uint64))
+            d_sae,
+            np.zeros(1, np.int64),
+            np.zeros(0, np.int32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.uint64),
         )
-        columns = [
-            np.concatenate([getattr(part, name) for part in (none, *parts)])
-            for name in ("feature", "value", "priority")
-        ]
-        return cls(d_sae, np.cumsum(sizes), *columns)
+        every = (none, *parts)
+        return cls(
+            d_sae,
+            np.cumsum(sizes),
+            np.concatenate([part.feature for part in every]),
+            np.concatenate([part.value for part in every]),
+            np.concatenate([part.priority for part in every]),
+        )
 
     @property
     def n_texts(self) -> int:

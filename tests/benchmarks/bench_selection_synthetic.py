@@ -138,7 +138,9 @@ def detection(tables: Tables) -> dict[str, float]:
 
 def _maxima(fires: Bool[np.ndarray, "n_texts d_sae"]) -> Maxima:
     text, feature = np.nonzero(fires)
-    return Maxima(*fires.shape, text, feature.astype(np.int32), np.ones(text.size, np.float32))
+    return Maxima(
+        fires.shape[0], fires.shape[1], text, feature.astype(np.int32), np.ones(text.size, np.float32)
+    )
 
 
 def baselines(sae: PlantedSae, tables: Tables, seed: int) -> dict[str, float]:

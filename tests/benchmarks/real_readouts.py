@@ -64,8 +64,8 @@ def measure(
 ) -> SaeOnTexts:  # fmt: skip
     """One SAE. `about`: sae_id, hook, layer; `number`: each labelled text's row in `on_texts`."""
     config = SelectionConfig(draws=1)
-    d_sae = on_pairs.largest.shape[1]
     dense = on_pairs.largest.toarray()
+    d_sae = dense.shape[1]
     scale = np.where(dense.max(axis=0) > 0, dense.max(axis=0), 1.0)
     parts = [_part(pairs, i, dense) for i in range(len(pairs.concepts))]
     reader = SaeReader(parts, pairs.domains, d_sae, config)

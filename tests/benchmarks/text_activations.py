@@ -67,7 +67,7 @@ class ActivationCache:
         starts = np.searchsorted(ran.row, np.arange(len(rows) + 1))
         arrays = {hook: x.float().cpu().numpy() for hook, x in ran.by_hook.items()}
         with whole_file(self._folder / f"{name}.npz") as partial, partial.open("wb") as file:
-            np.savez(file, starts=starts, **arrays)
+            np.savez(file, allow_pickle=False, starts=starts, **arrays)
         with whole_file(self._folder / f"{name}.keys") as partial:  # last: it says that the batch is there
             partial.write_text("\n".join(keys), encoding="utf-8")
 
@@ -80,9 +80,8 @@ class ActivationCache:
         for sae in tqdm(saes, desc="SAEs", disable=quiet):
             by_key, l0, fvu = self._encoded(sae, wanted)
             order = [by_key[_key(row)] for row in rows]
-            found[sae.info.sae_id] = TextActs(
-                *(_stack(order, which, sae.info.d_sae) for which in (1, 2)), l0, fvu
-            )
+            largest, mean = (_stack(order, which, sae.info.d_sae) for which in (1, 2))
+            found[sae.info.sae_id] = TextActs(largest, mean, l0, fvu)
         return found
 
     def _encoded(
@@ -102,7 +101,7 @@ class ActivationCache:
                 with np.load(path.with_suffix(".npz")) as raw:
                     columns = _encode(sae, raw[sae.info.hook], raw["starts"])
                 with whole_file(own) as partial, partial.open("wb") as file:
-                    np.savez(file, **columns)
+                    np.savez(file, allow_pickle=False, **columns)
             with np.load(own) as kept:
                 bounds = kept["bounds"]
                 columns = [kept[name] for name in ("feature", "largest", "mean")]

@@ -22,7 +22,7 @@ TABLES = st.tuples(st.integers(2, 7), st.integers(2, 6), st.integers(1, 9), st.i
 
 def sparse(dense: Dense) -> Maxima:
     text, feature = np.nonzero(dense)
-    return Maxima(*dense.shape, text, feature.astype(np.int32), dense[text, feature])
+    return Maxima(dense.shape[0], dense.shape[1], text, feature.astype(np.int32), dense[text, feature])
 
 
 def read(

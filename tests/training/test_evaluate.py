@@ -22,7 +22,7 @@ class Axes:
         self.info = SaeInfo("axes", "tiny", HOOK, d_in, 2 * d_in, "relu", "0" * 64, "test")
         self._kept = kept
 
-    def encode(self, x: Tensor) -> SparseActs:
+    def encode(self, x: Tensor, slots: int | None = None) -> SparseActs:
         both = torch.cat([x, -x], dim=1).relu()
         lost = torch.arange(x.shape[1]) >= self._kept
         return SparseActs.above_zero(both * ~torch.cat([lost, lost]))
