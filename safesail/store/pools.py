@@ -72,8 +72,8 @@ def read_pools(db: Db, key: PoolKey) -> list[Pool]:
     """Every pool of these scores, oldest first."""
     stored = rows(
         db,
-        "SELECT pool_id, members, error, message, tokens FROM pools WHERE sae_id = ? AND simulator = ? AND settings_hash = ?"
-        " ORDER BY pool_id",
+        "SELECT pool_id, members, error, message, tokens FROM pools"
+        " WHERE sae_id = ? AND simulator = ? AND settings_hash = ? ORDER BY pool_id",
         [key.sae_id, key.simulator, key.settings_hash],
     )
     return [
