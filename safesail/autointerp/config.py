@@ -16,7 +16,9 @@ Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
 
 _EXPLAIN_TEMPLATES: dict[Answer, str] = {"json": "v1", "text": "text_v1"}
-_SEVERAL = "several_v1"
+SEVERAL = "several_v1"
+"""Template of a prompt about several features."""
+
 _SIMULATE_TEMPLATES: dict[Method, str] = {
     "segment": "segment_v1",
     "token": "token_v1",
@@ -77,7 +79,7 @@ class ExplainConfig(Config):
     max_words: PositiveInt = 40
     """Words asked for at most; an answer of more than twice as many is refused."""
 
-    features_per_call: Annotated[int, Field(ge=1, le=20)] = 4
+    features_per_call: Annotated[int, Field(ge=1, le=20)] = 5
     """Features that share one prompt, with its instructions and tags; more than one are answered as JSON."""
 
     tags: bool = True
@@ -91,13 +93,13 @@ class ExplainConfig(Config):
 
     @property
     def template_name(self) -> str:
-        """Template in use."""
-        return self.template or (_SEVERAL if self.several else _EXPLAIN_TEMPLATES[self.answer])
+        """Template of a prompt about one feature."""
+        return self.template or _EXPLAIN_TEMPLATES[self.answer]
 
     @property
     def several(self) -> bool:
         """Whether several features may share one prompt: a plain sentence is about one."""
-        return self.features_per_call > 1 and self.answer == "json" and self.template in (None, _SEVERAL)
+        return self.features_per_call > 1 and self.answer == "json" and self.template is None
 
     @property
     def call_features(self) -> int:
@@ -128,7 +130,7 @@ class PoolConfig(Config):
     tokens_after: NonNegativeInt = 6
     """Tokens behind it."""
 
-    most: PositiveInt = 16
+    most: PositiveInt = 12
     """Segments that an answer may name for one explanation; one with more than twice as many is refused."""
 
     min_rounds: PositiveInt = 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safesail.autointerp.clients import Client
-from safesail.autointerp.config import ExplainConfig
+from safesail.autointerp.config import SEVERAL, ExplainConfig
 from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Failed
@@ -57,7 +57,7 @@ async def explain(
     def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
         return [read_answer(text, config)]
 
-    return (await _ask(client, request, [feature], config, parse))[0]
+    return (await _ask(client, request, [feature], config.template_name, parse))[0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ async def explain_several(
     """
     for of in shown:
         _check_shown(of.feature, of.windows)
-    rendered = load_template(STAGE, config.template_name).render(
+    rendered = load_template(STAGE, SEVERAL).render(
         features=[_texts(of.windows, config, q999=of.q999, hint=of.hint) for of in shown],
         tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
@@ -103,18 +103,18 @@ async def explain_several(
     def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
         return parse_explanations(text, n=len(shown), tags=allowed, max_words=2 * config.max_words)
 
-    return await _ask(client, request, [of.feature for of in shown], config, parse)
+    return await _ask(client, request, [of.feature for of in shown], SEVERAL, parse)
 
 
 async def _ask(
     client: Client,
     request: LLMRequest,
     features: Sequence[FeatureId],
-    config: ExplainConfig,
+    template: str,
     parse: Callable[[str], list[ParsedExplanation | BadAnswerError]],
 ) -> list[Explanation | Failed]:
     explainer = f"{request.model} @ {request.endpoint}"
-    prompt_hash = load_template(STAGE, config.template_name).prompt_hash
+    prompt_hash = load_template(STAGE, template).prompt_hash
     one = features[0] if len(features) == 1 else None
     context = CallContext(STAGE, prompt_hash, one, () if one else tuple(features))
     try:

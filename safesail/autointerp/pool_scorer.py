@@ -55,6 +55,7 @@ from safesail.store.pools import (
     read_pools,
     record_lost,
     record_pools,
+    replace_pool,
     shared_windows,
 )
 from safesail.store.token_table import TokenTables, keeps_all
@@ -62,7 +63,10 @@ from safesail.store.token_table import TokenTables, keeps_all
 _LEVELS = 5
 """Activation levels over which a feature's windows are spread."""
 
-_ROOM = 8
+_SMALLEST = 2
+"""Members of a group that is not halved any more."""
+
+_ROOM = 7
 """Tokens that one named segment takes in an answer at most: its name, quotes, colon, rating and comma."""
 
 
@@ -278,7 +282,7 @@ class PoolScorer:
                 record_lost(self._db, pool, error)
             return
         except BudgetExceededError as error:
-            self.stopped_by = self.stopped_by or str(error)
+            await self._ask_halves(pool, error)
             return
         self._paid_parts += 0 if cached else len(explained)
         for explanation in explained:
@@ -287,6 +291,19 @@ class PoolScorer:
             gathered.turns += 1
             gathered.tokens += tokens / len(explained)
             gathered.add(explanation.feature, found, self._scoring, twins)
+
+    async def _ask_halves(self, pool: Pool, error: BudgetExceededError) -> None:
+        """Ask about either half of a group whose prompt the budget cannot pay; of two, it has ended."""
+        if len(pool.members) <= _SMALLEST or self.stopped_by is not None:
+            self.stopped_by = self.stopped_by or str(error)
+            return
+        middle = len(pool.members) // 2
+        halves = [Pool(pool.members[:middle]), Pool(pool.members[middle:])]
+        if self._origin is not None:
+            halves = replace_pool(self._db, self._key, pool, halves, self._origin.run_id)
+            self._recalled |= {p.pool_id for p in halves if p.pool_id is not None}
+        for half in halves:
+            await self._ask(half)
 
     def _lose(self, explanation: Explanation, error: BadAnswerError, n_windows: int, n_members: int) -> None:
         gathered = self.gathered(explanation)

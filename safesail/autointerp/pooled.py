@@ -132,7 +132,13 @@ class PooledWalk(Walk):
                 *failed,
                 await explain(client, of.feature, of.windows, config, q999=of.q999, hint=of.hint),
             ]
-        return [*failed, *await explain_several(client, fit, config)]
+        try:
+            return [*failed, *await explain_several(client, fit, config)]
+        except BudgetExceededError:
+            if len(fit) == 1:
+                raise
+        halves = (features[: len(features) // 2], features[len(features) // 2 :])
+        return [outcome for half in halves for outcome in await self._ask_several(half)]
 
     def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
         """How many more features may be explained now, so that all that are explained can be scored too.
@@ -148,15 +154,17 @@ class PooledWalk(Walk):
         scoring = part * self._config.scoring.pool.min_rounds
         left = client.unspent - max(reserve, client.gap) - unscored * scoring
         n = int(left / max(explaining + scoring, 1e-9))
-        if n < 1 and not self._stopped:
+        size = self._config.explain.call_features
+        # Whole calls only: a call about fewer features would be another question when the run goes on.
+        whole = min(n, len(waiting)) if n >= len(waiting) else n - n % size
+        if whole < 1 and not self._stopped:
             written = self._clients.budget.written
             self._report.stopped_by = (
                 f"{written(client.unspent)} are left; a feature costs about {written(explaining + scoring)}, and"
                 f" {written(max(reserve, client.gap))} are kept in reserve for the worst case of a call"
             )
             return 0
-        size = self._config.explain.call_features
-        return min(n, len(waiting), size * (at_once if paid or self._plan.known else 1))
+        return min(whole, size * (at_once if paid or self._plan.known else 1))
 
     def _count(self, plan: Plan) -> None:
         for score in self._scores.values():

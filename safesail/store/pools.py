@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from safesail.domain.records import Window
 from safesail.errors import BadAnswerError
 from safesail.store.exemplars import HarvestedFeature
-from safesail.store.sql import Db, rows, value
+from safesail.store.sql import Db, rows, transaction, value
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ def record_pools(db: Db, key: PoolKey, pools: Iterable[Pool], run_id: str) -> li
         )
         recorded.append(Pool(pool.members, pool_id))
     return recorded
+
+
+def replace_pool(db: Db, key: PoolKey, pool: Pool, parts: Iterable[Pool], run_id: str) -> list[Pool]:
+    """Note smaller pools in the place of one that was not asked about; returns them with their ids."""
+    with transaction(db):
+        db.execute("DELETE FROM pools WHERE pool_id = ?", [pool.pool_id])
+        return record_pools(db, key, parts, run_id)
 
 
 def record_lost(db: Db, pool: Pool, error: BadAnswerError) -> None:
