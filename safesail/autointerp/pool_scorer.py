@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from safesail.autointerp.clients import Client
 from safesail.autointerp.config import AutointerpConfig, ScoringConfig
 from safesail.autointerp.exemplars import stratify
+from safesail.autointerp.origin import score_origin
 from safesail.autointerp.pools import (
     Gathered,
     PoolWindow,
@@ -160,9 +161,8 @@ class PoolScorer:
         self._scoring = config.scoring
         self._origin = origin
         self._tables = TokenTables(db)
-        self._key = PoolKey(
-            sae_id, f"{config.scoring.model} @ {client.endpoint}", origin.settings_hash if origin else ""
-        )
+        simulator = f"{config.scoring.model} @ {client.endpoint}"
+        self._key = PoolKey(sae_id, simulator, score_origin(db, "", sae_id, config).settings_hash)
         self._known: dict[FeatureId, _Known] = {}
         self._explanations: dict[str, Explanation] = {}
         self._gathered: dict[str, Gathered] = {}
@@ -227,7 +227,7 @@ class PoolScorer:
         asked = {explanation_id(e) for e in explanations}
         pools = [
             pool
-            for pool in (read_pools(self._db, self._key) if self._origin else [])
+            for pool in read_pools(self._db, self._key)
             if pool.pool_id not in self._recalled and asked & {m.explanation_id for m in pool.members}
         ]
         self._recalled |= {pool.pool_id for pool in pools if pool.pool_id is not None}

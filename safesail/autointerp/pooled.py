@@ -137,8 +137,19 @@ class PooledWalk(Walk):
         except BudgetExceededError:
             if len(fit) == 1:
                 raise
-        halves = (features[: len(features) // 2], features[len(features) // 2 :])
-        return [outcome for half in halves for outcome in await self._ask_several(half)]
+        return await self._ask_halves(features)
+
+    async def _ask_halves(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
+        """Ask about fewer features at once, as long as the budget pays for that; what was paid for is kept."""
+        outcomes: list[Explanation | Failed] = []
+        middle = len(features) // 2
+        for half in (features[:middle], features[middle:]):
+            try:
+                outcomes += await self._ask_several(half)
+            except BudgetExceededError as error:
+                self._report.stopped_by = str(error)
+                break
+        return outcomes
 
     def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
         """How many more features may be explained now, so that all that are explained can be scored too.
