@@ -119,14 +119,14 @@ async def _ask(
     context = CallContext(STAGE, prompt_hash, one, () if one else tuple(features))
     try:
         answered = await client.ask(request, context, parse)
-        found = parse(answered.answer.text)
+        answers = parse(answered.answer.text)
     except BadAnswerError as error:
-        found = [error] * len(features)
+        answers = [error] * len(features)
     return [
         Failed(feature, type(said).__name__, str(said), explainer, prompt_hash)
         if isinstance(said, BadAnswerError)
         else Explanation(feature, said.text, said.tags, explainer, prompt_hash, said.confidence)
-        for feature, said in zip(features, found, strict=True)
+        for feature, said in zip(features, answers, strict=True)
     ]
 
 

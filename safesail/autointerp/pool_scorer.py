@@ -274,7 +274,7 @@ class PoolScorer:
         try:
             if pool.error is not None:
                 raise _fault(pool)
-            found, tokens, cached = await ask_pool(self._client, texts, windows, self._scoring)
+            said, tokens, cached = await ask_pool(self._client, texts, windows, self._scoring)
         except BadAnswerError as error:
             for explanation in explained:
                 self._lose(explanation, error, len(windows), len(explained))
@@ -290,7 +290,7 @@ class PoolScorer:
             gathered = self.gathered(explanation)
             gathered.turns += 1
             gathered.tokens += tokens / len(explained)
-            gathered.add(explanation.feature, found, self._scoring, twins)
+            gathered.add(explanation.feature, said, self._scoring, twins)
 
     async def _ask_halves(self, pool: Pool, error: BudgetExceededError) -> None:
         """Ask about either half of a group whose prompt the budget cannot pay; of two, it has ended."""
@@ -324,14 +324,14 @@ class PoolScorer:
             [w for active, silent in turns for w in (*active, *silent)],
             sparse=[f.index for f, k in zip(members, known, strict=True) if k.sparse],
         )
-        taken: dict[int, PoolWindow] = {}
+        chosen: dict[int, PoolWindow] = {}
         for feature, k, (active, silent) in zip(members, known, turns, strict=True):
             for w in active:
-                taken.setdefault(w, cut_active(feature, shared[w], members, config))
+                chosen.setdefault(w, cut_active(feature, shared[w], members, config))
             for w in silent:
                 hard = k.harvested.top_tokens
-                taken.setdefault(w, cut_silent(feature, shared[w], members, config, hard_tokens=hard))
-        return shuffled(list(taken.values()), "windows", *pool.members)
+                chosen.setdefault(w, cut_silent(feature, shared[w], members, config, hard_tokens=hard))
+        return shuffled(list(chosen.values()), "windows", *pool.members)
 
     def _contributor(self, feature: FeatureId) -> _Known:
         if feature not in self._known:

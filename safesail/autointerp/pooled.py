@@ -99,25 +99,25 @@ class PooledWalk(Walk):
 
     async def _explanations_of(self, items: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
         """Explanations of some features, known or asked for in one call, as far as there are any."""
-        found: dict[FeatureId, Explanation | None] = {}
+        explained: dict[FeatureId, Explanation | None] = {}
         try:
-            found |= {f: self._plan.known[f] for _, f in items if f in self._plan.known}
-            asked = [f for _, f in items if f not in found and f not in self._plan.shared]
+            explained |= {f: self._plan.known[f] for _, f in items if f in self._plan.known}
+            asked = [f for _, f in items if f not in explained and f not in self._plan.shared]
             outcomes = await self._ask_several(asked)
-            found |= {outcome.feature: self._keep(outcome) for outcome in outcomes}
+            explained |= {outcome.feature: self._keep(outcome) for outcome in outcomes}
         except BudgetExceededError as error:
             self._report.stopped_by = str(error)
         except CacheMissError as error:
             self._missing = error
         numbers = {feature: number for number, feature in items}
-        for feature in found:
-            self._settle(numbers[feature], found[feature])
+        for feature in explained:
+            self._settle(numbers[feature], explained[feature])
         for number, feature in items:
             if feature in self._plan.shared and not self._stopped and self._missing is None:
-                found[feature] = await self._explain(feature)
-            self._settle(number, found.get(feature))
+                explained[feature] = await self._explain(feature)
+            self._settle(number, explained.get(feature))
             self._explaining.append(self._clients.explainer.costs[feature])
-        return [e for _, f in items if (e := found.get(f)) is not None]
+        return [e for _, f in items if (e := explained.get(f)) is not None]
 
     async def _ask_several(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
         shown = [self._shown(feature) for feature in features]

@@ -127,8 +127,8 @@ def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
 def write_pooled(asked: BuiltinPrompt, grades: Sequence[dict[int, int]]) -> str:
     """The answer about segments for several explanations, given the active ones' ratings by index for each."""
     labels = [f"{letter}{i + 1}" for letter, segments in asked.segments.items() for i in range(len(segments))]
-    found = re.search(r"strongest (\d+) at most", asked.question)
-    most = int(found[1]) if found else len(labels)
+    limit = re.search(r"strongest (\d+) at most", asked.question)
+    most = int(limit[1]) if limit else len(labels)
     shown: dict[str, dict[str, int]] = {}
     for number, of in enumerate(grades, 1):
         kept = sorted(of, key=lambda at: (-of[at], at))[:most]

@@ -80,13 +80,13 @@ def parse_explanations(
     numbers = [str(number + 1) for number in range(n)]
     if not isinstance(fields, dict) or set(cast("dict[str, Any]", fields)) != set(numbers):
         raise _unparsable(f"not an object with the keys 1 to {n}", answer)
-    found: list[ParsedExplanation | BadAnswerError] = []
+    items: list[ParsedExplanation | BadAnswerError] = []
     for number in numbers:
         try:
-            found.append(_explanation(fields[number], answer, tags, max_words))
+            items.append(_explanation(fields[number], answer, tags, max_words))
         except BadAnswerError as error:
-            found.append(error)
-    return found
+            items.append(error)
+    return items
 
 
 def _explanation(value: Any, answer: str, tags: Collection[str], max_words: int) -> ParsedExplanation:
@@ -193,10 +193,10 @@ def parse_pooled(
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, if it names nothing twice: which of two values counts is not said."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    named = dict(pairs)
+    if len(named) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return named
 
 
 def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list[tuple[float, ...]]:

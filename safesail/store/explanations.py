@@ -148,7 +148,7 @@ def read_explanation(db: Db, feature: FeatureId) -> Explanation:
 
 def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Explanation]:
     """Explanations by id, without their tags; those that cannot be read are left out."""
-    found = rows(
+    stored = rows(
         db,
         "SELECT explanation_id, sae_id, feature, text, explainer, coalesce(prompt_hash, ''), confidence"
         " FROM explanations WHERE text IS NOT NULL AND list_contains(?, explanation_id)",
@@ -156,7 +156,7 @@ def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Expla
     )
     return {
         str(identity): Explanation(FeatureId(sae_id, feature), text, (), *rest)
-        for identity, sae_id, feature, text, *rest in found
+        for identity, sae_id, feature, text, *rest in stored
     }
 
 

@@ -74,7 +74,7 @@ def shared(text: str, firing: dict[int, dict[str, float]]) -> SharedWindow:
 def test_a_window_is_cut_round_its_owners_peak_and_bears_everybodys_truth() -> None:
     window = shared("a b c d e f g h i j", {0: {"h": 2.0, "b": 1.0}, 1: {"g": 4.0, "a": 9.0}})
     cut = cut_active(A, window, [A, B], PoolConfig(tokens_before=2, tokens_after=1))
-    assert (cut.tokens, cut.place) == ((" f", " g", " h", " i"), ("doc", 15))
+    assert (cut.tokens, cut.position) == ((" f", " g", " h", " i"), ("doc", 15))
     assert cut.activations == {A: (0, 0, 2.0, 0), B: (0, 4.0, 0, 0)}
 
 
