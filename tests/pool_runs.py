@@ -29,6 +29,7 @@ from safesail.llm.budget import parse_budget
 from safesail.llm.builtin_prompts import ENDPOINT
 from safesail.llm.lexical import LexicalModel
 from safesail.llm.types import LLMRequest
+from safesail.store.bulk import insert
 from safesail.store.calls import export_calls, import_calls
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.sql import Row, rows, value
@@ -110,27 +111,45 @@ def make_store(path: Path) -> None:
         )
         db.execute(f"INSERT INTO harvests VALUES (1, 'one', 'm', 'f', '{{}}', {N_WORDS}, true)")
         db.execute("INSERT INTO harvest_saes VALUES (1, 1)")
-        nonzeros: list[list[Any]] = []
-        for number, split, text in windows:
-            db.execute(
-                "INSERT INTO documents VALUES (1, ?, 's', ?, ?, true, '')", [f"d{number}", split, N_WORDS]
-            )
-            db.execute(
-                "INSERT INTO windows VALUES (1, ?, ?, 0, ?, ?, ?)",
-                [number, f"d{number}", split, list(range(N_WORDS)), text],
-            )
-            for position, token in enumerate(text):
-                if token.strip() in WORDS:
-                    feature = WORDS.index(token.strip())
-                    strength = 2.0 + rng.random() * 6
-                    nonzeros.append([1, feature, number * N_WORDS + position, 0, strength])
-        db.executemany("INSERT INTO activations_f32 VALUES (?, ?, ?, ?, ?)", nonzeros)
+        n = len(windows)
+        numbers, splits, texts = zip(*windows, strict=True)
+        documents = {"harvest_key": [1] * n, "document_id": [f"d{i}" for i in numbers], "split": splits}
+        insert(
+            db,
+            "documents",
+            documents
+            | {"source": ["s"] * n, "n_tokens": [N_WORDS] * n, "whole": [True] * n, "text": [""] * n},
+        )
+        insert(
+            db,
+            "windows",
+            documents
+            | {
+                "window_id": numbers,
+                "start": [0] * n,
+                "token_ids": [list(range(N_WORDS))] * n,
+                "tokens": texts,
+            },
+        )
+        nonzeros = [
+            (WORDS.index(token.strip()), number * N_WORDS + position, 2.0 + rng.random() * 6)
+            for number, _, text in windows
+            for position, token in enumerate(text)
+            if token.strip() in WORDS
+        ]
+        features, keys, values = zip(*nonzeros, strict=True)
+        m = len(nonzeros)
+        insert(
+            db,
+            "activations_f32",
+            {"sae_key": [1] * m, "feature": features, "sort_key": keys, "stride": [0] * m, "value": values},
+        )
         for feature, word in enumerate(WORDS):
-            n = sum(r[1] == feature for r in nonzeros)
+            active = features.count(feature)
             db.execute(
                 "INSERT INTO features (sae_id, feature, harvest_key, n_tokens, n_active, density, mean, maximum, q999,"
                 " top_tokens) VALUES (?, ?, 1, ?, ?, ?, 5, 8, 8, ?)",
-                [SAE, feature, 600 * N_WORDS, n, n / (600 * N_WORDS), [f" {word}"]],
+                [SAE, feature, n * N_WORDS, active, active / (n * N_WORDS), [f" {word}"]],
             )
 
 
