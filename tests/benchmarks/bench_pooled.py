@@ -7,7 +7,8 @@ the whole. Agreement: correlation over features with the token score over ALL he
 
     python -m tests.benchmarks.bench_pooled [--store FILE] [--rounds N] [--simulators NAME ...] [--plot FILE]
 
-Prints one JSON object. Without --store the demo pipeline makes one first; `--add FILE` takes the rows of an earlier run into the figure.
+Prints one JSON object. Without --store the demo pipeline makes one first. `--add FILE` takes the rows of an earlier
+run into the figure.
 """
 
 import argparse
