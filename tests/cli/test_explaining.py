@@ -147,7 +147,8 @@ def test_explain_without_a_harvest_or_with_one_under_way_says_so(store: Path) ->
 
 def test_a_budget_that_can_do_nothing_is_an_error(store: Path) -> None:
     with pytest.raises(
-        BudgetExceededError, match=r"finishes no feature of tiny-l.: the next call may cost .* tokens"
+        BudgetExceededError,
+        match=r"finishes no feature of tiny-l.: .* are left; a feature costs about .* tokens",
     ):
         explain(store, budget="10")
     with open_reader(store) as db:
@@ -175,7 +176,7 @@ def test_new_and_old_are_told_apart_and_the_reserve_that_stopped_it_is_named(sto
     said = explain(store, budget=str(n))  # enough for the tokens of one more, and not for its worst case
     assert "new tokens (features paid for: 1, from the cache: 1)\n" in said
     assert re.search(
-        r"ended before \d+ more \(.*\b(the next call may cost|are left; a feature has cost)\b", said
+        r"ended before \d+ more \(.*\b(the next call may cost|are left; a feature costs about)\b", said
     )
 
 
@@ -244,7 +245,7 @@ def test_a_score_on_other_windows_stands_beside_the_first_and_the_headline_is_un
     report = explain_store(store, FeatureChoice(made.summary.sae_id), chat, config, quiet=True)
     assert len(report.scored) > 1
     first, before = scores(store), shown(store)
-    run("score", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
+    run("score", "--scoring", "segment", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
     assert set(first) < set(scores(store))
     assert len(scores(store)) == 2 * len(first)
     assert shown(store) == before
