@@ -1,8 +1,13 @@
 """Settings of a release and of an import."""
 
+from typing import Literal, get_args
+
 from pydantic import Field
 
 from safesail.domain.config import Config
+
+Format = Literal["release", "safe-sail", "neuronpedia", "saedashboard", "delphi", "delphi-labels", "table"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 SENSITIVITY = (
     "Explanations and exemplars describe harmful content, and exemplars quote it. "
@@ -65,6 +70,9 @@ class ImportOptions(Config):
 
     hook: str | None = None
     """Hook point; may hold `{layer}`."""
+
+    source: str | None = None
+    """The catalog's own `model/source` that is wanted; files about another one are left out."""
 
     d_in: int | None = Field(default=None, gt=0)
     d_sae: int | None = Field(default=None, gt=0)

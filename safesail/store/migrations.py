@@ -50,6 +50,12 @@ def m004_origin_of_scores(db: Db) -> None:
     db.execute("DROP TABLE scores_before")
 
 
+@migration
+def m005_aliases_of_saes(db: Db) -> None:
+    """Where an imported SAE has been proven to be one at hand, its other name is remembered."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

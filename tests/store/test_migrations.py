@@ -125,6 +125,7 @@ def test_a_store_of_the_version_before_keeps_every_row_and_view(tmp_path: Path) 
         assert [(*r[:13], *r[14:]) for r in after.pop("catalog")] == before.pop("catalog")
         assert [(*r[:17], *r[20:]) for r in after["scores"]] == before.pop("scores")
         assert {r[17:20] for r in after.pop("scores")} == {(None, None, "unknown")}
+        assert after.pop("sae_aliases") == []
         assert after == before
         assert shape(db) == newest_shape(tmp_path)
 
