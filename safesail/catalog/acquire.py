@@ -15,12 +15,20 @@ from safesail.catalog.gather import ImportReport
 from safesail.catalog.identity import Identity, join_proven
 from safesail.catalog.importers.neuronpedia import BATCH_OF
 from safesail.catalog.importing import Delivery, import_catalog
-from safesail.catalog.mirror import Lost, Mirrored, Wanted, open_mirror
+from safesail.catalog.mirror import Lost, Mirror, Mirrored, Wanted, open_mirror
 from safesail.catalog.sources import NEURONPEDIA, KnownCatalog, find_source, neuronpedia_saes
-from safesail.catalog.transfer import PATIENT, Patience, Remote, check_address, http_client, run_to_end
+from safesail.catalog.transfer import (
+    PATIENT,
+    InterruptedDownloadError,
+    Patience,
+    Remote,
+    check_address,
+    http_client,
+    run_to_end,
+)
 from safesail.errors import ConfigError, NotFoundError, meant
 from safesail.resources import cache_dir
-from safesail.store.connection import open_reader
+from safesail.store.connection import open_reader, open_writer
 from safesail.store.identities import explained_range
 from safesail.store.imports import imported_digest
 
@@ -117,7 +125,7 @@ def _slug(source: str) -> str:
 
 
 async def _mirror(
-    known: KnownCatalog, part: str, order: Order, remote: Remote, mirror: Any, *, quiet: bool
+    known: KnownCatalog, part: str, order: Order, remote: Remote, mirror: Mirror, *, quiet: bool
 ) -> Mirrored:
     async with http_client(remote.patience, redirects=False) as client:
         if known.layout == NEURONPEDIA:
@@ -129,7 +137,12 @@ async def _mirror(
                 raise NotFoundError(f"{remote.address} has no explanations of {part}; {hint}")
         else:
             wanted = [Wanted(path, remote.file(path)) for path in known.files]
-        return await mirror.fetch(client, wanted, quiet=quiet)
+        mirrored = await mirror.fetch(client, wanted, quiet=quiet)
+    what = "explanations" if known.layout == NEURONPEDIA else ""
+    if mirrored.lost and not any(path.startswith(what) for path in mirrored.kept):
+        lost = mirrored.lost[0]
+        raise InterruptedDownloadError(f"nothing came of {order.source}: {lost.path}: {lost.reason}")
+    return mirrored
 
 
 def _is_wanted(path: str, kinds: set[str]) -> bool:
@@ -174,7 +187,7 @@ def _options(known: KnownCatalog, part: str, order: Order) -> ImportOptions:
 
 
 def _imported(store: Path, name: str) -> str | None:
-    with open_reader(store) as db:
+    with open_writer(store) as db:  # a kill may have left it without its tables, which this one makes
         return imported_digest(db, name)
 
 

@@ -23,8 +23,8 @@ from safesail.catalog.format import (
     release_digest,
 )
 from safesail.catalog.transfer import (
-    Held,
     PATIENT,
+    Held,
     InterruptedDownloadError,
     NothingLeftError,
     Patience,

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,12 @@ class Importer:
     document: Callable[[Any], bool] | None = None
     """Whether a JSON document is in this format."""
 
+    by_file: bool = False
+    """It reads a folder file by file, and leaves out a faulty one by itself."""
+
 
 IMPORTERS: dict[Format, Importer] = {
-    "neuronpedia": Importer(neuronpedia.read, neuronpedia.FOLDER),
+    "neuronpedia": Importer(neuronpedia.read, neuronpedia.FOLDER, by_file=True),
     "delphi": Importer(delphi.read, delphi.FOLDER),
     "safe-sail": Importer(safe_sail.read, safe_sail.FOLDER, safe_sail.fits),
     "saedashboard": Importer(saedashboard.read, saedashboard.FOLDER, saedashboard.fits),
@@ -124,9 +128,10 @@ def _bring_files(
         new.update(add_tables(db, gathered.take(), tuple(TABLES)))
 
     gathered = Gathered(options, tolerant=tolerant, hand_on=hand_on, aliases=sae_aliases(db))
+    importer = IMPORTERS[form]
     for part in given.parts:
-        with gathered.file(part.name):
-            IMPORTERS[form].read(part, gathered)
+        with nullcontext() if importer.by_file else gathered.file(part.name):
+            importer.read(part, gathered)
     if gathered.refused and not any(gathered.counts.values()):
         first = gathered.refused[0]
         raise DataError(f"nothing of it can be taken: {first.file}: {first.reason}")

@@ -134,7 +134,7 @@ class Mirror:
         state = Mirrored(self._kept)
         with tqdm(total=total or None, desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
             await self._fetch_all(client, missing, state, bar.update)
-        self._sweep({file.path for file in wanted})
+        self._sweep(wanted)
         return state
 
     async def _fetch_all(
@@ -163,7 +163,7 @@ class Mirror:
             for _ in range(min(PARALLEL, len(missing))):
                 group.create_task(work())
         state.lost.sort(key=lambda lost: lost.path)
-        if in_a_row >= IN_A_ROW or (missing and len(state.lost) == len(missing) and not self._kept):
+        if in_a_row >= IN_A_ROW:
             raise InterruptedDownloadError(
                 f"{len(self._kept):,} of {len(self._kept) + len(missing) - state.n_fetched:,} files are here, then the"
                 f" server failed ({state.lost[-1].path}: {state.lost[-1].reason}); try again to go on from there"
@@ -238,11 +238,12 @@ class Mirror:
         for path in [path for path in self._kept if path not in wanted]:
             del self._kept[path]
 
-    def _sweep(self, wanted: set[str]) -> None:
+    def _sweep(self, wanted: Sequence[Wanted]) -> None:
         """Remove what is no longer offered, and parts of versions that are gone."""
+        keep = {self.folder / name for name in (JOURNAL, LOCK, *(file.path for file in wanted))}
+        keep |= {self._part(file) for file in wanted}
         for path in list(self.folder.rglob("*")):
-            name = path.relative_to(self.folder).as_posix()
-            if path.is_file() and name not in wanted and name not in (JOURNAL, LOCK):
+            if not path.is_dir() and path not in keep:
                 remove(path)
 
 
