@@ -35,6 +35,12 @@ class ReleaseOptions(Config):
     exemplars: int = Field(default=5, ge=0, le=100)
     """Windows a feature, strongest first; 0 for none."""
 
+    saes: tuple[str, ...] = ()
+    """Folders (patterns allowed) of SAEs that come along."""
+
+    sae_licence: str | None = None
+    """SPDX name, of SAEs whose card does not say it."""
+
 
 class ColumnMap(Config):
     """Which column of a CSV or JSONL file holds what."""

@@ -25,7 +25,7 @@ from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.identities import remember_alias, sae_aliases
-from safesail.store.imports import add_tables, begin_import, record_import
+from safesail.store.imports import add_tables, begin_import, record_import, record_origin
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
@@ -155,6 +155,8 @@ def _bring_release(db: Db, folder: Path, manifest: Manifest, options: ImportOpti
     tables = {table: _batches(folder / f"{table}.parquet", placed) for table in TABLES}
     rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
     new = add_tables(db, tables, tuple(TABLES))
+    for origin, provenance in manifest.provenance.items():
+        record_origin(db, origin, release_digest(manifest), provenance)
     told = tuple(place for sae_id, place in placed.items() if place.sae_id != sae_id)
     return ImportReport(options.name, "release", release_digest(manifest), rows, new, (), identities=told)
 

@@ -269,6 +269,11 @@ async def _append(
         except NothingLeftError:
             restart()
             return await receive(client, file.remote, write, limit)
+        except InterruptedDownloadError:
+            raise
+        except DataError:
+            part.unlink()
+            raise
 
 
 def _check(part: Path, file: Wanted) -> None:

@@ -212,6 +212,25 @@ def imported_digest(db: Db, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+_PROVENANCE = ("source", "address", "licence", "page")
+
+
+def imported_from(db: Db) -> dict[str, dict[str, str]]:
+    """Where downloaded catalogs came from, by their names; what the user imported by hand is not among them."""
+    found: dict[str, dict[str, str]] = {}
+    for name, report in rows(db, "SELECT name, report FROM imports ORDER BY name"):
+        stated = json.loads(report).get("provenance") or {}
+        if "licence" in stated and "source" in stated:
+            found[str(name)] = {key: str(stated[key]) for key in _PROVENANCE if key in stated}
+    return found
+
+
+def record_origin(db: Db, name: str, sha256: str, provenance: Mapping[str, str]) -> None:
+    """Remember where explanations came from that a release passes on, unless this store got them itself."""
+    if one(db, "SELECT 1 FROM imports WHERE name = ?", [name]) is None:
+        record_import(db, name, "release", sha256, {"provenance": dict(provenance)})
+
+
 def begin_import(db: Db) -> None:
     """To be called once before `add_tables`: a feature's windows may lie in two batches of the same import."""
     db.execute(
