@@ -97,7 +97,10 @@ def create(state: Hub, asked: dict[str, Any]) -> tuple[int, Any]:
     repo = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
     assert asked["type"] == "dataset"
     if repo in state.files:
-        return 409, {"error": "You already created this dataset repo", "url": f"{state.address}/datasets/{repo}"}
+        return 409, {
+            "error": "You already created this dataset repo",
+            "url": f"{state.address}/datasets/{repo}",
+        }
     state.files[repo] = {".gitattributes": b""}
     state.private[repo] = bool(asked.get("private", asked.get("visibility") == "private"))
     return 200, {"url": f"{state.address}/datasets/{repo}", "name": repo, "id": repo}
@@ -116,6 +119,12 @@ def about(state: Hub, repo: str, what: str | None, body: bytes) -> tuple[int, An
         return 200, {"files": [
             {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(("parquet", "tensors")) else "regular",
              "shouldIgnore": False} for f in json.loads(body)["files"]]}  # fmt: skip
+    commit(state, held, body)
+    url = f"{state.address}/datasets/{repo}/commit/{'1' * 40}"
+    return 200, {"success": True, "commitOid": "1" * 40, "commitUrl": url, "hookOutput": ""}
+
+
+def commit(state: Hub, held: dict[str, bytes], body: bytes) -> None:
     for line in body.decode().splitlines():
         entry = json.loads(line)
         value = entry["value"]
@@ -125,5 +134,3 @@ def about(state: Hub, repo: str, what: str | None, body: bytes) -> tuple[int, An
             held[value["path"]] = state.blobs[value["oid"]]
         elif entry["key"] == "deletedFile":
             del held[value["path"]]
-    url = f"{state.address}/datasets/{repo}/commit/{'1' * 40}"
-    return 200, {"success": True, "commitOid": "1" * 40, "commitUrl": url, "hookOutput": ""}

@@ -21,6 +21,7 @@ BATCH_OF = re.compile(
 )
 """A batch's path below its source; explanations may lie in several folders, one per explainer."""
 
+_NOTED = "explainer: "
 _LAYER = re.compile(r"^(\d+)-|_(\d+)$")
 
 
@@ -50,10 +51,13 @@ class ExplanationRow(_Row):
     description: Text | None = None
     explanationModelName: Text | None = None
     typeName: Text | None = None
+    notes: Text | None = None
 
     def add(self, feature: FeatureId, into: Gathered) -> None:
         """The feature's explanation."""
         by = " / ".join(name for name in (self.explanationModelName, self.typeName) if name)
+        if not by and (self.notes or "").startswith(_NOTED):
+            by = (self.notes or "").removeprefix(_NOTED)  # as Safe-SAIL's own export has it
         into.feature(feature)
         into.explanation(feature, self.description, explainer=by or None)
 
