@@ -1,4 +1,4 @@
-"""Format version 1 of a catalog release: its tables and its manifest. A public interface: never changed in place.
+"""Format version 2 of a catalog release: its tables and its manifest. A public interface: never changed in place.
 
 A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file a table.
 """
@@ -16,7 +16,9 @@ from safesail.domain.config import Config
 from safesail.errors import DataError, NotFoundError, SchemaVersionError
 from safesail.store.arrow import ArrowSchema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 has the look-up baseline beside every score; releases of version 1 are read as they are."""
+
 MANIFEST = "manifest.json"
 CARD = "README.md"
 MAX_MANIFEST_BYTES = 16 * 2**20
@@ -92,6 +94,9 @@ TABLES: dict[str, ArrowSchema] = {
         ("error", pa.string()),
         ("tokens", pa.int64()),
         ("ordinal", pa.int64()),
+        ("lookup", pa.float64()),
+        ("gain_low", pa.float64()),
+        ("gain_high", pa.float64()),
     ),
     "exemplars": _schema(
         *_KEY,
@@ -120,6 +125,16 @@ TABLES: dict[str, ArrowSchema] = {
     ),
 }
 """Columns of every table; `index` is the feature's row of `W_dec`."""
+
+ADDED: dict[str, dict[str, int]] = {"scores": {"lookup": 2, "gain_low": 2, "gain_high": 2}}
+"""Columns that came later, by the version that has them first; earlier ones lack them."""
+
+
+def columns_of(table: str, version: int) -> ArrowSchema:
+    """The columns of a table in a version of the format."""
+    added = ADDED.get(table, {})
+    return pa.schema([field for field in TABLES[table] if added.get(field.name, 1) <= version])
+
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "features": ("sae_id", "index", "redacted"),
@@ -211,6 +226,12 @@ class Counts(Config):
     """Mean over the scores that have one of the same figure with another feature's explanation."""
 
     tagged: int = Field(ge=0)
+    mean_lookup: float | None = Field(default=None, allow_inf_nan=False)
+    """Mean over the scores that have one of the same figure for a look-up; None in releases of version 1."""
+
+    beyond_lookup: int | None = Field(default=None, ge=0)
+    below_lookup: int | None = Field(default=None, ge=0)
+    """Scores that are larger, and smaller, than a look-up's by more than their interval; None as before."""
 
 
 class Manifest(Config):

@@ -125,7 +125,9 @@ def _batches(path: Path) -> Generator[ArrowTable, None, None]:
         # Rows with an order of their own must be seen all at once for it to be kept.
         whole = "ordinal" in schema.names
         for batch in file.iter_batches(max(1, file.metadata.num_rows) if whole else 262_144):
-            yield pa.Table.from_batches([batch]).cast(schema)
+            yield pa.Table.from_batches([batch]).cast(
+                pa.schema([schema.field(n) for n in batch.schema.names])
+            )
 
 
 def _digest(source: Path) -> str:

@@ -12,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safesail.catalog.archive import unpack
-from safesail.catalog.format import KEYS, MANIFEST, TABLES, Manifest, file_digest, plain, read_manifest
+from safesail.catalog.format import (
+    KEYS,
+    MANIFEST,
+    TABLES,
+    Manifest,
+    columns_of,
+    file_digest,
+    plain,
+    read_manifest,
+)
 from safesail.catalog.rules import FORBIDDEN, RANGES, REFERENCES, ROWS, conditions
 from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SafeSailError
 from safesail.files import remove, whole_file, whole_folder
@@ -202,7 +211,7 @@ def _check_schema(path: Path, table: str, manifest: Manifest) -> None:
         raise DataError(f"{path} is not a sound Parquet file: {str(error).splitlines()[0]}") from error
     if n_rows != manifest.files[path.name].rows:
         raise DataError(f"{path} has {n_rows:,} rows, the manifest says {manifest.files[path.name].rows:,}")
-    _check_types(path, schema, TABLES[table])
+    _check_types(path, schema, columns_of(table, manifest.format_version))
 
 
 def _check_types(path: Path, given: ArrowSchema, expected: ArrowSchema) -> None:

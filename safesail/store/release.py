@@ -217,13 +217,17 @@ def release_counts(db: Db, *, every_score: bool = False) -> dict[str, Any]:
             (SELECT count(*) FROM explanations WHERE error IS NOT NULL),
             count(value), count(*) - count(value), {one_way} avg(value ORDER BY value) END,
             {one_way} avg(chance ORDER BY chance) END,
-            (SELECT count(DISTINCT (sae_id, feature)) FROM tags)
+            (SELECT count(DISTINCT (sae_id, feature)) FROM tags),
+            {one_way} avg(lookup ORDER BY lookup) END,
+            CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_low > 0) END,
+            CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_high < 0) END
         FROM {scores}
         """,
     )
     assert row is not None
     return dict(zip(
-        ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged"),
+        ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged",
+         "mean_lookup", "beyond_lookup", "below_lookup"),
         row, strict=True,
     ))  # fmt: skip
 
