@@ -2,14 +2,15 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from safesail.domain.config import Config
 from safesail.store.selection import NEAR
 
 Answer = Literal["json", "text"]
-Method = Literal["segment", "token", "detection", "fuzzing"]
-"""`segment` is the default and the cheap one; `token` asks for every token; the last two are Delphi's."""
+Method = Literal["segment", "token", "detection", "fuzzing", "pooled"]
+"""`segment` asks about one explanation at a time, `pooled` about those of several features at once; `token` asks for
+every token; `detection` and `fuzzing` are Delphi's."""
 
 Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
@@ -20,6 +21,7 @@ _SIMULATE_TEMPLATES: dict[Method, str] = {
     "token": "token_v1",
     "detection": "detection_v1",
     "fuzzing": "fuzzing_v1",
+    "pooled": "pooled_v1",
 }
 
 
@@ -91,6 +93,43 @@ class ExplainConfig(Config):
         return self.tags and self.answer == "json"
 
 
+class PoolConfig(Config):
+    """How several features share one prompt."""
+
+    features: Annotated[int, Field(ge=1, le=40)] = 12
+    """Explanations in one prompt, at most."""
+
+    n_active: Annotated[int, Field(ge=1)] = 2
+    """Windows in which it fires that each of them contributes."""
+
+    n_silent: Annotated[int, Field(ge=0)] = 1
+    """Windows in which it does not fire, hard and random ones in turn."""
+
+    tokens_before: NonNegativeInt = 17
+    """Tokens of a window ahead of its strongest one; the rest is cut off to save tokens."""
+
+    tokens_after: NonNegativeInt = 6
+    """Tokens behind it."""
+
+    most: PositiveInt = 16
+    """Segments that an answer may name for one explanation; one with more than twice as many is refused."""
+
+    min_rounds: PositiveInt = 2
+    """Prompts that a feature takes part in before tokens go to the next features."""
+
+    max_rounds: PositiveInt = 4
+    """Prompts that it takes part in at most, while there are tokens and windows that were not shown."""
+
+    hard: bool = False
+    """Let near-duplicates and features of one concept share a prompt: they are then each other's controls."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PoolConfig":
+        if self.min_rounds > self.max_rounds:
+            raise ValueError(f"min_rounds {self.min_rounds} is above max_rounds {self.max_rounds}")
+        return self
+
+
 class ScoringConfig(Config):
     """How an explanation is tested.
 
@@ -134,6 +173,9 @@ class ScoringConfig(Config):
     seed: NonNegativeInt = 0
     """Of the bootstrap and of the marks that fuzzing puts at random."""
 
+    pool: PoolConfig = PoolConfig()
+    """Of the pooled method."""
+
     temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
     """None: not sent, as reasoning models demand."""
 
@@ -159,7 +201,10 @@ class ScoringConfig(Config):
             parts += [f"s{self.segment_tokens}"] if self.segment_tokens != default.segment_tokens else []
             parts += ["list"] if self.answers == "list" else []
             parts += [] if self.graded else ["binary"]
-        if self.method != "token" and self.windows_per_call != default.windows_per_call:
+        if self.method == "pooled":
+            parts += [] if self.pool.features == default.pool.features else [f"g{self.pool.features}"]
+            parts += ["hard"] if self.pool.hard else []
+        elif self.method != "token" and self.windows_per_call != default.windows_per_call:
             parts.append(f"w{self.windows_per_call}")
         if self.threshold != default.threshold:
             parts.append(f"t{self.threshold:g}")

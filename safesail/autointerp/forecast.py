@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from safesail.autointerp.clients import ChatPair, ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.explainer import STAGE as EXPLAIN
-from safesail.autointerp.loop import Plan, Walk
-from safesail.autointerp.pricing import SHARE_OF_ROOM, TOKENS_PER_BYTE, Cost, PricingClient
+from safesail.autointerp.loop import Plan
+from safesail.autointerp.pooled import make_walk
+from safesail.autointerp.pricing import SHARE_OF_ROOM, TOKENS_PER_BYTE, Cost, PricingClient, amount, gap
 from safesail.autointerp.simulator import STAGE as SIMULATE
-from safesail.errors import ConfigError
-from safesail.llm.budget import Budget
 from safesail.store.calls import usage_so_far
 from safesail.store.connection import Db
 from safesail.store.explanations import read_scores
@@ -46,8 +44,8 @@ class Forecast:
             "sae_id": self.sae_id,
             "features": self.features,
             "finished": self.finished,
-            "calls": self.cost.calls,
-            "cached_calls": self.cost.cached,
+            "calls": round(self.cost.calls),
+            "cached_calls": round(self.cost.cached),
             "tokens": round(self.cost.tokens),
             "dollars": self.cost.dollars,
             "tokens_for_all": round(self.cost_of_all.tokens),
@@ -65,8 +63,8 @@ class Forecast:
         )
         return (
             f"{self.sae_id}: the budget finishes about {self.finished} of {self.features} features, {above}\n"
-            f"expected: {self.cost.tokens:,.0f} new tokens{_in_dollars(self.cost)} in {self.cost.calls:,} calls "
-            f"({self.cost.cached:,} more are cached); all {self.features}: "
+            f"expected: {self.cost.tokens:,.0f} new tokens{_in_dollars(self.cost)} in {self.cost.calls:,.0f} calls "
+            f"({self.cost.cached:,.0f} more are cached); all {self.features}: "
             f"{self.cost_of_all.tokens:,.0f} tokens{_in_dollars(self.cost_of_all)}\n"
             f"{self.basis}; nothing was asked"
         )
@@ -88,12 +86,12 @@ def forecast(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig) -
         PricingClient(db, models[0], prices, stand_in),
         PricingClient(db, models[1], prices, None),
     )
-    walk = Walk(db, ChatPair(explainer, simulator, budget), settings, None)
+    walk = make_walk(db, ChatPair(explainer, simulator, budget), settings, None)
     asyncio.run(walk.run(plan, quiet=True))
     costs = [explainer.expected[feature] + simulator.expected[feature] for feature in plan.features]
     finished, spent = 0, Cost()
     for cost in costs:
-        if _amount(spent + cost, budget) + _gap(cost, budget) > budget.amount:
+        if amount(spent + cost, budget) + gap(cost, budget) > budget.amount:
             break
         finished, spent = finished + 1, spent + cost
     above = _above_chance(db, plan.sae_id, settings, f"{settings.scoring.model} @ {simulator.endpoint}")
@@ -129,28 +127,6 @@ def _basis(db: Db, config: AutointerpConfig) -> str:
             f"{SHARE_OF_ROOM:.0%} of the answer's room"
         )
     return f"an estimate ({'; '.join(known)})"
-
-
-def _amount(cost: Cost, budget: Budget) -> float:
-    """In the budget's unit."""
-    match budget.unit:
-        case "calls":
-            return cost.calls
-        case "dollars":
-            if cost.dollars is None:
-                raise ConfigError("a budget in dollars needs the models' prices; name a table with --prices")
-            return cost.dollars
-        case _:
-            return cost.tokens
-
-
-def _gap(cost: Cost, budget: Budget) -> float:
-    """What must be free beyond the expected cost, since a call's worst case is reserved before it is sent."""
-    if budget.unit == "calls" or cost.tokens == 0:
-        return 0.0
-    if budget.unit == "dollars":
-        return cost.worst_gap * (cost.dollars or 0.0) / cost.tokens
-    return 0.0 if math.isinf(budget.amount) else cost.worst_gap
 
 
 def _in_dollars(cost: Cost) -> str:

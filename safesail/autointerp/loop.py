@@ -19,11 +19,12 @@ from safesail.autointerp.explainer import explain
 from safesail.autointerp.report import RunReport
 from safesail.autointerp.simulator import score_feature
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Explanation, Failed
+from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import BudgetExceededError
 from safesail.store.connection import Db
 from safesail.store.exemplars import find_feature
 from safesail.store.explanations import ScoreOrigin, record_explanation, record_score
+from safesail.store.token_table import TokenTables
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Walk:
         self._clients = clients
         self._config = config
         self._origin = origin
+        self._tables = TokenTables(db)
         self._plan = Plan("", ())
         self._explanations: list[asyncio.Future[Explanation | None]] = []
         self._report = RunReport("", "")
@@ -88,9 +90,8 @@ class Walk:
         Raises:
             LLMUnavailableError: an endpoint is dead; what is finished is stored.
         """
-        loop, features = asyncio.get_running_loop(), plan.features
-        self._plan, self._report = plan, RunReport(plan.sae_id, plan.basis)
-        self._explanations = [loop.create_future() for _ in features]
+        features = plan.features
+        self._start(plan)
         waiting = list(reversed(list(enumerate(features))))
         with tqdm(desc="explain+score", total=len(features), unit="feature", disable=quiet) as bar:
 
@@ -115,6 +116,10 @@ class Walk:
         self._report.left += len(waiting)
         self._report.tokens = self._clients.simulator.spent_tokens
         return self._report
+
+    def _start(self, plan: Plan) -> None:
+        self._plan, self._report = plan, RunReport(plan.sae_id, plan.basis)
+        self._explanations = [asyncio.get_running_loop().create_future() for _ in plan.features]
 
     async def _may_begin(self, waiting: Sequence[object]) -> bool:
         """Whether another feature may begin; waits while the budget may be needed to finish those under way.
@@ -162,14 +167,22 @@ class Walk:
         windows = collect(self._db, feature, "test", self._config.test_exemplars)
         partner = await self._partner(number, explanation)
         score = await score_feature(
-            self._clients.simulator, explanation, windows, self._config.scoring, other=partner
+            self._clients.simulator,
+            explanation,
+            windows,
+            self._config.scoring,
+            other=partner,
+            table=self._tables.table(find_feature(self._db, feature)),
         )
         if self._origin is not None:
             record_score(self._db, explanation, score, self._origin)
+        self._count_score(score)
+
+    def _count_score(self, score: Score) -> None:
         if score.error is not None:
-            self._report.fail(feature, score.error, score.reason or "")
+            self._report.fail(score.feature, score.error, score.reason or "")
         else:
-            (self._report.undefined if score.value is None else self._report.scored).append(feature)
+            (self._report.undefined if score.value is None else self._report.scored).append(score.feature)
 
     async def _explain(self, feature: FeatureId) -> Explanation | None:
         outcome = await self._shared(feature) or await self._ask(feature)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.config import AutointerpConfig, ScoringConfig
 from safesail.autointerp.forecast import Forecast, forecast
-from safesail.autointerp.loop import Plan, Walk
+from safesail.autointerp.loop import Plan
+from safesail.autointerp.pooled import make_walk
 from safesail.autointerp.ranking import Chosen, FeatureChoice, choose, choose_sae, near_duplicates
 from safesail.autointerp.report import RunReport
 from safesail.autointerp.simulator import context_of
@@ -131,7 +132,7 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     origin = ScoreOrigin(run_id, _score_settings(db, plan.sae_id, settings))
     for feature, tags in plan.tags.items():
         record_tags(db, feature, tags, source="concepts")
-    walk = Walk(db, chat.open(db, run_id), settings, origin)
+    walk = make_walk(db, chat.open(db, run_id), settings, origin)
     try:
         report = asyncio.run(walk.run(plan, quiet=quiet))
     except* SafeSailError as group:
@@ -146,9 +147,16 @@ def _score_settings(db: Db, sae_id: str, config: AutointerpConfig) -> Mapping[st
     return {
         "harvest": harvest_of(db, sae_id),
         "test_exemplars": config.test_exemplars.model_dump(mode="json"),
-        "scoring": config.scoring.model_dump(mode="json", exclude={"model"}),
+        "scoring": _scoring_settings(config.scoring),
         "prompt_hash": context_of(FeatureId(sae_id, 0), config.scoring).prompt_hash,
     }
+
+
+def _scoring_settings(scoring: ScoringConfig) -> Mapping[str, Any]:
+    """Of scoring. How many rounds there are says how certain a pooled score is, and not how it was made."""
+    if scoring.method != "pooled":
+        return scoring.model_dump(mode="json", exclude={"model", "pool"})
+    return scoring.model_dump(mode="json", exclude={"model": True, "pool": {"min_rounds", "max_rounds"}})
 
 
 def _concept_tags(concepts: Sequence[Concept]) -> list[str]:

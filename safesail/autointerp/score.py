@@ -4,13 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from safesail.autointerp.config import ScoringConfig
-from safesail.autointerp.units import Simulated, Simulation
+from safesail.autointerp.units import Simulated, Simulation, looked_up
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Score
 from safesail.domain.undefined import Undefined
-from safesail.metrics.correlation import auc, balanced_accuracy, pearson, pearson_interval, window_sums
+from safesail.metrics.correlation import (
+    auc,
+    balanced_accuracy,
+    gain_interval,
+    pearson,
+    pearson_interval,
+    window_sums,
+)
+from safesail.store.token_table import Table
+
+Column = Float[np.ndarray, " n_units"]
 
 MIN_ANSWERED = 0.5
 """A score over a smaller share of its windows would be one of the windows that a model likes to answer."""
@@ -40,7 +51,7 @@ def agreement(windows: Sequence[Simulated], *, draws: int, seed: int) -> Agreeme
     Correlated over all units at once, not window by window: a window without activity has no correlation,
     and is as telling as any other.
     """
-    sides = [(np.array(w.units.true, float), np.array(w.predicted, float)) for w in windows]
+    sides = _sides(windows)
     true = np.concatenate([t for t, _ in sides]) if sides else np.zeros(0)
     predicted = np.concatenate([p for _, p in sides]) if sides else np.zeros(0)
     active = np.array([a for w in windows for a in w.units.active], bool)
@@ -55,6 +66,11 @@ def agreement(windows: Sequence[Simulated], *, draws: int, seed: int) -> Agreeme
         n_units=true.size,
         n_windows=len(windows),
     )
+
+
+def _sides(windows: Sequence[Simulated]) -> list[tuple[Column, Column]]:
+    """What is true and what was predicted of each window's units."""
+    return [(np.array(w.units.true, float), np.array(w.predicted, float)) for w in windows]
 
 
 def score_of(
@@ -101,6 +117,25 @@ def score_of(
         n_windows=figures.n_windows,
         reason=reason,
     )
+
+
+def with_lookup(score: Score, windows: Sequence[Simulated], table: Table, config: ScoringConfig) -> Score:
+    """A score with that of a look-up on the same units, and by how much the explanation's is larger.
+
+    Args:
+        score: As `score_of` gives it.
+        windows: What was said by the explanation.
+        table: Mean activation by token, fitted on train windows.
+        config: Method and settings.
+    """
+    other = [Simulated(w.units, looked_up(w.units, table)) for w in windows]
+    lookup = agreement(other, draws=1, seed=config.seed).pearson
+    if isinstance(lookup, Undefined) or score.value is None:
+        return replace(score, lookup=_defined(lookup))
+    both = [window_sums(_sides(of)) for of in (windows, other)]
+    interval = gain_interval(*both, draws=config.draws, seed=config.seed)
+    low, high = (None, None) if isinstance(interval, Undefined) else interval
+    return replace(score, lookup=lookup, gain_low=low, gain_high=high)
 
 
 def _chance(simulation: Simulation | None, config: ScoringConfig) -> float | None:

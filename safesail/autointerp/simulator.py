@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from safesail.autointerp.clients import Client
 from safesail.autointerp.config import ScoringConfig
-from safesail.autointerp.score import agreement, score_of
+from safesail.autointerp.score import agreement, score_of, with_lookup
 from safesail.autointerp.units import Simulated, Simulation, Units, units_of
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Score
@@ -17,6 +17,7 @@ from safesail.llm.types import CallContext, LLMRequest
 from safesail.prompting.marking import plain
 from safesail.prompting.parse import ACTIVE_SCHEMA, parse_active, parse_graded, parse_listed, parse_ratings
 from safesail.prompting.templates import load_template
+from safesail.store.token_table import Table
 
 STAGE = "simulate"
 _ROOM = {"active graded": 8, "active binary": 6, "list graded": 4, "list binary": 3}
@@ -58,6 +59,7 @@ async def score_feature(
     config: ScoringConfig,
     *,
     other: Explanation | None,
+    table: Table | None = None,
 ) -> Score:
     """Score `explanation` on held-out windows of its feature.
 
@@ -67,6 +69,7 @@ async def score_feature(
         windows: Windows of the `test` split, active ones and controls.
         config: Method and settings.
         other: Another feature's explanation, which gives the chance line on the same windows; None: no line.
+        table: Token table of the feature, which gives the look-up's score on the same units; None: none.
 
     Returns:
         A score, whose value may be undefined with its reason; with an error where nothing could be asked.
@@ -86,7 +89,8 @@ async def score_feature(
     if other is not None and (simulation.windows or not simulation.tokens):
         chance = await simulate(client, other.text, windows, config, context)
     simulator = f"{config.model} @ {client.endpoint}"
-    return score_of(feature, simulator, simulation, chance, config, context.prompt_hash)
+    score = score_of(feature, simulator, simulation, chance, config, context.prompt_hash)
+    return score if table is None else with_lookup(score, simulation.windows, table, config)
 
 
 async def simulate(
@@ -114,7 +118,7 @@ async def simulate(
     total = Simulation()
     for batch in batches_of(windows, config.calls_windows):
         total += await _ask(client, explanation_text, batch, config, context)
-        if _decided(total.windows, config):
+        if decided(total.windows, config):
             break
     return total
 
@@ -137,7 +141,7 @@ async def _ask(
     return Simulation(tuple(map(Simulated, units, predicted)), tokens=answered.answer.tokens)
 
 
-def _decided(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
+def decided(windows: Sequence[Simulated], config: ScoringConfig) -> bool:
     """Whether the interval is as narrow as asked, or beside the score that matters."""
     if len(windows) < MIN_BEFORE_STOP or (config.stop_width is None and config.decide_at is None):
         return False
@@ -184,6 +188,8 @@ def _values(units: Sequence[Units], config: ScoringConfig) -> dict[str, object]:
             return {"texts": lettered, "form": _form(config)}
         case "detection" | "fuzzing":
             return {"texts": list(zip(LETTERS, (window.texts[0] for window in units), strict=False))}
+        case "pooled":
+            raise AssertionError("pooled prompts are made by pool_scorer.py")
 
 
 def _form(config: ScoringConfig) -> str:

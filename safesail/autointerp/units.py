@@ -11,6 +11,7 @@ from safesail.domain.records import Exemplar
 from safesail.errors import BadAnswerError
 from safesail.prompting.marking import marked, plain, safe_text
 from safesail.prompting.segments import cut_segments
+from safesail.store.token_table import Table
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,9 @@ class Units:
 
     active: tuple[bool, ...]
     """Whether the feature fires in the unit."""
+
+    tokens: tuple[tuple[str, ...], ...]
+    """Of the window's tokens those that a look-up has for each unit; of a marked window the marked ones."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +66,19 @@ class Simulation:
 def units_of(windows: Sequence[Exemplar], config: ScoringConfig) -> list[Units]:
     """The units of every window, by the method of `config`."""
     match config.method:
-        case "segment":
-            return [_segments(e, config) for e in windows]
+        case "segment" | "pooled":
+            return [segment_units(e.window.tokens, e.activations, config) for e in windows]
         case "token":
             return [_tokens(e, config) for e in windows]
         case "detection":
-            return [_whole(plain(e.window.tokens), e, config) for e in windows]
+            return [_whole(plain(e.window.tokens), e.window.tokens, e, config) for e in windows]
         case "fuzzing":
             n_marks = _typical_marks(windows, config)
-            return [_whole(_marked(e, n_marks, config), e, config) for e in windows]
+            return [_fuzzed(e, n_marks, config) for e in windows]
 
 
-def _segments(exemplar: Exemplar, config: ScoringConfig) -> Units:
-    tokens, activations = exemplar.window.tokens, exemplar.activations
+def segment_units(tokens: Sequence[str], activations: Sequence[float], config: ScoringConfig) -> Units:
+    """The segments of one text, with a feature's activation on each of its tokens."""
     cuts = cut_segments(tokens, config.segment_tokens)
     maxima = [max(activations[start:stop]) for start, stop in cuts]
     active = tuple(maximum > config.threshold for maximum in maxima)
@@ -82,6 +86,7 @@ def _segments(exemplar: Exemplar, config: ScoringConfig) -> Units:
         texts=tuple(plain(tokens[start:stop]) for start, stop in cuts),
         true=tuple(maxima) if config.graded else tuple(map(float, active)),
         active=active,
+        tokens=tuple(tuple(tokens[start:stop]) for start, stop in cuts),
     )
 
 
@@ -90,12 +95,13 @@ def _tokens(exemplar: Exemplar, config: ScoringConfig) -> Units:
         texts=tuple(map(safe_text, exemplar.window.tokens)),
         true=exemplar.activations,
         active=tuple(a > config.threshold for a in exemplar.activations),
+        tokens=tuple((token,) for token in exemplar.window.tokens),
     )
 
 
-def _whole(text: str, exemplar: Exemplar, config: ScoringConfig) -> Units:
+def _whole(text: str, tokens: Sequence[str], exemplar: Exemplar, config: ScoringConfig) -> Units:
     active = max(exemplar.activations) > config.threshold
-    return Units((text,), (float(active),), (active,))
+    return Units((text,), (float(active),), (active,), (tuple(tokens),))
 
 
 def _typical_marks(windows: Sequence[Exemplar], config: ScoringConfig) -> int:
@@ -104,7 +110,7 @@ def _typical_marks(windows: Sequence[Exemplar], config: ScoringConfig) -> int:
     return int(np.ceil(np.mean(counts))) if counts else 1
 
 
-def _marked(exemplar: Exemplar, n_marks: int, config: ScoringConfig) -> str:
+def _fuzzed(exemplar: Exemplar, n_marks: int, config: ScoringConfig) -> Units:
     """The window with marks: on its active tokens, or in a control on as many drawn at random, as Delphi does."""
     tokens, activations = exemplar.window.tokens, exemplar.activations
     at = [i for i, a in enumerate(activations) if a > config.threshold]
@@ -112,7 +118,13 @@ def _marked(exemplar: Exemplar, n_marks: int, config: ScoringConfig) -> str:
         words = [i for i, token in enumerate(tokens) if token.strip()]
         n_drawn = min(n_marks, len(words))
         at = _rng(exemplar, config.seed).choice(words, n_drawn, replace=False).tolist() if words else []
-    return marked(tokens, [int(i in at) for i in range(len(tokens))], with_level=False)
+    text = marked(tokens, [int(i in at) for i in range(len(tokens))], with_level=False)
+    return _whole(text, [tokens[i] for i in at], exemplar, config)
+
+
+def looked_up(units: Units, table: Table) -> tuple[float, ...]:
+    """What a look-up predicts of every unit: the largest mean activation of its tokens."""
+    return tuple(max((table.get(token, 0.0) for token in tokens), default=0.0) for tokens in units.tokens)
 
 
 def _rng(exemplar: Exemplar, seed: int) -> np.random.Generator:

@@ -5,13 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from safesail.catalog.format import CARD, TABLES, Manifest, SaeEntry, WeightsEntry
+from safesail.catalog.format import CARD, TABLES, Counts, Manifest, SaeEntry, WeightsEntry
 
 _WHAT = {
     "features": "one row per feature: density and activation statistics, top tokens",
     "explanations": "texts, with who wrote them; failed and masked ones have no text",
     "tags": "domains and leaves, with their source",
-    "scores": "simulation scores with 95 % interval, chance line and reason where undefined",
+    "scores": "simulation scores with 95 % interval, chance line, look-up baseline and reason where undefined",
     "exemplars": "windows of tokens with the feature's activation at each, strongest first",
     "concepts": "concepts that SAEs were selected by",
     "feature_concepts": "features that tell a concept's contrastive pairs apart",
@@ -61,8 +61,19 @@ def _intro(manifest: Manifest) -> list[str]:
         f"- {counts.features:,} features; {counts.explained:,} with a readable explanation, {counts.masked:,}"
         f" explanations masked, {counts.failed:,} failed; {counts.tagged:,} features tagged",
         f"- {counts.scored:,} scores, {counts.undefined:,} undefined; {mean}, {chance}",
+        *_lookup(counts),
         f"- Licence: {manifest.licence}",
         f"- Sensitivity: {manifest.sensitivity}",
+    ]
+
+
+def _lookup(counts: Counts) -> list[str]:
+    if counts.mean_lookup is None:
+        return []
+    return [
+        f"- Look-up: a table token -> mean activation, without any explanation, scores {counts.mean_lookup:.3f} on the"
+        f" same texts; {counts.beyond_lookup:,} explanations know more than it, {counts.below_lookup:,} less, of the"
+        " others neither is shown"
     ]
 
 
@@ -79,19 +90,25 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         return [*lines, "Nobody has scored them. `safesail score` does, on texts of your own."]
     lines += [
         "A score is the correlation of what a simulator predicts from the explanation alone with what the feature does",
-        "on texts that its explainer did not see. Chance: the same with another feature's explanation.",
+        "on texts that its explainer did not see. Chance: the same with another feature's explanation. Look-up: the same",
+        "by a table token -> mean activation, without any explanation.",
         "",
-        "| method | simulator | scored | undefined | failed | median | mean chance | interval above chance |",
-        "|---|---|---|---|---|---|---|---|",
+        "| method | simulator | scored | undefined | failed | median | mean chance | above chance | above look-up |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in scores:
         median, chance = (_figure(row[name]) for name in ("median", "chance"))
-        above = f"{row['above_chance']:,} of {row['comparable']:,}" if row["comparable"] else "not measured"
+        above = _share(row["above_chance"], row["comparable"])
+        beyond = _share(row["beyond_lookup"], row["compared"])
         lines.append(
             f"| {_cell(row['method'])} | {_cell(row['simulator'])} | {row['scored']:,} | {row['undefined']:,}"
-            f" | {row['failed']:,} | {median} | {chance} | {above} |"
+            f" | {row['failed']:,} | {median} | {chance} | {above} | {beyond} |"
         )
     return lines
+
+
+def _share(n: int, of: int) -> str:
+    return f"{n:,} of {of:,}" if of else "not measured"
 
 
 def _figure(number: float | None) -> str:
@@ -177,6 +194,9 @@ def _limits(manifest: Manifest) -> list[str]:
         "",
         "- A score is the Pearson correlation of a simulator's guess with the feature's activity, pooled over held-out"
         " windows. Read it against the chance line: the same figure with another feature's explanation.",
+        "- `lookup` is the score of a table token -> mean activation on the same texts. An explanation knows more than"
+        " a look-up where the interval of the difference, `gain_low` to `gain_high`, lies above 0, and less where it"
+        " lies below.",
         "- An explanation describes the texts it was made from. It is no proof of what a feature does in the model.",
         "- `undefined` and `failed` rows are part of the result; a mean over the others alone is too good.",
         "- Scores of imported explanations are as their source gave them, and may have been computed another way.",

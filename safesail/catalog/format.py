@@ -1,8 +1,6 @@
 """The format of a catalog release: its tables and its manifest. A public interface: never changed in place.
 
-A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file a table. Format version 2 has
-SAEs besides, a folder each below `saes/`, and says where explanations of others came from; a release with neither is of
-version 1, which every reader reads.
+A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file per table.
 """
 
 import hashlib
@@ -20,10 +18,11 @@ from safesail.sae.folders import CONFIG, WEIGHTS
 from safesail.store.arrow import ArrowSchema
 
 FORMAT_VERSION = 2
-"""Newest that is read."""
+"""2 has the look-up baseline beside every score, may have SAEs besides, a folder each below `saes/`, and says where
+explanations of others came from; releases of version 1 are read as they are."""
 
-PLAIN_FORMAT = 1
-"""Of a release without SAEs."""
+SAE_FORMAT = 2
+"""The first that may have SAEs and provenance."""
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -104,6 +103,9 @@ TABLES: dict[str, ArrowSchema] = {
         ("error", pa.string()),
         ("tokens", pa.int64()),
         ("ordinal", pa.int64()),
+        ("lookup", pa.float64()),
+        ("gain_low", pa.float64()),
+        ("gain_high", pa.float64()),
     ),
     "exemplars": _schema(
         *_KEY,
@@ -132,6 +134,16 @@ TABLES: dict[str, ArrowSchema] = {
     ),
 }
 """Columns of every table; `index` is the feature's row of `W_dec`."""
+
+ADDED: dict[str, dict[str, int]] = {"scores": {"lookup": 2, "gain_low": 2, "gain_high": 2}}
+"""Columns that came later, by the version that has them first; earlier ones lack them."""
+
+
+def columns_of(table: str, version: int) -> ArrowSchema:
+    """The columns of a table in a version of the format."""
+    added = ADDED.get(table, {})
+    return pa.schema([field for field in TABLES[table] if added.get(field.name, 1) <= version])
+
 
 REQUIRED: dict[str, tuple[str, ...]] = {
     "features": ("sae_id", "index", "redacted"),
@@ -237,6 +249,12 @@ class Counts(Config):
     """Mean over the scores that have one of the same figure with another feature's explanation."""
 
     tagged: int = Field(ge=0)
+    mean_lookup: float | None = Field(default=None, allow_inf_nan=False)
+    """Mean over the scores that have one of the same figure for a look-up; None in releases of version 1."""
+
+    beyond_lookup: int | None = Field(default=None, ge=0)
+    below_lookup: int | None = Field(default=None, ge=0)
+    """Scores that are larger, and smaller, than a look-up's by more than their interval; None as before."""
 
 
 class Manifest(Config):
@@ -334,8 +352,8 @@ def _check_files(manifest: Manifest, where: str) -> None:
     """The files listed are those of the format, under plain names."""
     tables = {f"{name}.parquet" for name in TABLES}
     expected = {CARD, *tables, *(name for sae in manifest.weights for name in sae.files)}
-    if (manifest.format_version == PLAIN_FORMAT) == bool(manifest.weights or manifest.provenance):
-        raise DataError(f"{where}: format {PLAIN_FORMAT} has neither SAEs nor provenance, a later one has")
+    if manifest.format_version < SAE_FORMAT and (manifest.weights or manifest.provenance):
+        raise DataError(f"{where}: format {manifest.format_version} has neither SAEs nor provenance")
     if unknown := sorted(set(manifest.files) - expected):
         raise DataError(f"{where} lists {plain(unknown[0])}, which format {FORMAT_VERSION} does not have")
     if missing := sorted(expected - set(manifest.files)):

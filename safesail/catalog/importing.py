@@ -188,7 +188,8 @@ def _batches(path: Path, placed: Mapping[str, Identity]) -> Generator[ArrowTable
         # Rows with an order of their own must be seen all at once for it to be kept.
         whole = "ordinal" in schema.names
         for batch in file.iter_batches(max(1, file.metadata.num_rows) if whole else 262_144):
-            yield _renamed(pa.Table.from_batches([batch]).cast(schema), placed)
+            table = pa.Table.from_batches([batch])
+            yield _renamed(table.cast(pa.schema([schema.field(n) for n in table.column_names])), placed)
 
 
 def _renamed(batch: ArrowTable, placed: Mapping[str, Identity]) -> ArrowTable:

@@ -15,7 +15,6 @@ from safesail.catalog.format import (
     CARD,
     FORMAT_VERSION,
     MANIFEST,
-    PLAIN_FORMAT,
     TABLES,
     Counts,
     FileEntry,
@@ -121,7 +120,7 @@ def _write_folder(store: Path, folder: Path, options: ReleaseOptions, *, quiet: 
         provenance = {origin: imported[origin] for origin in origins if origin in imported}
         manifest = Manifest(
             format="safesail-catalog",
-            format_version=FORMAT_VERSION if weights or provenance else PLAIN_FORMAT,
+            format_version=FORMAT_VERSION,
             name=options.name,
             version=options.version,
             code_version=__version__,

@@ -1,4 +1,4 @@
-"""What must hold of every row of a release (format version 1), as data. A public interface, like the format."""
+"""What must hold of every row of a release (format version 2), as data. A public interface, like the format."""
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ RANGES: dict[str, dict[str, tuple[float, float | None]]] = {
     "scores": {
         "value": (-1, 1), "low": (-1, 1), "high": (-1, 1), "chance": (-1, 1), "auc": (0, 1),
         "balanced_accuracy": (0, 1), "n_units": (0, None), "n_windows": (0, None), "tokens": (0, None),
-        "ordinal": (0, None),
+        "ordinal": (0, None), "lookup": (-1, 1), "gain_low": (-2, 2), "gain_high": (-2, 2),
     },
     "exemplars": {"rank": (1, None), "start": (0, None), "maximum": (0, None)},
     "concepts": {},
@@ -50,6 +50,7 @@ ROWS: dict[str, dict[str, str]] = {
         "a score has neither a value nor a reason":
             "value IS NOT NULL OR reason IS NOT NULL OR error IS NOT NULL",
         "low must not be above high": "low <= high",
+        "gain_low must not be above gain_high": "gain_low <= gain_high",
     },
     "exemplars": {
         "column 'split' must be train, calibration or test": "split IN ('train', 'calibration', 'test')",

@@ -40,6 +40,12 @@ class ShownScore:
     reason: str | None
     """Why there is no value."""
 
+    lookup: float | None
+    """The same figure for a table token -> mean activation, without any explanation."""
+
+    beyond_lookup: str | None
+    """Whether the explanation knows more than that: `yes`, `no` or `not shown`."""
+
 
 @dataclass(frozen=True)
 class ShownExplanation:
@@ -263,4 +269,9 @@ def _score(score: ShownScore) -> str:
     has_interval = score.low is not None and score.high is not None
     interval = f" [{score.low:.3f}, {score.high:.3f}]" if has_interval else ""
     chance = "" if score.chance is None else f", chance {score.chance:.3f}"
-    return f"{name}: {score.value:.3f}{interval}{chance}"
+    lookup = (
+        ""
+        if score.lookup is None
+        else f", look-up {score.lookup:.3f}; knows more than a look-up: {score.beyond_lookup}"
+    )
+    return f"{name}: {score.value:.3f}{interval}{chance}{lookup}"

@@ -36,6 +36,15 @@ class Figures:
     chance: float | None
     """Mean of the chance line."""
 
+    lookup: float | None
+    """Mean score of a table token -> mean activation on the same texts."""
+
+    beyond_lookup: int | None
+    """Explanations that know more than such a table; None where none was measured."""
+
+    below_lookup: int | None
+    """Those that know less."""
+
     method: str | None
     """How the scores were made: method and simulator; None where there is none, or where SAEs differ in it, and then
     there is no distribution either."""

@@ -19,6 +19,7 @@ from safesail.catalog.format import (
     FileEntry,
     Manifest,
     WeightsEntry,
+    columns_of,
     file_digest,
     plain,
     read_manifest,
@@ -237,7 +238,7 @@ def _check_schema(path: Path, table: str, manifest: Manifest) -> None:
         raise DataError(f"{path} is not a sound Parquet file: {str(error).splitlines()[0]}") from error
     if n_rows != manifest.files[path.name].rows:
         raise DataError(f"{path} has {n_rows:,} rows, the manifest says {manifest.files[path.name].rows:,}")
-    _check_types(path, schema, TABLES[table])
+    _check_types(path, schema, columns_of(table, manifest.format_version))
 
 
 def _check_types(path: Path, given: ArrowSchema, expected: ArrowSchema) -> None:

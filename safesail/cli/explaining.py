@@ -49,7 +49,7 @@ def _asking(*models: str, more: Sequence[Decorator] = ()) -> Decorator:
         _option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
         *(_option(f"--{name}", help=_HELP[name]) for name in models),
         _option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
-        _option("--scoring", "method", type=click.Choice(["segment", "token", "detection", "fuzzing"]),
+        _option("--scoring", "method", type=click.Choice(["pooled", "segment", "token", "detection", "fuzzing"]),
                default="segment", show_default=True, help="How explanations are tested."),
         _option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
                help="Chance line on every n-th feature; 0: none."),

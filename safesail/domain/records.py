@@ -17,6 +17,10 @@ Kind = Literal["active", "random", "hard", "boundary"]
 the same words, or one of a document in which it fires elsewhere)."""
 
 
+Verdict = Literal["yes", "no", "not shown"]
+"""Whether an explanation knows more than a look-up: its interval lies above 0, below 0, or holds 0."""
+
+
 @dataclass(frozen=True)
 class SubjectInfo:
     """The language model whose features are studied; None for what a catalog that names it does not say."""
@@ -224,3 +228,19 @@ class Score:
     """LLM tokens billed for it, the chance line's left out; those of cached answers as billed then."""
 
     prompt_hash: str | None = None
+    lookup: float | None = None
+    """The same figure for a table token -> mean activation, fitted on train windows, on the same units: what can be
+    had without any explanation. None where none was measured, or where it is undefined."""
+
+    gain_low: float | None = None
+    gain_high: float | None = None
+    """95 % bootstrap interval over windows of `value - lookup`, both on the same resamples."""
+
+    @property
+    def beyond_lookup(self) -> Verdict | None:
+        """Whether the explanation knows more than the look-up; None where no look-up was measured."""
+        if self.lookup is None:
+            return None
+        if self.gain_low is None or self.gain_high is None or self.gain_low <= 0 <= self.gain_high:
+            return "not shown"
+        return "yes" if self.gain_low > 0 else "no"

@@ -12,6 +12,7 @@ from safesail.llm.builtin_prompts import (
     prompt_tokens,
     read_prompt,
     write_names,
+    write_pooled,
     write_ratings,
     write_segments,
 )
@@ -61,7 +62,7 @@ class BuiltinModel(ABC):
             case "tokens":
                 return self._rate_tokens(asked)
             case "segments":
-                return self._rate_segments(asked)
+                return self._rate_pool(asked) if asked.explanations else self._rate_segments(asked)
             case "texts":
                 return self._choose_texts(asked)
             case "marked":
@@ -109,6 +110,15 @@ class BuiltinModel(ABC):
         scores = self.segment_scores(asked.explanation, texts)
         chosen = _chosen(scores, self.active_segment, must=len(texts) > 1)
         return write_segments(asked, {i: max(1, self.rating(scores[i])) for i in chosen})
+
+    def _rate_pool(self, asked: BuiltinPrompt) -> str:
+        texts = list(asked.segments.values())
+        grades: list[dict[int, int]] = []
+        for explanation in asked.explanations:
+            scores = self.segment_scores(explanation, texts)
+            chosen = _chosen(scores, self.active_segment, must=True)
+            grades.append({i: max(1, self.rating(scores[i])) for i in chosen})
+        return write_pooled(asked, grades)
 
     def _choose_texts(self, asked: BuiltinPrompt) -> str:
         texts = asked.texts

@@ -18,7 +18,7 @@ Block = Literal["active", "segments", "tokens", "texts", "marked"]
 _TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")
 _BLOCK = re.compile(r"<(active|segments|tokens|texts|marked)>\n(.*?)\n</\1>", re.DOTALL)
 _LABELLED = re.compile(r"(?:\d+|[A-Z]) ?(.*)")
-_LETTER = re.compile(r"[A-Z]")
+_LETTER = re.compile(r"[A-Z]{1,3}")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,12 @@ class BuiltinPrompt:
     def explanation(self) -> str:
         """What a simulator is told of the feature."""
         return self.between("explanation")
+
+    @property
+    def explanations(self) -> list[str]:
+        """What a simulator is told of several features; nothing where it is told of one."""
+        told = self.between("explanations")
+        return [_unlabelled(line) for line in told.split("\n")] if told else []
 
     @property
     def lines(self) -> list[str]:
@@ -105,6 +111,18 @@ def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
     labels = {f"{letter}{i + 1}": value for (letter, i), value in named.items()}
     active = '{"active"' in asked.question
     shown = {"active": labels if graded else list(labels)} if active else lists
+    return json.dumps(shown, separators=(",", ":"))
+
+
+def write_pooled(asked: BuiltinPrompt, grades: Sequence[dict[int, int]]) -> str:
+    """The answer about segments for several explanations, given the active ones' ratings by index for each."""
+    labels = [f"{letter}{i + 1}" for letter, segments in asked.segments.items() for i in range(len(segments))]
+    found = re.search(r"strongest (\d+) at most", asked.question)
+    most = int(found[1]) if found else len(labels)
+    shown: dict[str, dict[str, int]] = {}
+    for number, of in enumerate(grades, 1):
+        kept = sorted(of, key=lambda at: (-of[at], at))[:most]
+        shown[str(number)] = {labels[at]: of[at] for at in sorted(kept)}
     return json.dumps(shown, separators=(",", ":"))
 
 

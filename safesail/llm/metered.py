@@ -113,6 +113,11 @@ class MeteredClient:
         return self.inner.endpoint
 
     @property
+    def prices(self) -> Prices:
+        """Of models, as far as they are known."""
+        return self._tracker.prices
+
+    @property
     def spent_tokens(self) -> int:
         """Tokens that this run newly spent, attempts that failed after being sent included."""
         return self._tracker.tokens
@@ -212,7 +217,9 @@ class MeteredClient:
             record = self._unanswered(type(failure).__name__, request.model, 0)
             raise
         finally:
-            self.costs[context.feature] += self._tracker.settle(number, _spent(request.model, record))
+            cost = self._tracker.settle(number, _spent(request.model, record))
+            for feature in context.bearers:
+                self.costs[feature] += cost / len(context.bearers)
             self._ledger.settle(call_id, replace(record, seconds=time.perf_counter() - started))
         if fault is not None:
             raise _with_bill(fault, answer)

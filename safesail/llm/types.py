@@ -74,6 +74,13 @@ class CallContext:
     """SHA-256 of the prompt template's text."""
 
     feature: FeatureId | None = None
+    shared_by: tuple[FeatureId, ...] = ()
+    """Features that one call is about, who bear its cost in equal parts; `feature` is None then."""
+
+    @property
+    def bearers(self) -> tuple[FeatureId | None, ...]:
+        """Whose cost the call is."""
+        return self.shared_by or (self.feature,)
 
 
 @dataclass(frozen=True)

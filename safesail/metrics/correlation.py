@@ -108,17 +108,40 @@ def pearson_interval(
         draws: Resamples of the windows; those with a constant side are left out.
         seed: Of the draws.
     """
-    n_windows = per_window_sums.shape[0]
-    if n_windows < 2:
-        return Undefined(f"{n_windows} windows; an interval needs at least 2")
-    weights = np.random.default_rng(seed).multinomial(n_windows, np.full(n_windows, 1 / n_windows), draws)
-    n, x, y, xx, yy, xy = (weights @ per_window_sums).T
+    if len(per_window_sums) < 2:
+        return Undefined(f"{len(per_window_sums)} windows; an interval needs at least 2")
+    drawn, defined = _resampled(per_window_sums, draws, seed)
+    return percentile_interval(drawn[defined], draws)
+
+
+def gain_interval(
+    sums: Float[np.ndarray, "n_windows 6"], other: Float[np.ndarray, "n_windows 6"], draws: int, seed: int
+) -> tuple[float, float] | Undefined:
+    """95 % bootstrap interval of how much the first pooled correlation is larger, both on the same resamples.
+
+    Args:
+        sums: As `window_sums` gives them.
+        other: The same windows with other predictions.
+        draws: Resamples of the windows; those on which either is undefined are left out.
+        seed: Of the draws.
+    """
+    if len(sums) < 2:
+        return Undefined(f"{len(sums)} windows; an interval needs at least 2")
+    (a, a_defined), (b, b_defined) = (_resampled(s, draws, seed) for s in (sums, other))
+    return percentile_interval((a - b)[a_defined & b_defined], draws)
+
+
+def _resampled(
+    sums: Float[np.ndarray, "n_windows 6"], draws: int, seed: int
+) -> tuple[Float[np.ndarray, " draws"], Bool[np.ndarray, " draws"]]:
+    """Correlation on every resample of the windows, and where it is defined (0 stands where it is not)."""
+    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
+    n, x, y, xx, yy, xy = (weights @ sums).T
     var_x, var_y = xx * n - x * x, yy * n - y * y
     # A constant side leaves rounding noise instead of 0.
     defined = (var_x > 1e-9 * n * n) & (var_y > 1e-9 * n * n)
-    covariance = (xy * n - x * y)[defined]
-    drawn = np.clip(covariance / np.sqrt(var_x[defined] * var_y[defined]), -1.0, 1.0)
-    return percentile_interval(drawn, draws)
+    drawn = np.divide(xy * n - x * y, np.sqrt(np.where(defined, var_x * var_y, 1.0)))
+    return np.where(defined, np.clip(drawn, -1.0, 1.0), 0.0), defined
 
 
 def percentile_interval(

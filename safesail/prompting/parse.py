@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -136,6 +136,41 @@ def parse_graded(answer: str, *, labels: Sequence[str]) -> tuple[float, ...]:
     return tuple(by_label.get(label, 0.0) for label in labels)
 
 
+def parse_pooled(
+    answer: str, *, n_explanations: int, labels: Sequence[str], most: int
+) -> list[tuple[float, ...]]:
+    """Read `{"1": {"A3": 7}, "2": {}}`: for each explanation a rating from 0 to 10 of each of `labels`, 0 if not named.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, a key twice, an explanation too many or too few, an unknown label, a
+            rating out of range, or more than `most` labels for one explanation.
+    """
+    numbers = [str(number + 1) for number in range(n_explanations)]
+    fields = _json(answer, pairs=_unique)
+    if not isinstance(fields, dict) or set(cast("dict[str, Any]", fields)) != set(numbers):
+        raise _unparsable(f"not an object with the keys 1 to {n_explanations}", answer)
+    index = {label: i for i, label in enumerate(labels)}
+    rated: list[tuple[float, ...]] = []
+    for number in numbers:
+        ratings = cast("dict[str, Any]", fields)[number]
+        if not isinstance(ratings, dict) or len(cast("dict[str, Any]", ratings)) > most:
+            raise _unparsable(f"explanation {number} must map at most {most} labels to ratings", answer)
+        row = [0.0] * len(labels)
+        for label, value in cast("dict[str, Any]", ratings).items():
+            row[index[_label(label, index, answer)]] = _rating(value, answer)
+        rated.append(tuple(row))
+    return rated
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, if it names nothing twice: which of two values counts is not said."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
 def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list[tuple[float, ...]]:
     """Read `{"A": [0, 7], "B": [0]}`: for each text of `sizes` as many values from 0 to `highest` as it has segments.
 
@@ -242,12 +277,12 @@ def _object(answer: str, *, required: str, allowed: Collection[str]) -> dict[str
     return fields
 
 
-def _json(answer: str) -> Any:
+def _json(answer: str, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     text = answer.strip()
     if fenced := _FENCED.match(text):
         text = fenced.group(1)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=pairs)
     except (ValueError, RecursionError) as error:  # also numbers of thousands of digits
         if _REFUSAL.match(text):
             raise RefusedAnswerError(f"the model declined: {_shown(text)}") from error
@@ -258,7 +293,7 @@ def _json(answer: str) -> Any:
     return value
 
 
-def _label(value: Any, labels: Sequence[str], answer: str) -> str:
+def _label(value: Any, labels: Collection[str], answer: str) -> str:
     if not isinstance(value, str) or value not in labels:
         raise _unparsable(f"{value!r} is not a label that was asked about", answer)
     return value

@@ -98,7 +98,7 @@ _TABLES = {
     "scores": """
         SELECT r.explanation_id, c.sae_id, c.feature AS "index", c.method, c.simulator, c.prompt_hash, c.value,
                c.low, c.high, c.chance, c.auc, c.balanced_accuracy, c.n_units, c.n_windows, c.reason, c.error,
-               c.tokens, row_number() OVER (ORDER BY c.ordinal) AS ordinal
+               c.tokens, row_number() OVER (ORDER BY c.ordinal) AS ordinal, c.lookup, c.gain_low, c.gain_high
         FROM (
             -- The format has one row for each method and simulator: of the settings that the catalog scores by, or
             -- else of those with a value and a chance line.

@@ -18,7 +18,7 @@ NOBODY = "none"
 
 _FIGURES = (
     "method", "simulator", "value", "low", "high", "chance", "auc", "balanced_accuracy", "n_units", "n_windows",
-    "reason", "error", "tokens", "prompt_hash",
+    "reason", "error", "tokens", "prompt_hash", "lookup", "gain_low", "gain_high",
 )  # fmt: skip
 """Columns of `scores` that are fields of `Score`."""
 
@@ -144,6 +144,20 @@ def read_explanation(db: Db, feature: FeatureId) -> Explanation:
     text, explainer, prompt_hash, confidence = row
     tags = read_tags(db, feature).get("explainer", ())
     return Explanation(feature, text, tags, explainer, prompt_hash, confidence)
+
+
+def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Explanation]:
+    """Explanations by id, without their tags; those that cannot be read are left out."""
+    found = rows(
+        db,
+        "SELECT explanation_id, sae_id, feature, text, explainer, coalesce(prompt_hash, ''), confidence"
+        " FROM explanations WHERE text IS NOT NULL AND list_contains(?, explanation_id)",
+        [list(explanation_ids)],
+    )
+    return {
+        str(identity): Explanation(FeatureId(sae_id, feature), text, (), *rest)
+        for identity, sae_id, feature, text, *rest in found
+    }
 
 
 def explained_features(db: Db, sae_id: str) -> list[int]:

@@ -29,6 +29,9 @@ def _add_batch(db: Db, table: str, batch: ArrowTable) -> int:
         return 0
     if table in _ORDERED:
         batch = _with_ordinals(db, batch, _ORDERED[table])
+    for name in _LATER.get(table, ()):
+        if name not in batch.column_names:  # a catalog that knows no look-up
+            batch = batch.append_column(name, pa.nulls(batch.num_rows, pa.float64()))
     db.register("_incoming", batch)
     try:
         if "index" in batch.column_names:
@@ -41,6 +44,9 @@ def _add_batch(db: Db, table: str, batch: ArrowTable) -> int:
     finally:
         db.unregister("_incoming")
 
+
+_LATER = {"scores": ("lookup", "gain_low", "gain_high")}
+"""Columns that other formats, and the release format's first version, do not have."""
 
 _ORDERED = {"explanations": "explanation_order", "scores": "score_order"}
 
@@ -76,7 +82,8 @@ _INSERTS = {
     "scores": """
         INSERT OR IGNORE INTO scores BY NAME
         SELECT explanation_id, sae_id, "index" AS feature, method, simulator, prompt_hash, value, low, high, chance,
-               auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, 'unknown' AS settings_hash, ordinal
+               auc, balanced_accuracy, n_units, n_windows, reason, error, tokens, 'unknown' AS settings_hash, ordinal,
+               lookup, gain_low, gain_high
         FROM _incoming SEMI JOIN explanations USING (explanation_id) ORDER BY ordinal
     """,
     "concepts": """

@@ -56,6 +56,20 @@ def m005_aliases_of_saes(db: Db) -> None:
     db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
 
 
+@migration
+def m005_lookup_beside_scores(db: Db) -> None:
+    """Scores get the look-up baseline and the interval of what they gain over it, unknown for those there are."""
+    for column in ("lookup", "gain_low", "gain_high"):
+        db.execute(f"ALTER TABLE scores ADD COLUMN IF NOT EXISTS {column} DOUBLE")
+
+
+@migration
+def m006_pools(db: Db) -> None:
+    """Which features were scored together."""
+    db.execute("CREATE SEQUENCE pool_order START 1")
+    db.execute(next(table for table in TABLES if "CREATE TABLE pools (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -16,7 +16,7 @@ _GROUPED = """
     ), f AS (
         SELECT f.sae_id, a.layer, f.feature, coalesce(e.explained, false) AS explained,
                coalesce(e.masked, false) AS masked, coalesce(e.failed, false) AS failed,
-               s.value, s.chance, s.sae_id IS NOT NULL AS tried,
+               s.value, s.chance, s.lookup, s.gain_low, s.gain_high, s.sae_id IS NOT NULL AS tried,
                concat_ws(' by ', s.method, s.simulator) AS method,
                concat_ws('/', s.method, s.simulator, s.settings_hash) AS way
         FROM features f JOIN saes a USING (sae_id) LEFT JOIN e USING (sae_id, feature)
@@ -28,7 +28,10 @@ _FIGURES = """
     count(value), count(*) FILTER (tried AND value IS NULL),
     CASE WHEN alike THEN avg(value ORDER BY value) END, CASE WHEN alike THEN quantile_cont(value, 0.1) END,
     CASE WHEN alike THEN quantile_cont(value, 0.5) END, CASE WHEN alike THEN quantile_cont(value, 0.9) END,
-    CASE WHEN alike THEN avg(chance ORDER BY chance) END, CASE WHEN alike THEN any_value(method) FILTER (tried) END
+    CASE WHEN alike THEN avg(chance ORDER BY chance) END, CASE WHEN alike THEN avg(lookup ORDER BY lookup) END,
+    CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_low > 0) END,
+    CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_high < 0) END,
+    CASE WHEN alike THEN any_value(method) FILTER (tried) END
 """.replace("alike", "count(DISTINCT way) FILTER (tried) = 1")
 """Several SAEs may be scored in several ways; a figure over them all would compare what cannot be compared."""
 

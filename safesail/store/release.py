@@ -219,13 +219,17 @@ def release_counts(db: Db, *, every_score: bool = False) -> dict[str, Any]:
             (SELECT count(*) FROM explanations WHERE error IS NOT NULL),
             count(value), count(*) - count(value), {one_way} avg(value ORDER BY value) END,
             {one_way} avg(chance ORDER BY chance) END,
-            (SELECT count(DISTINCT (sae_id, feature)) FROM tags)
+            (SELECT count(DISTINCT (sae_id, feature)) FROM tags),
+            {one_way} avg(lookup ORDER BY lookup) END,
+            CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_low > 0) END,
+            CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_high < 0) END
         FROM {scores}
         """,
     )
     assert row is not None
     return dict(zip(
-        ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged"),
+        ("features", "explained", "masked", "failed", "scored", "undefined", "mean_score", "mean_chance", "tagged",
+         "mean_lookup", "beyond_lookup", "below_lookup"),
         row, strict=True,
     ))  # fmt: skip
 
@@ -238,8 +242,9 @@ def score_summary(db: Db) -> list[dict[str, Any]]:
         SELECT method, simulator, count(value) AS scored,
                count(*) FILTER (value IS NULL AND error IS NULL) AS undefined, count(error) AS failed,
                median(value) AS median, avg(chance ORDER BY chance) AS chance,
-               count(*) FILTER (low > chance) AS above_chance, count(*) FILTER (low IS NOT NULL AND chance IS NOT NULL)
-                   AS comparable
+               count(*) FILTER (low > chance) AS above_chance,
+               count(*) FILTER (low IS NOT NULL AND chance IS NOT NULL) AS comparable,
+               count(*) FILTER (gain_low > 0) AS beyond_lookup, count(gain_low) AS compared
         FROM scores GROUP BY method, simulator ORDER BY scored DESC, method, simulator
         """
         )

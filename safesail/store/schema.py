@@ -264,7 +264,24 @@ TABLES = (
         settings       TEXT,                    -- JSON: windows, prompt and other settings; NULL: unknown
         settings_hash  TEXT NOT NULL DEFAULT 'unknown',
         ordinal        BIGINT NOT NULL DEFAULT nextval('score_order'),
+        lookup         DOUBLE,                  -- `value` of a table token -> mean activation of train windows
+        gain_low       DOUBLE,                  -- 95 % interval of value - lookup, paired over windows
+        gain_high      DOUBLE,
         PRIMARY KEY (explanation_id, method, simulator, settings_hash)
+    )
+    """,
+    "CREATE SEQUENCE pool_order START 1",
+    """
+    CREATE TABLE pools (                        -- prompts in which several features were scored together
+        pool_id       BIGINT PRIMARY KEY DEFAULT nextval('pool_order'),
+        sae_id        TEXT NOT NULL,
+        simulator     TEXT NOT NULL,
+        settings_hash TEXT NOT NULL,            -- as in `scores`
+        members       TEXT NOT NULL,            -- JSON: [feature, explanation_id, turn] of each
+        run_id        TEXT NOT NULL,
+        error         TEXT,                     -- class of what was wrong with the answer: its round is lost
+        message       TEXT,
+        tokens        BIGINT                    -- billed for a lost answer
     )
     """,
     "CREATE SEQUENCE call_order START 1",
@@ -371,7 +388,10 @@ VIEWS = (
         e.explainer,
         c.method AS score_method,
         c.simulator AS score_simulator,
-        c.reason AS score_reason
+        c.reason AS score_reason,
+        c.lookup AS lookup_score,
+        CASE WHEN c.lookup IS NULL THEN NULL WHEN c.gain_low > 0 THEN 'yes' WHEN c.gain_high < 0 THEN 'no'
+             ELSE 'not shown' END AS beyond_lookup  -- whether the explanation knows more than a look-up
     FROM features f
     JOIN saes s USING (sae_id)
     LEFT JOIN shown_explanations e USING (sae_id, feature)

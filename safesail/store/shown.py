@@ -4,6 +4,12 @@ from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.sql import Db, Row, one, rows
 
+SCORE_COLUMNS = """
+    explanation_id, method, simulator, value, low, high, chance, auc, balanced_accuracy, n_windows,
+    coalesce(reason, error), lookup, CASE WHEN lookup IS NULL THEN NULL WHEN gain_low > 0 THEN 'yes'
+    WHEN gain_high < 0 THEN 'no' ELSE 'not shown' END
+"""
+
 
 def feature_row(db: Db, feature: FeatureId) -> Row:
     """model_id, hook, layer, d_sae, architecture, n_tokens, density, mean, maximum, q999, top_tokens.
@@ -36,11 +42,10 @@ def explanation_rows(db: Db, feature: FeatureId) -> list[Row]:
 
 
 def score_rows(db: Db, feature: FeatureId) -> list[Row]:
-    """explanation_id, method, simulator, value, low, high, chance, auc, balanced_accuracy, n_windows, reason."""
+    """Columns of `SCORE_COLUMNS`; newest first."""
     return rows(
         db,
-        "SELECT explanation_id, method, simulator, value, low, high, chance, auc, balanced_accuracy, n_windows,"
-        " coalesce(reason, error) FROM scores WHERE sae_id = ? AND feature = ? ORDER BY ordinal DESC",
+        f"SELECT {SCORE_COLUMNS} FROM scores WHERE sae_id = ? AND feature = ? ORDER BY ordinal DESC",
         [feature.sae_id, feature.index],
     )
 

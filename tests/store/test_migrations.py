@@ -122,10 +122,12 @@ def test_a_store_of_the_version_before_keeps_every_row_and_view(tmp_path: Path) 
         assert [r[4] for r in after.pop("sae_scores")] == ["i_cdf", "pair_isolation", "pair_isolation_t"]
         assert [r[4] for r in before.pop("sae_scores")] == ["i_cdf", "isolation", "isolation_t"]
         # The catalog names the simulator too; scores know of no run or settings, and none is lost.
-        assert [(*r[:13], *r[14:]) for r in after.pop("catalog")] == before.pop("catalog")
-        assert [(*r[:17], *r[20:]) for r in after["scores"]] == before.pop("scores")
-        assert {r[17:20] for r in after.pop("scores")} == {(None, None, "unknown")}
-        assert after.pop("sae_aliases") == []
+        assert [(*r[:13], r[14]) for r in after.pop("catalog")] == before.pop("catalog")
+        assert [(*r[:17], r[20]) for r in after["scores"]] == before.pop("scores")
+        assert {(*r[17:20], *r[21:]) for r in after.pop("scores")} == {
+            (None, None, "unknown", None, None, None)
+        }
+        assert (after.pop("sae_aliases"), after.pop("pools", [])) == ([], [])
         assert after == before
         assert shape(db) == newest_shape(tmp_path)
 

@@ -1,0 +1,140 @@
+"""The walk over features that are scored together: some are explained, scored in groups, then the next ones.
+
+First every feature gets its first rounds, in order of value; what is left of the budget then makes scores more
+certain, those that need it most first. So a stop at any moment leaves a catalog of finished features.
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from safesail.autointerp.clients import ChatPair
+from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.loop import Plan, Walk
+from safesail.autointerp.pool_scorer import PoolScorer
+from safesail.autointerp.report import RunReport
+from safesail.domain.ids import FeatureId
+from safesail.domain.records import Explanation, Score
+from safesail.errors import BudgetExceededError, CacheMissError
+from safesail.store.connection import Db
+from safesail.store.explanations import ScoreOrigin
+
+_GROUPS_AT_ONCE = 2
+"""Groups of features that are explained before the first of them is scored: drawn anew, they mix."""
+
+
+def make_walk(db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None) -> Walk:
+    """The walk of a way of scoring; `origin`: of the scores; None: nothing is written."""
+    return (PooledWalk if config.scoring.method == "pooled" else Walk)(db, clients, config, origin)
+
+
+class PooledWalk(Walk):
+    """Explains features in order and scores them in groups until they or the budget are used up."""
+
+    def __init__(
+        self, db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None
+    ) -> None:
+        """`origin`: of the scores; None: nothing is written."""
+        super().__init__(db, clients, config, origin)
+        self._missing: CacheMissError | None = None
+        self._scores: dict[FeatureId, Score] = {}
+        self._explaining: list[float] = []
+        """What each explanation newly cost, in the budget's unit."""
+
+    async def run(self, plan: Plan, *, quiet: bool) -> RunReport:
+        """Explain and score the features of `plan`, the first one first.
+
+        Raises:
+            LLMUnavailableError: an endpoint is dead; what is finished is stored.
+            CacheMissError: replay was asked for and an answer is not in the cache; what there is was scored.
+        """
+        self._start(plan)
+        self._scorer = PoolScorer(self._db, self._clients.simulator, self._config, plan.sae_id, self._origin)
+        pool = self._config.scoring.pool
+        size = _GROUPS_AT_ONCE * pool.features
+        explained: list[Explanation] = []
+        with tqdm(desc="explain+score", total=len(plan.features), unit="feature", disable=quiet) as bar:
+            for first in range(0, len(plan.features), size):
+                batch = list(enumerate(plan.features))[first : first + size]
+                admitted = await self._admit(batch)
+                explained += admitted
+                await self._score(admitted, pool.min_rounds)
+                bar.update(len(batch))
+                if self._stopped or self._missing is not None:
+                    break
+            await self._score(explained, pool.max_rounds)
+        self._count(plan)
+        if self._missing is not None:
+            raise self._missing
+        return self._report
+
+    @property
+    def _stopped(self) -> bool:
+        return self._report.stopped_by is not None
+
+    async def _score(self, explanations: Sequence[Explanation], rounds: int) -> None:
+        if not explanations or self._scorer.stopped_by is not None:
+            return
+        for score in await self._scorer.score(explanations, rounds):
+            self._scores[score.feature] = score
+        self._report.stopped_by = self._report.stopped_by or self._scorer.stopped_by
+
+    async def _admit(self, batch: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+        """Explain as many of `batch`, in order, as the budget is likely to finish."""
+        admitted: list[Explanation] = []
+        waiting = list(batch)
+        while waiting and self._missing is None and not self._stopped:
+            n = self._affordable(waiting, len(admitted))
+            if n == 0:
+                break
+            chunk, waiting = waiting[:n], waiting[n:]
+            outcomes = await asyncio.gather(*(self._explanation(*item) for item in chunk))
+            admitted += [outcome for outcome in outcomes if outcome is not None]
+        return admitted
+
+    async def _explanation(self, number: int, feature: FeatureId) -> Explanation | None:
+        """The explanation of a feature, known or asked for; None where there is none or the money is used up."""
+        explanation: Explanation | None = None
+        try:
+            explanation = self._plan.known.get(feature) or await self._explain(feature)
+        except BudgetExceededError as error:
+            self._report.stopped_by = str(error)
+        except CacheMissError as error:
+            self._missing = error
+        finally:
+            self._settle(number, explanation)
+            self._explaining.append(self._clients.explainer.costs[feature])
+        return explanation
+
+    def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
+        """How many more features may be explained now, so that all that are explained can be scored too.
+
+        Until one was explained, they go one by one: what the first one costs is not known.
+        """
+        client, at_once = self._clients.simulator, self._config.concurrency
+        if math.isinf(client.unspent):
+            return min(len(waiting), at_once)
+        paid = [cost for cost in self._explaining if cost > 0]
+        explaining = sum(paid) / len(paid) if paid else 0.0
+        part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
+        scoring = part * self._config.scoring.pool.min_rounds
+        left = client.unspent - max(reserve, client.gap) - unscored * scoring
+        n = int(left / max(explaining + scoring, 1e-9))
+        if n < 1 and not self._stopped:
+            written = self._clients.budget.written
+            self._report.stopped_by = (
+                f"{written(client.unspent)} are left; a feature costs about {written(explaining + scoring)}, and"
+                f" {written(max(reserve, client.gap))} are kept in reserve for the worst case of a call"
+            )
+            return 0
+        return min(n, len(waiting), at_once if paid or self._plan.known else 1)
+
+    def _count(self, plan: Plan) -> None:
+        for score in self._scores.values():
+            self._count_score(score)
+        costs = self._clients.simulator.costs
+        self._report.paid = [f for f in plan.features if costs.get(f, 0.0) > 0]
+        self._report.left = len(set(plan.features) - set(self._scores) - set(self._report.failed))
+        self._report.tokens = self._clients.simulator.spent_tokens
