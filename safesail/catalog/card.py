@@ -90,8 +90,8 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
         return [*lines, "Nobody has scored them. `safesail score` does, on texts of your own."]
     lines += [
         "A score is the correlation of what a simulator predicts from the explanation alone with what the feature does",
-        "on texts that its explainer did not see. Chance: the same with another feature's explanation. Look-up: the same",
-        "by a table token -> mean activation, without any explanation.",
+        "on texts that its explainer did not see. Chance: the same with another feature's explanation. Look-up: the",
+        "same by a table token -> mean activation, without any explanation.",
         "",
         "| method | simulator | scored | undefined | failed | median | mean chance | above chance | above look-up |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""`safesail catalog sources`, `download` and `join`: what others released."""
+"""`safesail catalog sources`, `download`, `join` and `audit`: what others released."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from safesail.cli.exchange import catalog
-from safesail.cli.options import json_option, quiet_option, store_option
+from safesail.cli.options import json_option, quiet_option, source_option, store_option
 from safesail.cli.output import plain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -159,3 +159,50 @@ def join(theirs: str | None, ours: str | None, store: Path, as_json: bool) -> No
         _tell_identities(found)
     else:
         click.echo("nothing to join: no SAE of the store is only described")
+
+
+@catalog.command()
+@click.option("--sae", help="Only this SAE's explanations.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it to this PNG or SVG.")
+@source_option()
+@json_option()
+def audit(sae: str | None, plot: Path | None, store: Path, as_json: bool) -> None:
+    """Say how good explanations are, by who wrote them: missing, repeated, better than chance and than a look-up.
+
+    Scores come from `safesail score --origin NAME`, on a harvest of your own; without them only the texts are judged.
+
+    \b
+    Example:
+        safesail catalog audit --plot audit.png
+    """
+    from safesail.catalog.audit import audit as audit_catalog
+    from safesail.catalog.audit import plot_audit
+    from safesail.catalog.source import open_source
+
+    with open_source(store) as db:
+        report = audit_catalog(db, sae)
+    if plot is not None:
+        plot_audit(report, plot)
+    if as_json:
+        print_json(report)
+        return
+    texts = ("explanations", "readable", "empty", "masked", "failed", "duplicated", "unlike", "compared")
+    for name, method in report.methods.items():
+        authors = [plain(author) for author in report.authors if author.sae_id == name]
+        click.echo(f"{name}: " + (f"scored by {method}" if method else "nothing is scored"))
+        who = {"origin": "origin", "explainer": "explainer"}
+        print_table([{**{w: a[w] for w in who}, **{t: a[t] for t in texts}} for a in authors])
+        if method is not None:
+            click.echo()
+            print_table([_judged(author) for author in authors])
+
+
+def _judged(author: "dict[str, Any]") -> dict[str, Any]:
+    """How one author's explanations predict, as a row."""
+    columns = {
+        "origin": "origin", "explainer": "explainer", "mean": "mean", "low": "low", "high": "high",
+        "chance": "chance", "lookup": "look-up", "scored": "scored", "beat_chance": "beat chance",
+        "below_chance": "below chance", "beat_lookup": "beat look-up", "below_lookup": "below look-up",
+        "contradicted": "contradicted", "undefined": "undefined", "unanswered": "unanswered", "tokens": "tokens",
+    }  # fmt: skip
+    return {title: author[name] for name, title in columns.items()}
