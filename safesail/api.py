@@ -110,6 +110,11 @@ def load(
             stored = weights.get(sae.info.sae_id)
             if stored not in (None, sae.info.sha256):
                 raise FingerprintError(f"{catalog} knows another SAE by the name {sae.info.sae_id}")
+            if (
+                sae.info.sae_id not in weights.index
+            ):  # the same weights are the same SAE, whatever it is called
+                twins = weights.index[weights == sae.info.sha256]
+                known = known.replace({"sae": dict.fromkeys(twins[:1], sae.info.sae_id)})
     return LoadedModel(subject, opened, known)
 
 

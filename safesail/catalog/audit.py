@@ -117,7 +117,7 @@ def judge(counts: TextCounts, scores: Sequence[AuditedScore]) -> Audit:
 
     Args:
         counts: Of the author.
-        scores: Of all authors of the SAE, in the order of the features.
+        scores: Of all authors of the SAE.
     """
     own = [s for s in scores if (s.origin, s.explainer) == (counts.origin, counts.explainer)]
     values = [s.value for s in own if s.value is not None]
@@ -146,7 +146,7 @@ def judge(counts: TextCounts, scores: Sequence[AuditedScore]) -> Audit:
 def contradictions(scores: Sequence[AuditedScore]) -> set[str]:
     """Explanations of which another author's, for the same feature, has a score too far off to be as true. Pure."""
     apart: set[str] = set()
-    for _, of_one in groupby(scores, key=lambda s: s.feature):
+    for _, of_one in groupby(sorted(scores, key=lambda s: s.feature), key=lambda s: s.feature):
         bounded = [s for s in of_one if s.low is not None and s.high is not None]
         for a, b in combinations(bounded, 2):
             assert a.low is not None and a.high is not None and b.low is not None and b.high is not None

@@ -24,7 +24,7 @@ from safesail.catalog.audit import audit, plot_audit
 from safesail.catalog.config import ColumnMap, ImportOptions
 from safesail.catalog.importing import import_catalog
 from safesail.llm.budget import parse_budget
-from safesail.store.connection import open_reader
+from safesail.store.connection import open_reader, open_writer
 from safesail.store.explanations import Authors
 from safesail.store.sql import one, rows
 
@@ -34,7 +34,7 @@ ORIGIN = "qualities"
 
 def write_qualities(store: Path, out: Path, n: int, seed: int) -> tuple[str, str]:
     """The four qualities as a file; returns SAE and model."""
-    with open_reader(store) as db:
+    with open_writer(store) as db:  # a store of an earlier version is brought up to date
         found = one(
             db, "SELECT sae_id, count(*) FROM explanations WHERE text IS NOT NULL GROUP BY 1 ORDER BY 2 DESC"
         )
