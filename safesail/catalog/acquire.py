@@ -15,7 +15,7 @@ from safesail.catalog.gather import ImportReport
 from safesail.catalog.identity import Identity, join_proven
 from safesail.catalog.importers.neuronpedia import BATCH_OF
 from safesail.catalog.importing import Delivery, import_catalog
-from safesail.catalog.mirror import Lost, Mirror, Mirrored, Wanted, open_mirror
+from safesail.catalog.mirror import Lost, Mirror, Mirrored, Offered, open_mirror
 from safesail.catalog.sources import NEURONPEDIA, KnownCatalog, find_source, neuronpedia_saes
 from safesail.catalog.transfer import (
     PATIENT,
@@ -75,7 +75,7 @@ class Gaps:
 class Acquired:
     """What came, what was imported, and what could not be had."""
 
-    place: Path
+    folder: Path
     """Where the files are."""
 
     n_fetched: int = 0
@@ -105,18 +105,18 @@ def acquire(order: Order, *, patience: Patience = PATIENT, quiet: bool = True) -
         InterruptedDownloadError: the server is gone; what has come is kept, and the next attempt goes on.
         DataError: nothing of what came can be used, or it does not fit on the disk.
     """
-    found = find_source(order.source)
-    if found is None:
+    named = find_source(order.source)
+    if named is None:
         return _acquire_release(order, patience, quiet=quiet)
-    known, part = found
+    known, part = named
     if unknown := sorted(set(order.kinds) - {"features", "activations"}):
         raise ConfigError(f"--with takes features and activations, not {unknown[0]!r}")
     address = check_address(order.address or known.address)
     remote = Remote(address if address.endswith("/") else f"{address}/", patience)
-    place = order.out or cache_dir() / "catalogs" / _slug(order.source)
-    with open_mirror(place) as mirror:
+    folder = order.out or cache_dir() / "catalogs" / _slug(order.source)
+    with open_mirror(folder) as mirror:
         mirrored = run_to_end(_mirror(known, part, order, remote, mirror, quiet=quiet))
-    came = Acquired(place, mirrored.n_fetched, mirrored.n_bytes, tuple(mirrored.lost))
+    came = Acquired(folder, mirrored.n_fetched, mirrored.n_bytes, tuple(mirrored.lost))
     return came if order.into is None else _import(known, part, order, remote, mirrored, came)
 
 
@@ -136,7 +136,7 @@ async def _mirror(
                 hint = meant(part, neuronpedia_saes())
                 raise NotFoundError(f"{remote.address} has no explanations of {part}; {hint}")
         else:
-            wanted = [Wanted(path, remote.file(path)) for path in known.files]
+            wanted = [Offered(path, remote.file(path)) for path in known.files]
         mirrored = await mirror.fetch(client, wanted, quiet=quiet)
     what = "explanations" if known.layout == NEURONPEDIA else ""
     if mirrored.lost and not any(path.startswith(what) for path in mirrored.kept):
@@ -165,14 +165,14 @@ def _import(
             "licence": known.licence, "page": known.page, "files": str(len(mirrored.kept)),
             "bytes": str(sum(file.bytes for file in mirrored.kept.values())),
         }  # fmt: skip
-        parts = tuple(came.place / path for path in known.roots or known.files) or (came.place,)
+        parts = tuple(came.folder / path for path in known.roots or known.files) or (came.folder,)
         form = known.format or "neuronpedia"
         report = import_catalog(
-            order.into, came.place, options, form=form, delivery=Delivery(parts, digest, provenance)
+            order.into, came.folder, options, form=form, delivery=Delivery(parts, digest, provenance)
         )
     identities = join_proven(order.into)
     return Acquired(
-        came.place, came.n_fetched, came.n_bytes, came.lost, report, report is None,
+        came.folder, came.n_fetched, came.n_bytes, came.lost, report, report is None,
         _gaps(order.into, options.name), tuple(identities),
     )  # fmt: skip
 
@@ -202,16 +202,16 @@ def _gaps(store: Path, origin: str) -> tuple[Gaps, ...]:
 def _acquire_release(order: Order, patience: Patience, *, quiet: bool) -> Acquired:
     if order.kinds or order.address:
         raise ConfigError("--with and --address are for catalogs that `safesail catalog sources` lists")
-    place = order.out or cache_dir() / "catalogs" / _slug(order.source)
-    download(order.source, place, quiet=quiet, patience=patience, update=order.out is None)
+    folder = order.out or cache_dir() / "catalogs" / _slug(order.source)
+    download(order.source, folder, quiet=quiet, patience=patience, update=order.out is None)
     if order.into is None:
-        return Acquired(place)
-    manifest = read_manifest(place)
+        return Acquired(folder)
+    manifest = read_manifest(folder)
     options = ImportOptions.read(
         {"name": manifest.name, **{k: v for k, v in order.options.items() if v is not None}}, "manifest"
     )
     provenance = {"source": order.source, "licence": manifest.licence, "version": manifest.version}
     report = import_catalog(
-        order.into, place, options, form="release", delivery=Delivery((place,), "", provenance)
+        order.into, folder, options, form="release", delivery=Delivery((folder,), "", provenance)
     )
-    return Acquired(place, report=report, identities=(*report.identities, *join_proven(order.into)))
+    return Acquired(folder, report=report, identities=(*report.identities, *join_proven(order.into)))

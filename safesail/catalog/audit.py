@@ -101,9 +101,9 @@ def audit(db: Db, sae_id: str | None = None) -> AuditReport:
         method = audit_method(db, sae)
         scores = [] if method is None else audited_scores(db, sae, method)
         methods[sae] = None if method is None else _named(method)
-        found = [judge(c, scores) for c in counts if c.sae_id == sae]
+        judged = [judge(c, scores) for c in counts if c.sae_id == sae]
         authors += sorted(
-            found, key=lambda a: (a.mean is None, -(a.mean or 0.0), -a.readable, a.origin, a.explainer)
+            judged, key=lambda a: (a.mean is None, -(a.mean or 0.0), -a.readable, a.origin, a.explainer)
         )
     return AuditReport(tuple(authors), methods)
 
@@ -165,8 +165,8 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
         return None, None
 
     figures = np.array(values)
-    found = bootstrap_interval(lambda drawn: float(figures[drawn].mean()), len(values), DRAWS, SEED)
-    return (None, None) if isinstance(found, Undefined) else found
+    judged = bootstrap_interval(lambda drawn: float(figures[drawn].mean()), len(values), DRAWS, SEED)
+    return (None, None) if isinstance(judged, Undefined) else judged
 
 
 def plot_audit(report: AuditReport, out: Path) -> None:
@@ -184,8 +184,8 @@ def plot_audit(report: AuditReport, out: Path) -> None:
         )
     figure = Figure(figsize=(9, 1.4 + 0.55 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    for place, author in enumerate(reversed(shown)):
-        _draw(axes, place, author)
+    for row, author in enumerate(reversed(shown)):
+        _draw(axes, row, author)
     axes.set_yticks(range(len(shown)), [_label(author) for author in reversed(shown)])
     axes.set(xlim=(-0.2, 1.0), ylim=(-0.6, len(shown) - 0.4), xlabel="mean score, with its 95 % interval over features",
              title="How well explanations predict their features, by who wrote them")  # fmt: skip
@@ -199,16 +199,16 @@ def plot_audit(report: AuditReport, out: Path) -> None:
     figure.savefig(out, dpi=120)
 
 
-def _draw(axes: Any, place: int, author: Audit) -> None:
+def _draw(axes: Any, row: int, author: Audit) -> None:
     assert author.mean is not None
     if author.low is not None and author.high is not None:
-        axes.plot([author.low, author.high], [place, place], color="C0", linewidth=2)
-    axes.plot([author.mean], [place], "o", color="C0", label="score")
+        axes.plot([author.low, author.high], [row, row], color="C0", linewidth=2)
+    axes.plot([author.mean], [row], "o", color="C0", label="score")
     for figure, marker, colour, label in (
         (author.chance, "|", "0.4", "chance"), (author.lookup, "x", "C1", "look-up"),
     ):  # fmt: skip
         if figure is not None:
-            axes.plot([figure], [place], marker, color=colour, markersize=11, label=label, linestyle="none")
+            axes.plot([figure], [row], marker, color=colour, markersize=11, label=label, linestyle="none")
 
 
 def _label(author: Audit) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 import httpx2
 
-from safesail.catalog.mirror import Wanted, is_plain_path
+from safesail.catalog.mirror import Offered, is_plain_path
 from safesail.catalog.transfer import Remote, receive
 from safesail.errors import DataError
 
@@ -18,27 +18,27 @@ MAX_PAGES = 200
 MAX_OBJECT_BYTES = 16 * 2**30
 
 
-async def list_bucket(client: httpx2.AsyncClient, bucket: Remote, prefix: str) -> list[Wanted]:
+async def list_bucket(client: httpx2.AsyncClient, bucket: Remote, prefix: str) -> list[Offered]:
     """Everything in `bucket` whose name begins with `prefix`; paths are without it.
 
     Raises:
         DataError: no sound listing: a server that lies, or is none of this kind.
         InterruptedDownloadError: the connection broke, or is too slow.
     """
-    found: dict[str, Wanted] = {}
+    objects: dict[str, Offered] = {}
     token: str | None = None
     for _ in range(MAX_PAGES):
         query = {"list-type": "2", "prefix": prefix, **({"continuation-token": token} if token else {})}
         page = bytearray()
         await receive(client, bucket.file(f"?{urlencode(query)}"), page.extend, MAX_PAGE_BYTES)
         root = _parse(bytes(page), bucket.address)
-        before = len(found)
+        before = len(objects)
         for wanted in _objects(root, bucket, prefix):
-            found.setdefault(wanted.path, wanted)
+            objects.setdefault(wanted.path, wanted)
         if (_text(root, "IsTruncated") or "false").lower() != "true":
-            return list(found.values())
+            return list(objects.values())
         token = _text(root, "NextContinuationToken")
-        if token is None or len(found) == before:
+        if token is None or len(objects) == before:
             raise DataError(f"{bucket.address} lists the same page again and again; it is not sound")
     raise DataError(
         f"{bucket.address} lists more than {MAX_PAGES:,} pages below {prefix!r}; that is no source"
@@ -58,7 +58,7 @@ def _parse(page: bytes, where: str) -> ET.Element:
     return root
 
 
-def _objects(root: ET.Element, bucket: Remote, prefix: str) -> Generator[Wanted, None, None]:
+def _objects(root: ET.Element, bucket: Remote, prefix: str) -> Generator[Offered, None, None]:
     for entry in root:
         if _name(entry) != "Contents":
             continue
@@ -68,7 +68,7 @@ def _objects(root: ET.Element, bucket: Remote, prefix: str) -> Generator[Wanted,
             continue  # folders' own entries, and names that could lead elsewhere
         if size is None or not re.fullmatch(r"\d{1,15}", size) or int(size) > MAX_OBJECT_BYTES:
             raise DataError(f"{bucket.address} lists {path[:80]!r} with the size {size!r}")
-        yield Wanted(path, bucket.file(key), int(size), etag)
+        yield Offered(path, bucket.file(key), int(size), etag)
 
 
 def _name(element: ET.Element) -> str:

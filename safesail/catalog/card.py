@@ -131,8 +131,8 @@ def _origins(manifest: Manifest) -> list[str]:
         known = manifest.provenance.get(origin, {})
         own = origin == manifest.name
         licence = known.get("licence", manifest.licence if own else "as its publisher says")
-        place = known.get("page", "made for this release" if own else "imported by its releaser")
-        lines.append(f"| {_cell(origin)} | {n:,} | {_cell(licence)} | {_cell(place)} |")
+        page = known.get("page", "made for this release" if own else "imported by its releaser")
+        lines.append(f"| {_cell(origin)} | {n:,} | {_cell(licence)} | {_cell(page)} |")
     return lines
 
 

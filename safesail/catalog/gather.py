@@ -292,8 +292,8 @@ class Gathered:
     def take(self) -> dict[str, list[ArrowTable]]:
         """The rows that wait, as batches of the release format's tables; they are no longer kept here."""
         self._close_all()
-        taken, self._batches = self._batches, {name: [] for name in TABLES}
-        return {name: [pa.concat_tables(batches)] for name, batches in taken.items() if batches}
+        batches, self._batches = self._batches, {name: [] for name in TABLES}
+        return {name: [pa.concat_tables(batches)] for name, batches in batches.items() if batches}
 
     def _next(self) -> int:
         self._ordinal += 1

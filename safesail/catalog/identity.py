@@ -101,12 +101,12 @@ def weigh(theirs: list[float], ours: list[float]) -> tuple[str, bool] | None:
     """
     if len(theirs) < MIN_FEATURES:
         return None
-    found = pearson(ranks(np.array(theirs)), ranks(np.array(ours)))
-    if isinstance(found, Undefined):
+    compared = pearson(ranks(np.array(theirs)), ranks(np.array(ours)))
+    if isinstance(compared, Undefined):
         return None
     # Fisher's transformation, with the variance of a rank correlation (Fieller, Hartley and Pearson 1957).
-    high = float(np.tanh(np.arctanh(min(found, 0.999999)) + 1.96 * np.sqrt(1.06 / (len(theirs) - 3))))
-    return f"rank correlation of densities {found:.2f} over {len(theirs):,} features", high >= DISAGREE
+    high = float(np.tanh(np.arctanh(min(compared, 0.999999)) + 1.96 * np.sqrt(1.06 / (len(theirs) - 3))))
+    return f"rank correlation of densities {compared:.2f} over {len(theirs):,} features", high >= DISAGREE
 
 
 def join_proven(store: Path) -> list[Identity]:
@@ -146,8 +146,8 @@ def join_as_said(store: Path, theirs: str, ours: str) -> Identity:
 
 
 def _settle(db: Db, theirs: SaeRecord, at_hand: list[SaeRecord]) -> Identity:
-    found = [(ours, compare_saes(theirs, ours)) for ours in at_hand]
-    for ours, evidence in found:
+    compared = [(ours, compare_saes(theirs, ours)) for ours in at_hand]
+    for ours, evidence in compared:
         if evidence.proven:
             seen = weigh(*map(list, densities(db, theirs.sae_id, ours.sae_id)))
             if seen is not None and not seen[1]:
@@ -156,7 +156,7 @@ def _settle(db: Db, theirs: SaeRecord, at_hand: list[SaeRecord]) -> Identity:
             why = evidence.why if seen is None else f"{evidence.why}; {seen[0]}"
             join_saes(db, theirs.sae_id, ours.sae_id, why)
             return Identity(theirs.sae_id, ours.sae_id, joined=True, why=why)
-    like = [(ours, said) for ours, said in found if _looks_like(theirs, ours)]
+    like = [(ours, said) for ours, said in compared if _looks_like(theirs, ours)]
     if like:
         return Identity(theirs.sae_id, like[0][0].sae_id, joined=False, why=like[0][1].why)
     return Identity(

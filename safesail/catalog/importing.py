@@ -147,17 +147,17 @@ def _bring_release(db: Db, folder: Path, manifest: Manifest, options: ImportOpti
         register_subject(db, SubjectInfo(**model.model_dump()))
     placed = {sae.sae_id: place_sae(db, SaeRecord(**sae.model_dump())) for sae in manifest.saes}
     for sae in manifest.saes:
-        place = placed[sae.sae_id]
-        if place.same_as is None:
-            register_sae(db, replace(SaeRecord(**sae.model_dump()), sae_id=place.sae_id))
-        elif place.joined and place.same_as != sae.sae_id:
-            remember_alias(db, sae.sae_id, place.same_as, place.why)
+        identity = placed[sae.sae_id]
+        if identity.same_as is None:
+            register_sae(db, replace(SaeRecord(**sae.model_dump()), sae_id=identity.sae_id))
+        elif identity.joined and identity.same_as != sae.sae_id:
+            remember_alias(db, sae.sae_id, identity.same_as, identity.why)
     tables = {table: _batches(folder / f"{table}.parquet", placed) for table in TABLES}
     rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
     new = add_tables(db, tables, tuple(TABLES))
     for origin, provenance in manifest.provenance.items():
         record_origin(db, origin, release_digest(manifest), provenance)
-    told = tuple(place for sae_id, place in placed.items() if place.sae_id != sae_id)
+    told = tuple(identity for sae_id, identity in placed.items() if identity.sae_id != sae_id)
     return ImportReport(options.name, "release", release_digest(manifest), rows, new, (), identities=told)
 
 
@@ -194,15 +194,15 @@ def _batches(path: Path, placed: Mapping[str, Identity]) -> Generator[ArrowTable
 
 def _renamed(batch: ArrowTable, placed: Mapping[str, Identity]) -> ArrowTable:
     """The batch with the names that the store has for its SAEs."""
-    for old, place in placed.items():
-        if old == place.sae_id or "sae_id" not in batch.column_names:
+    for old, identity in placed.items():
+        if old == identity.sae_id or "sae_id" not in batch.column_names:
             continue
         theirs = pc.equal(batch["sae_id"], old)
-        if not place.joined and "explanation_id" in batch.column_names:
+        if not identity.joined and "explanation_id" in batch.column_names:
             # An id is made of the SAE's name too: under the same one two SAEs' explanations would be one.
-            ids = [content_id(f"{place.sae_id}/{known}") for known in batch["explanation_id"].to_pylist()]
+            ids = [content_id(f"{identity.sae_id}/{known}") for known in batch["explanation_id"].to_pylist()]
             batch = _with(batch, "explanation_id", pc.if_else(theirs, pa.array(ids), batch["explanation_id"]))
-        batch = _with(batch, "sae_id", pc.if_else(theirs, place.sae_id, batch["sae_id"]))
+        batch = _with(batch, "sae_id", pc.if_else(theirs, identity.sae_id, batch["sae_id"]))
     return batch
 
 

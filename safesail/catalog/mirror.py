@@ -39,7 +39,7 @@ PARALLEL = 8
 MAX_FILE_BYTES = 16 * 2**30
 """Of a file whose size no listing says."""
 
-IN_A_ROW = 8
+MAX_CONSECUTIVE = 8
 """Files that fail one after another until the server counts as gone."""
 
 _PART = re.compile(r"[A-Za-z0-9][\w.=+@-]{0,200}")
@@ -53,7 +53,7 @@ def is_plain_path(path: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Offered:
     """A file that a server offers."""
 
     path: str
@@ -118,7 +118,7 @@ class Mirror:
         return {path.partition("/")[0] for path in self._kept if "/" in path}
 
     async def fetch(
-        self, client: httpx2.AsyncClient, wanted: Sequence[Wanted], *, quiet: bool = True
+        self, client: httpx2.AsyncClient, wanted: Sequence[Offered], *, quiet: bool = True
     ) -> Mirrored:
         """Bring the folder to what is wanted: no more, no less, each file as its server has it now.
 
@@ -140,7 +140,7 @@ class Mirror:
     async def _fetch_all(
         self,
         client: httpx2.AsyncClient,
-        missing: Sequence[Wanted],
+        missing: Sequence[Offered],
         state: Mirrored,
         advance: Callable[[int], object],
     ) -> None:
@@ -150,7 +150,7 @@ class Mirror:
         async def work() -> None:
             nonlocal in_a_row
             for file in waiting:
-                if in_a_row >= IN_A_ROW:
+                if in_a_row >= MAX_CONSECUTIVE:
                     return
                 try:
                     await self._fetch_patiently(client, file, state, advance)
@@ -163,14 +163,14 @@ class Mirror:
             for _ in range(min(PARALLEL, len(missing))):
                 group.create_task(work())
         state.lost.sort(key=lambda lost: lost.path)
-        if in_a_row >= IN_A_ROW:
+        if in_a_row >= MAX_CONSECUTIVE:
             raise InterruptedDownloadError(
                 f"{len(self._kept):,} of {len(self._kept) + len(missing) - state.n_fetched:,} files are here, then the"
                 f" server failed ({state.lost[-1].path}: {state.lost[-1].reason}); try again to go on from there"
             )
 
     async def _fetch_patiently(
-        self, client: httpx2.AsyncClient, file: Wanted, state: Mirrored, advance: Callable[[int], object]
+        self, client: httpx2.AsyncClient, file: Offered, state: Mirrored, advance: Callable[[int], object]
     ) -> None:
         patience = file.remote.patience
         for attempt in range(1, patience.attempts + 1):
@@ -186,7 +186,7 @@ class Mirror:
             await asyncio.sleep(patience.pause * 2 ** (attempt - 1))
 
     async def _fetch_once(
-        self, client: httpx2.AsyncClient, file: Wanted, state: Mirrored, advance: Callable[[int], object]
+        self, client: httpx2.AsyncClient, file: Offered, state: Mirrored, advance: Callable[[int], object]
     ) -> None:
         part = self._part(file)
         part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -209,7 +209,7 @@ class Mirror:
         state.n_fetched += 1
         state.n_bytes += self._kept[file.path].bytes
 
-    def _part(self, file: Wanted) -> Path:
+    def _part(self, file: Offered) -> Path:
         """Where the bytes of this version gather."""
         version = hashlib.sha256(f"{file.etag} {file.bytes}".encode()).hexdigest()[:8]
         path = self.folder / file.path
@@ -228,7 +228,7 @@ class Mirror:
         self._journal.write(json.dumps(asdict(self._kept[path])) + "\n")
         self._journal.flush()
 
-    def _is_current(self, file: Wanted) -> bool:
+    def _is_current(self, file: Offered) -> bool:
         kept = self._kept.get(file.path)
         return (
             kept is not None and file.etag is not None and (kept.etag, kept.bytes) == (file.etag, file.bytes)
@@ -238,7 +238,7 @@ class Mirror:
         for path in [path for path in self._kept if path not in wanted]:
             del self._kept[path]
 
-    def _sweep(self, wanted: Sequence[Wanted]) -> None:
+    def _sweep(self, wanted: Sequence[Offered]) -> None:
         """Remove what is no longer offered, and parts of versions that are gone."""
         keep = {self.folder / name for name in (JOURNAL, LOCK, *(file.path for file in wanted))}
         keep |= {self._part(file) for file in wanted}
@@ -252,7 +252,7 @@ class _WrongBytesError(DataError):
 
 
 async def _append(
-    client: httpx2.AsyncClient, file: Wanted, part: Path, held: Held, advance: Callable[[int], object]
+    client: httpx2.AsyncClient, file: Offered, part: Path, held: Held, advance: Callable[[int], object]
 ) -> Reply:
     limit = MAX_FILE_BYTES if file.bytes is None else file.bytes
     with part.open("ab") as stream:
@@ -276,7 +276,7 @@ async def _append(
             raise
 
 
-def _check(part: Path, file: Wanted) -> None:
+def _check(part: Path, file: Offered) -> None:
     """Raises `_WrongBytesError`, and removes the part, where size or MD5 are not those of the listing."""
     size = part.stat().st_size
     stated = _MD5.fullmatch(file.etag or "") if file.bytes is not None else None

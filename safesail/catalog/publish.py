@@ -99,12 +99,12 @@ def push(plan: PushPlan, folder: Path, *, quiet: bool = False) -> str:
 
 def _push(hub: Any, plan: PushPlan, folder: Path) -> str:
     hub.create_repo(plan.repo, repo_type="dataset", private=plan.private, exist_ok=True)
-    found = hub.repo_info(plan.repo, repo_type="dataset")
-    if bool(found.private) != plan.private:
-        now, wanted = ("private", "public") if found.private else ("public", "private")
+    repository = hub.repo_info(plan.repo, repo_type="dataset")
+    if bool(repository.private) != plan.private:
+        now, wanted = ("private", "public") if repository.private else ("public", "private")
         raise ConfigError(
             f"hf:{plan.repo} is {now}, not {wanted}; change that on the hub, or choose another name"
-            + ("" if found.private else ", or say --public")
+            + ("" if repository.private else ", or say --public")
         )
     done = hub.upload_folder(
         repo_id=plan.repo, repo_type="dataset", folder_path=folder,

@@ -35,11 +35,11 @@ def take_saes(
     """
     if not specs:
         return ()
-    found = [Path(path) for path in find_saes([expand(spec) for spec in specs])]
-    found = [path for path in found if path.is_dir() and read_settings(path) is not None]
+    folders = [Path(path) for path in find_saes([expand(spec) for spec in specs])]
+    folders = [path for path in folders if path.is_dir() and read_settings(path) is not None]
     by_weights = {sae.sha256: sae for sae in listed if sae.sha256 is not None}
-    taken = [(path, by_weights.get(stored_sha256(path / WEIGHTS))) for path in found]
-    chosen = {sae.sae_id: (path, sae) for path, sae in taken if sae is not None}
+    matched = [(path, by_weights.get(stored_sha256(path / WEIGHTS))) for path in folders]
+    chosen = {sae.sae_id: (path, sae) for path, sae in matched if sae is not None}
     if not chosen:
         about = ", ".join(sae.sae_id for sae in listed) or "none"
         raise ConfigError(f"no SAE in {', '.join(specs)} has the weights that the catalog is about ({about})")

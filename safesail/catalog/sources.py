@@ -106,12 +106,12 @@ def known_catalogs() -> dict[str, KnownCatalog]:
 @cache
 def neuronpedia_saes() -> dict[str, list[Candidate]]:
     """SAEs of SAELens' directory by their Neuronpedia id, such as `gemma-2-2b/20-gemmascope-res-16k`."""
-    found: dict[str, list[Candidate]] = {}
+    listed: dict[str, list[Candidate]] = {}
     for release, entry in read_directory().items():
         for sae in entry.get("saes", []):
             if isinstance(sae, dict) and isinstance(sae.get("neuronpedia"), str):
-                found.setdefault(sae["neuronpedia"], []).append(candidate(release, sae))
-    return found
+                listed.setdefault(sae["neuronpedia"], []).append(candidate(release, sae))
+    return listed
 
 
 def find_source(text: str) -> tuple[KnownCatalog, str] | None:
@@ -141,13 +141,13 @@ def find_source(text: str) -> tuple[KnownCatalog, str] | None:
 
 def list_sources(model: str | None = None) -> list[PublicSource]:
     """Sources one by one, of one model or of all."""
-    found = [*_file_sources(), *_neuronpedia_sources()]
+    listed = [*_file_sources(), *_neuronpedia_sources()]
     if model is None:
-        return found
+        return listed
     names = _names_of(model)
-    chosen = [source for source in found if source.model is not None and _plain_name(source.model) in names]
+    chosen = [source for source in listed if source.model is not None and _plain_name(source.model) in names]
     if not chosen:
-        known = {source.model for source in found if source.model is not None}
+        known = {source.model for source in listed if source.model is not None}
         raise ConfigError(f"no public catalog is known for the model {model!r}; {meant(model, known)}")
     return chosen
 
@@ -173,7 +173,7 @@ def sources_for(spec: str, *, stated: Sequence[str] = (), twins: Sequence[str] =
     Returns:
         What is proven first.
     """
-    found: dict[str, Match] = {}
+    listed: dict[str, Match] = {}
     for neuronpedia_id, saes in neuronpedia_saes().items():
         for name in (f"{sae.release}/{sae.sae_id}" for sae in saes):
             if name == spec:
@@ -182,13 +182,13 @@ def sources_for(spec: str, *, stated: Sequence[str] = (), twins: Sequence[str] =
                 why = f"the weights are those of {name}, which SAELens' directory ties to {neuronpedia_id}"
             else:
                 continue
-            found |= {m.source: m for m in _matches(neuronpedia_id, why, proven=True)}
+            listed |= {m.source: m for m in _matches(neuronpedia_id, why, proven=True)}
     if spec in neuronpedia_saes():
-        found |= {m.source: m for m in _matches(spec, "named by its Neuronpedia id", proven=True)}
+        listed |= {m.source: m for m in _matches(spec, "named by its Neuronpedia id", proven=True)}
     for neuronpedia_id in stated:
         why = f"its own settings name {neuronpedia_id}; nothing proves it"
-        found = {m.source: m for m in _matches(neuronpedia_id, why, proven=False)} | found
-    return sorted(found.values(), key=lambda match: not match.proven)
+        listed = {m.source: m for m in _matches(neuronpedia_id, why, proven=False)} | listed
+    return sorted(listed.values(), key=lambda match: not match.proven)
 
 
 def _matches(neuronpedia_id: str, why: str, *, proven: bool) -> Generator[Match, None, None]:

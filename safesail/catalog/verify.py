@@ -217,10 +217,10 @@ def _check_weights(folder: Path, entry: WeightsEntry, manifest: Manifest) -> Non
     sae = next(sae for sae in manifest.saes if sae.sae_id == entry.sae_id)
     try:
         settings = read_settings(folder / entry.folder) or {}
-        found = stored_sha256(folder / entry.folder / WEIGHTS)
+        weights = stored_sha256(folder / entry.folder / WEIGHTS)
     except SaeError as error:
         raise DataError(str(error)) from error
-    if found != sae.sha256:
+    if weights != sae.sha256:
         raise FingerprintError(f"{folder / entry.folder} has other weights than SAE {plain(entry.sae_id)}")
     for name in ("d_in", "d_sae"):
         if settings.get(name) != getattr(sae, name):

@@ -41,15 +41,15 @@ def sources(model: str | None, sae: str | None, store: Path | None, as_json: boo
     from safesail.catalog.sources import count_sources, list_sources
 
     if sae is not None:
-        found: Sequence[Any] = describe(sae, store)
-        if not found and not as_json:
+        listed: Sequence[Any] = describe(sae, store)
+        if not listed and not as_json:
             click.echo(f"no public catalog that is known describes {sae}")
             return
     elif model is not None:
-        found = list_sources(model)
+        listed = list_sources(model)
     else:
-        found = count_sources(list_sources())
-    print_json(found) if as_json else print_table([plain(row) for row in found])
+        listed = count_sources(list_sources())
+    print_json(listed) if as_json else print_table([plain(row) for row in listed])
 
 
 @catalog.command()
@@ -123,13 +123,13 @@ def _tell(came: "Acquired") -> None:
 
 
 def _tell_identities(identities: "Sequence[Identity]") -> None:
-    for found in identities:
-        if found.joined:
-            click.echo(f"joined: {found.sae_id} is {found.same_as} ({found.why})")
-        elif found.same_as is not None:
-            click.echo(f"apart: {found.sae_id} is not taken for {found.same_as} ({found.why})")
+    for listed in identities:
+        if listed.joined:
+            click.echo(f"joined: {listed.sae_id} is {listed.same_as} ({listed.why})")
+        elif listed.same_as is not None:
+            click.echo(f"apart: {listed.sae_id} is not taken for {listed.same_as} ({listed.why})")
         else:
-            click.echo(f"apart: {found.sae_id} ({found.why})")
+            click.echo(f"apart: {listed.sae_id} ({listed.why})")
 
 
 @catalog.command()
@@ -152,11 +152,11 @@ def join(theirs: str | None, ours: str | None, store: Path, as_json: bool) -> No
 
     if (theirs is None) != (ours is None):
         raise click.UsageError("name both SAEs, or none")
-    found = [join_as_said(store, theirs, ours)] if theirs and ours else join_proven(store)
+    listed = [join_as_said(store, theirs, ours)] if theirs and ours else join_proven(store)
     if as_json:
-        print_json(found)
-    elif found:
-        _tell_identities(found)
+        print_json(listed)
+    elif listed:
+        _tell_identities(listed)
     else:
         click.echo("nothing to join: no SAE of the store is only described")
 

@@ -54,7 +54,7 @@ class AuditedScore:
 
 def text_counts(db: Db) -> list[TextCounts]:
     """Every author of every SAE, the largest first."""
-    found = rows(
+    selected = rows(
         db,
         r"""
         WITH said AS (
@@ -80,16 +80,22 @@ def text_counts(db: Db) -> list[TextCounts]:
         GROUP BY s.sae_id, s.origin, s.explainer ORDER BY s.sae_id, 4 DESC, s.origin, s.explainer
         """,
     )
-    return [TextCounts(*row) for row in found]
+    return [TextCounts(*row) for row in selected]
 
 
 def audit_method(db: Db, sae_id: str) -> Method | None:
-    """The way of scoring by which most explanations of an SAE have a value with an interval; None: none has."""
+    """The way of scoring by which most authors, and then most explanations, of an SAE have a value with an interval.
+
+    Returns:
+        None: no explanation has.
+    """
     row = one(
         db,
         """
-        SELECT method, simulator, settings_hash FROM scores WHERE sae_id = ? AND low IS NOT NULL
-        GROUP BY ALL ORDER BY count(DISTINCT explanation_id) DESC, count(chance) DESC, max(ordinal) DESC LIMIT 1
+        SELECT c.method, c.simulator, c.settings_hash FROM scores c JOIN explanations e USING (explanation_id)
+        WHERE c.sae_id = ? AND c.low IS NOT NULL GROUP BY ALL
+        ORDER BY count(DISTINCT (e.origin, e.explainer)) DESC, count(DISTINCT explanation_id) DESC,
+                 count(c.chance) DESC, max(c.ordinal) DESC LIMIT 1
         """,
         [sae_id],
     )
@@ -98,7 +104,7 @@ def audit_method(db: Db, sae_id: str) -> Method | None:
 
 def audited_scores(db: Db, sae_id: str, method: Method) -> list[AuditedScore]:
     """Scores of an SAE's explanations that were made in one way, feature by feature."""
-    found = rows(
+    selected = rows(
         db,
         """
         SELECT c.sae_id, e.origin, e.explainer, c.feature, c.explanation_id, c.value, c.low, c.high, c.chance, c.lookup,
@@ -109,4 +115,4 @@ def audited_scores(db: Db, sae_id: str, method: Method) -> list[AuditedScore]:
         """,
         [sae_id, *method],
     )
-    return [AuditedScore(*row) for row in found]
+    return [AuditedScore(*row) for row in selected]

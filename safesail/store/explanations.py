@@ -164,7 +164,7 @@ def read_explanation(db: Db, feature: FeatureId, by: Authors = OWN) -> Explanati
 
 def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Explanation]:
     """Explanations by id, without their tags; those that cannot be read are left out."""
-    found = rows(
+    selected = rows(
         db,
         "SELECT explanation_id, sae_id, feature, text, explainer, coalesce(prompt_hash, ''), confidence"
         " FROM explanations WHERE text IS NOT NULL AND list_contains(?, explanation_id)",
@@ -172,7 +172,7 @@ def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Expla
     )
     return {
         str(identity): Explanation(FeatureId(sae_id, feature), text, (), *rest, stored_id=str(identity))
-        for identity, sae_id, feature, text, *rest in found
+        for identity, sae_id, feature, text, *rest in selected
     }
 
 
@@ -188,13 +188,13 @@ def explained_features(db: Db, sae_id: str, by: Authors = OWN) -> list[int]:
 
 def authors_of(db: Db, sae_id: str) -> list[tuple[str, str, int]]:
     """Who wrote explanations of an SAE that can be read: origin, explainer, and of how many features."""
-    found = rows(
+    selected = rows(
         db,
         "SELECT origin, explainer, count(DISTINCT feature) FROM explanations WHERE sae_id = ? AND text IS NOT NULL"
         " GROUP BY origin, explainer ORDER BY 3 DESC, 1, 2",
         [sae_id],
     )
-    return [(str(origin), str(explainer), int(n)) for origin, explainer, n in found]
+    return [(str(origin), str(explainer), int(n)) for origin, explainer, n in selected]
 
 
 def read_scores(

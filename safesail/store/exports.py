@@ -67,8 +67,8 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
 
 def model_layers(db: Db, model_id: str) -> int | None:
     """Layers of a subject model; None where nobody said."""
-    found = rows(db, "SELECT n_layers FROM subject_models WHERE model_id = ?", [model_id])
-    return None if not found else found[0][0]
+    selected = rows(db, "SELECT n_layers FROM subject_models WHERE model_id = ?", [model_id])
+    return None if not selected else selected[0][0]
 
 
 def exported_windows(

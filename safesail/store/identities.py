@@ -43,13 +43,13 @@ def harvested_saes(db: Db) -> set[str]:
 
 def densities(db: Db, theirs: str, ours: str) -> tuple[Sequence[float], Sequence[float]]:
     """Densities of the features for which both SAEs have one."""
-    found = rows(
+    selected = rows(
         db,
         "SELECT t.density, o.density FROM features t JOIN features o USING (feature) WHERE t.sae_id = ?"
         " AND o.sae_id = ? AND t.density IS NOT NULL AND o.density IS NOT NULL ORDER BY feature",
         [theirs, ours],
     )
-    return [float(t) for t, _ in found], [float(o) for _, o in found]
+    return [float(t) for t, _ in selected], [float(o) for _, o in selected]
 
 
 def remember_alias(db: Db, alias: str, sae_id: str, proof: str) -> None:
@@ -116,7 +116,7 @@ def explained_range(db: Db, origin: str) -> list[tuple[str, int, int | None, int
 
     Where the width is unknown, features up to the last explained one count.
     """
-    found = rows(
+    selected = rows(
         db,
         """
         WITH said AS (SELECT DISTINCT sae_id, feature FROM explanations WHERE origin = ?),
@@ -131,5 +131,5 @@ def explained_range(db: Db, origin: str) -> list[tuple[str, int, int | None, int
     )
     return [
         (str(sae), int(n), width, int(missing), tuple(int(i) for i in first or ()))
-        for sae, n, width, missing, first in found
+        for sae, n, width, missing, first in selected
     ]

@@ -224,12 +224,12 @@ _PROVENANCE = ("source", "address", "licence", "page")
 
 def imported_from(db: Db) -> dict[str, dict[str, str]]:
     """Where downloaded catalogs came from, by their names; what the user imported by hand is not among them."""
-    found: dict[str, dict[str, str]] = {}
+    origins: dict[str, dict[str, str]] = {}
     for name, report in rows(db, "SELECT name, report FROM imports ORDER BY name"):
         stated = json.loads(report).get("provenance") or {}
         if "licence" in stated and "source" in stated:
-            found[str(name)] = {key: str(stated[key]) for key in _PROVENANCE if key in stated}
-    return found
+            origins[str(name)] = {key: str(stated[key]) for key in _PROVENANCE if key in stated}
+    return origins
 
 
 def record_origin(db: Db, name: str, sha256: str, provenance: Mapping[str, str]) -> None:

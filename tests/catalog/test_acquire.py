@@ -89,11 +89,11 @@ def test_a_second_time_only_what_has_changed_comes(bucket: Bucket, tmp_path: Pat
 
 
 def test_what_is_no_longer_offered_goes(bucket: Bucket, tmp_path: Path) -> None:
-    place = get(bucket, tmp_path).place
+    folder = get(bucket, tmp_path).folder
     gone = f"{ROOT}/explanations-gemini-2.0-flash"
     bucket.objects = {key: content for key, content in bucket.objects.items() if not key.startswith(gone)}
     get(bucket, tmp_path)
-    assert not list((place / "explanations-gemini-2.0-flash").iterdir())
+    assert not list((folder / "explanations-gemini-2.0-flash").iterdir())
 
 
 def test_a_broken_transfer_goes_on_where_it_stopped(bucket: Bucket, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_lying_server_is_named_and_nothing_of_the_lie_is_stored(
     assert message in came.lost[0].reason
     assert came.report is not None and came.report.rows["explanations"] == 2 * 594 - 256
     assert came.report.fault("missing batch") == 1
-    assert not list(came.place.rglob("*.part"))
+    assert not list(came.folder.rglob("*.part"))
     bucket.lie.clear()
     mended = get(bucket, tmp_path)
     assert mended.complete and mended.report is not None and mended.report.new["explanations"] == 256
