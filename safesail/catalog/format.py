@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from safesail.catalog.reading import parse_json
 from safesail.domain.config import Config
 from safesail.errors import DataError, NotFoundError, SchemaVersionError
-from safesail.sae.folders import CONFIG, WEIGHTS
+from safesail.sae.settings import CONFIG, WEIGHTS
 from safesail.store.arrow import ArrowSchema
 
 FORMAT_VERSION = 2

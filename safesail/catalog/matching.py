@@ -6,7 +6,7 @@ from typing import Any
 from safesail.catalog.sources import Match, sources_for
 from safesail.errors import NotFoundError
 from safesail.resources import expand
-from safesail.sae.folders import WEIGHTS, read_settings
+from safesail.sae.settings import WEIGHTS, read_settings
 from safesail.sae.stored import stored_sha256
 from safesail.store.connection import open_reader
 from safesail.store.identities import stored_saes

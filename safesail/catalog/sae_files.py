@@ -11,7 +11,7 @@ from safesail.catalog.archive import FREE_BYTES
 from safesail.catalog.format import CARD, SaeEntry, WeightsEntry
 from safesail.errors import ConfigError, DataError
 from safesail.resources import expand
-from safesail.sae.folders import CONFIG, WEIGHTS, find_saes, read_settings
+from safesail.sae.settings import CONFIG, WEIGHTS, find_saes, read_settings
 from safesail.sae.stored import stored_sha256
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")

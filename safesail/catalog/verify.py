@@ -28,7 +28,7 @@ from safesail.catalog.rules import FORBIDDEN, RANGES, REFERENCES, ROWS, conditio
 from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SaeError, SafeSailError
 from safesail.files import remove, whole_file, whole_folder
 from safesail.resources import cache_dir
-from safesail.sae.folders import WEIGHTS, read_settings
+from safesail.sae.settings import WEIGHTS, read_settings
 from safesail.sae.stored import stored_sha256
 from safesail.store.arrow import ArrowSchema
 from safesail.store.connection import Db

@@ -7,8 +7,9 @@ from typing import Any
 
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
-from safesail.sae.folders import CONFIG, WEIGHTS, check_saes, check_settings, may_be_release, read_settings
+from safesail.sae.folders import check_saes, check_settings
 from safesail.sae.protocol import SAE
+from safesail.sae.settings import CONFIG, WEIGHTS, may_be_release, read_settings
 from safesail.subject.loading import ModelConfig, choose_device, load_subject
 from safesail.subject.protocol import Subject
 from safesail.subject.sizes import ModelSizes

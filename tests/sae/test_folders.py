@@ -11,8 +11,9 @@ import torch
 
 from safesail.errors import ConfigError, SaeError
 from safesail.sae.checkpoint import CheckpointConfig, open_checkpoint
-from safesail.sae.folders import CONFIG, check_saes, find_saes
+from safesail.sae.folders import check_saes
 from safesail.sae.load import open_sae
+from safesail.sae.settings import CONFIG, find_saes
 from tests.tiny_model import D_MODEL, write_tiny_model
 
 Write = Callable[..., Path]

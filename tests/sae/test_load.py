@@ -12,10 +12,10 @@ from torch import Tensor
 from safesail.domain.records import SubjectInfo
 from safesail.errors import SaeError
 from safesail.resources import resource_dir
-from safesail.sae.folders import find_saes
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.sae.save import save_sae
+from safesail.sae.settings import find_saes
 
 D_IN, D_SAE, K = 6, 20, 3
 
