@@ -201,6 +201,7 @@ def run(pipeline: str | Path, out: str | Path | None = None) -> "Summary":
     Raises:
         SafeSailError: as its stages; what is finished is kept.
     """
-    from safesail.pipeline.run import find_pipeline, run_pipeline
+    from safesail.pipeline.config import find_pipeline
+    from safesail.pipeline.run import run_pipeline
 
     return run_pipeline(find_pipeline(str(pipeline)), out=None if out is None else Path(out), quiet=True)

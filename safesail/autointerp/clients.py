@@ -60,16 +60,22 @@ class ChatSettings:
             }
         )
 
-    def models(self) -> tuple[ChatClient, ChatClient]:
+    def models(self, *, asked: bool = True) -> tuple[ChatClient, ChatClient]:
         """Explainer and simulator, with no ledger round them.
+
+        Args:
+            asked: False: they are only priced, which takes no key.
 
         Raises:
             ConfigError: an endpoint needs a key and none is set.
         """
-        explainer = make_client(self.explainer, base_url=self.base_url)
+        key = None if asked else "none"
+        explainer = make_client(self.explainer, base_url=self.base_url, api_key=key)
         if self.simulator == self.explainer:
             return explainer, explainer
-        return explainer, make_client(self.simulator, base_url=self.base_url, load_embed=load_embed)
+        return explainer, make_client(
+            self.simulator, base_url=self.base_url, api_key=key, load_embed=load_embed
+        )
 
     def open(self, db: Db, run_id: str) -> ChatPair:
         """Clients whose calls go to the ledger of `db` under `run_id`.

@@ -81,7 +81,7 @@ def forecast(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig) -
     def stand_in(text: str) -> str:
         return json.dumps({"explanation": text}) if settings.explain.answer == "json" else text
 
-    models, prices = chat.models(), chat.prices or {}
+    models, prices = chat.models(asked=False), chat.prices or {}
     explainer, simulator = (
         PricingClient(db, models[0], prices, stand_in),
         PricingClient(db, models[1], prices, None),

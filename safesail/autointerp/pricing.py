@@ -125,6 +125,8 @@ def expected_cost(db: Db, inner: ChatClient, request: LLMRequest, stage: str, pr
     n_bytes = len(request.system.encode()) + len(request.prompt.encode())
     rate = TOKENS_PER_BYTE if usage is None else usage.tokens_per_byte
     n_in = min(rate * n_bytes, worst - request.max_tokens)
+    if inner.endpoint.startswith("builtin-"):  # it counts by a rule, so what it will bill is known
+        n_in = worst - request.max_tokens
     n_out = request.max_tokens * SHARE_OF_ROOM if usage is None else usage.output_tokens
     n_out = min(n_out, request.max_tokens)
     price = price_of(prices, request.model, round(n_in), round(n_out))

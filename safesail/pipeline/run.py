@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 
@@ -15,14 +14,15 @@ from safesail.catalog.release import build_release
 from safesail.catalog.verify import verify_release
 from safesail.concepts.read import load_concepts
 from safesail.domain.records import Score
-from safesail.errors import NotFoundError
 from safesail.harvest.feature_list import features_to_keep
-from safesail.harvest.run import HarvestJob, run_harvest
+from safesail.harvest.run import HarvestJob, HarvestReport, run_harvest
 from safesail.llm.budget import parse_budget
 from safesail.metrics.correlation import bootstrap_interval
+from safesail.pipeline.clock import StageClock, size_of
 from safesail.pipeline.config import PipelineConfig
 from safesail.pipeline.summary import Interval, Summary
-from safesail.resources import expand, resource_dir
+from safesail.resources import expand
+from safesail.sae.folders import check_here
 from safesail.sae.load import open_saes
 from safesail.sae.protocol import SAE
 from safesail.selection.result import SelectionResult
@@ -32,23 +32,7 @@ from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
-
-
-def find_pipeline(name_or_path: str) -> Path:
-    """The file itself, or the one of that name among those that come with Safe-SAIL.
-
-    Raises:
-        NotFoundError: neither exists.
-    """
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    folder = resource_dir("pipelines")
-    own = folder / f"{path.name.removesuffix('.yaml')}.yaml"
-    if own.is_file():
-        return own
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-    raise NotFoundError(f"no pipeline {name_or_path!r}: not a file, and not one of {known}")
+from safesail.subject.sizes import ModelSizes, sizes_of
 
 
 def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) -> Summary:
@@ -59,20 +43,31 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     Raises:
         SafeSailError: as the stages; what is finished is kept.
     """
-    started = perf_counter()
     config = PipelineConfig.from_yaml(path)
+    clock = StageClock()
     folder = Path("runs") / config.name if out is None else out
     store = folder / "safesail.duckdb"
-    subject = load_subject(ModelConfig(config.model), quiet=quiet)
-    saes = open_saes(config.saes, subject)
+    # Before the model is fetched, which may take hours.
+    check_here(config.saes, sizes_of(config.model) or ModelSizes(config.model, None, None))
+    subject = load_subject(ModelConfig(config.model, config.device, config.dtype), quiet=quiet)
+    saes = open_saes(config.saes, subject, device=config.device)
+    clock.end("load")
     with open_writer(store) as db:
-        chosen = _choose(db, subject, saes, config, quiet=quiet)
+        concepts = load_concepts(config.concepts, config.domains)
+        chosen = run_selection(db, subject, saes, concepts, config.selection, quiet=quiet)
         sae_id = chosen.best
+        clock.end("select")
+        harvested = _harvest(
+            db, subject, next(s for s in saes if s.info.sae_id == sae_id), config, quiet=quiet
+        )
+        clock.end("harvest")
         report = _explain(db, sae_id, config, quiet=quiet)
         scores = [s for s in headline_scores(db, sae_id) if s.feature in set(report.explained)]
         tokens_total = total_tokens(db)
+        clock.end("explain")
     build_release(store, folder / "release", config.release, quiet=quiet)
     verify_release(folder / "release")
+    clock.end("release")
     summary = Summary(
         pipeline=config.name,
         sae_id=sae_id,
@@ -86,7 +81,9 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
         tokens_spent=report.tokens,
         tokens_total=tokens_total,
         stopped_by_budget=report.stopped_by is not None,
-        seconds=perf_counter() - started,
+        model_tokens=chosen.n_tokens + harvested.new_tokens,
+        disk_bytes=size_of(folder),
+        stages=clock.stages,
         store=str(store),
         release=str(folder / "release"),
     )
@@ -94,17 +91,10 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     return summary
 
 
-def _choose(
-    db: Db, subject: Subject, saes: Sequence[SAE], config: PipelineConfig, *, quiet: bool
-) -> SelectionResult:
-    """Select the SAE and harvest it."""
-    concepts = load_concepts(config.concepts, config.domains)
-    chosen = run_selection(db, subject, saes, concepts, config.selection, quiet=quiet)
-    best = next(sae for sae in saes if sae.info.sae_id == chosen.best)
-    keep = features_to_keep(db, [best.info], config.harvest)
-    job = HarvestJob(subject, [best], [expand(source) for source in config.texts], config.harvest, keep)
-    run_harvest(db, job, quiet=quiet)
-    return chosen
+def _harvest(db: Db, subject: Subject, sae: SAE, config: PipelineConfig, *, quiet: bool) -> HarvestReport:
+    keep = features_to_keep(db, [sae.info], config.harvest)
+    job = HarvestJob(subject, [sae], [expand(source) for source in config.texts], config.harvest, keep)
+    return run_harvest(db, job, quiet=quiet)
 
 
 def _explain(db: Db, sae_id: str, config: PipelineConfig, *, quiet: bool) -> RunReport:
@@ -113,6 +103,7 @@ def _explain(db: Db, sae_id: str, config: PipelineConfig, *, quiet: bool) -> Run
         simulator=config.chat.simulator,
         budget=parse_budget(config.budget),
         base_url=config.chat.base_url,
+        prices=config.chat.prices or None,
         concurrency=config.autointerp.concurrency,
     )
     choice = FeatureChoice(sae_id, n=config.max_features, min_windows=config.min_windows)

@@ -1,7 +1,10 @@
 """What a pipeline run amounts to, for people and as summary.json."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from safesail.pipeline.clock import StageTime
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,23 @@ class Summary:
     tokens_total: int
     """LLM tokens that all runs on this store have spent."""
 
+    model_tokens: int
+    """Tokens that went through the subject model in this run."""
+
+    disk_bytes: int
+    """Of all that lies under the run's folder."""
+
     stopped_by_budget: bool
-    seconds: float
+    stages: Mapping[str, StageTime]
+    """What each stage of this run took, in their order."""
+
     store: str
     release: str
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run, by the clock."""
+        return sum(stage.seconds for stage in self.stages.values())
 
     def as_json(self) -> dict[str, Any]:
         """The fields of summary.json."""
@@ -63,7 +79,11 @@ class Summary:
             "tokens_spent": self.tokens_spent,
             "tokens_total": self.tokens_total,
             "stopped_by_budget": self.stopped_by_budget,
+            "model_tokens": self.model_tokens,
+            "disk_bytes": self.disk_bytes,
             "seconds": round(self.seconds, 1),
+            "cpu_seconds": round(sum(s.cpu_seconds for s in self.stages.values()), 1),
+            "stages": {name: asdict(stage) for name, stage in self.stages.items()},
             "store": self.store,
             "release": self.release,
         }
@@ -80,7 +100,7 @@ class Summary:
             f"LLM tokens   {self.tokens_spent:,} in this run, {self.tokens_total:,} in all",
             f"store        {self.store}",
             f"release      {self.release}",
-            f"seconds      {self.seconds:.1f}",
+            f"seconds      {self.seconds:.1f} ({', '.join(f'{n} {s.seconds:.1f}' for n, s in self.stages.items())})",
         ]
         if self.stopped_by_budget:
             lines.insert(3, "             stopped by the budget; run again with more to go on")

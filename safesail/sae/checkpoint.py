@@ -8,16 +8,14 @@ stands in a YAML file of the same name beside it.
 import pickle  # noqa: TID251  (only the name of an error that torch raises; nothing is unpickled)
 import zipfile
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
-from safesail.domain.config import Config
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.protocol import ROWS, SparseActs
 from safesail.sae.weights import check_weights, weights_sha256
 
@@ -27,24 +25,6 @@ _BIAS, _WEIGHT, _ENC_BIAS, _THETA = (
     "encoder.bias",
     "encoder.theta",
 )
-
-
-class CheckpointConfig(Config):
-    """What a `.pt` file does not say of itself: the YAML file beside it."""
-
-    hook: str
-    architecture: Literal["topk", "relu", "jumprelu"] = "topk"
-    k: PositiveInt | None = None
-    """Active features per token; needed for topk."""
-
-    component: NonNegativeInt = 0
-    """Place on the leading axis of every tensor."""
-
-    @model_validator(mode="after")
-    def _has_k(self) -> "CheckpointConfig":
-        if self.architecture == "topk" and self.k is None:
-            raise ValueError("architecture topk needs k")
-        return self
 
 
 class EncoderOnly:

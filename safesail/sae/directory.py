@@ -1,7 +1,9 @@
 """SAELens' directory of published SAEs, read from its file: importing SAELens takes seconds, this does not."""
 
+import difflib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -11,7 +13,7 @@ from typing import Any
 import yaml
 
 from safesail.errors import SaeError
-from safesail.subject.aliases import load_aliases, unknown_model
+from safesail.subject.aliases import ModelAlias, load_aliases, unknown_model
 
 _FILE = "pretrained_saes.yaml"
 
@@ -94,6 +96,37 @@ def candidate(release: str, entry: dict[str, Any]) -> Candidate:
     layer, hook, width = _from_id(release, sae_id)
     l0 = entry.get("l0")
     return Candidate(release, sae_id, layer, width, hook, float(l0) if isinstance(l0, int | float) else None)
+
+
+def find_candidate(spec: str) -> Candidate:
+    """The published SAE `release/id`.
+
+    Raises:
+        SaeError: the directory has no such release, or the release no such SAE.
+    """
+    release, _, sae_id = spec.partition("/")
+    directory = read_directory()
+    if release not in directory:
+        raise SaeError(
+            f"no SAE at {spec}: not a folder with cfg.json, a .pt file or release/id of SAELens"
+            + _near(release, directory)
+        )
+    entries = {str(entry["id"]): entry for entry in directory[release]["saes"] if "saes" not in entry}
+    if sae_id not in entries:
+        raise SaeError(
+            f"release {release} of SAELens has no SAE {sae_id!r} among its {len(entries)}{_near(sae_id, entries)}"
+        )
+    return candidate(release, entries[sae_id])
+
+
+def made_for(release: str) -> ModelAlias | None:
+    """The subject model whose SAEs a release holds, where it has a short name."""
+    return next((alias for alias in load_aliases().values() if release in alias.releases), None)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _from_id(release: str, sae_id: str) -> tuple[int | None, str | None, int | None]:

@@ -7,7 +7,8 @@ from typing import Any
 from safesail.domain.ids import layer_of
 from safesail.errors import ConfigError, SaeError
 from safesail.resources import expand
-from safesail.sae.directory import read_directory
+from safesail.sae.checkpoint_config import CheckpointSource
+from safesail.sae.directory import find_candidate, made_for
 from safesail.sae.settings import CONFIG, find_saes, read_settings
 from safesail.subject.aliases import resolve
 from safesail.subject.sizes import ModelSizes, sizes_of
@@ -37,13 +38,55 @@ def check_saes(specs: Sequence[str], model: str) -> list[str]:
     sizes = sizes_of(model)
     for spec, name in zip(matching, names, strict=True):
         settings = read_settings(Path(spec))
-        if settings is None and spec.partition("/")[0] not in read_directory():
-            raise SaeError(
-                f"no SAE at {spec}: not a folder with {CONFIG}, a .pt file or release/id of SAELens"
-            )
-        if settings is not None and sizes is not None:
+        settings = listed_settings(spec) if settings is None else settings
+        if sizes is not None:
             check_settings(name, settings, sizes)
     return matching
+
+
+def listed_settings(spec: str) -> dict[str, Any]:
+    """What SAELens' directory tells of `release/id`, in the form of a cfg.json.
+
+    Raises:
+        SaeError: it does not list that SAE.
+    """
+    listed = find_candidate(spec)
+    model = made_for(listed.release)
+    made = {} if model is None else {"d_in": model.d_model, "model_name": model.hub_id}
+    return {**made, **({} if listed.hook is None else {"hook_name": listed.hook})}
+
+
+def check_here(specs: Sequence[str | CheckpointSource], model: ModelSizes) -> list[str]:
+    """Hold SAEs against a subject model as `check_saes` does, and see that checkpoints have been fetched.
+
+    Args:
+        specs: Those that `check_saes` takes, and checkpoints with their settings.
+        model: What is known of the subject model.
+
+    Returns:
+        As `check_saes`, of the specs that are names.
+
+    Raises:
+        ConfigError: as `check_saes`.
+        SaeError: as `check_saes`, or a checkpoint that does not fit or is not here; the error says how to get it.
+    """
+    sources = [spec for spec in specs if not isinstance(spec, str)]
+    for source in sources:
+        check_checkpoint(source, model)
+        if not Path(source.path).is_file():
+            raise SaeError(f"no checkpoint at {source.path}; {source.fetch}")
+    named = [spec for spec in specs if isinstance(spec, str)]
+    return check_saes(named, model.model_id) if named or not sources else []
+
+
+def check_checkpoint(source: CheckpointSource, model: ModelSizes) -> None:
+    """Refuse a checkpoint whose settings do not fit a subject model.
+
+    Raises:
+        SaeError: another width, or a layer that the model does not have.
+    """
+    settings = {"d_in": source.d_in, "hook_name": source.hook}
+    check_settings(Path(source.path).stem, settings, model)
 
 
 def check_settings(name: str, settings: dict[str, Any], model: ModelSizes) -> None:

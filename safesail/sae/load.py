@@ -7,7 +7,8 @@ from typing import Any
 
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
-from safesail.sae.folders import check_saes, check_settings
+from safesail.sae.checkpoint_config import CheckpointSource
+from safesail.sae.folders import check_here, check_settings
 from safesail.sae.protocol import SAE
 from safesail.sae.settings import CONFIG, WEIGHTS, may_be_release, read_settings
 from safesail.subject.loading import ModelConfig, choose_device, load_subject
@@ -146,12 +147,29 @@ def load_with_saes(
     return subject, open_saes(specs, subject, device=model.device)
 
 
-def open_saes(specs: Sequence[str], subject: Subject, *, device: str = "auto") -> list[SAE]:
+def open_saes(
+    specs: Sequence[str | CheckpointSource], subject: Subject, *, device: str = "auto"
+) -> list[SAE]:
     """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
 
     Raises:
         ConfigError: nothing matches, or two SAEs have one name.
-        SaeError: one of them is damaged or does not fit the subject model.
+        SaeError: an SAE is damaged or does not fit the subject model, or a checkpoint has not been fetched yet.
     """
-    checked = check_saes(specs, subject.info.model_id)
-    return [open_sae(spec, model=subject.info, device=choose_device(device)) for spec in checked]
+    info, chosen = subject.info, choose_device(device)
+    checked = check_here(specs, ModelSizes(info.model_id, info.d_model, info.n_layers))
+    saes = [open_sae(spec, model=info, device=chosen) for spec in checked]
+    sources = [spec for spec in specs if not isinstance(spec, str)]
+    return saes + [_open_source(source, info, chosen) for source in sources]
+
+
+def _open_source(source: CheckpointSource, model: SubjectInfo, device: str) -> SAE:
+    from safesail.sae.checkpoint import open_checkpoint
+
+    sae = open_checkpoint(Path(source.path), model=model, device=device, config=source.settings)
+    if (sae.info.d_in, sae.info.d_sae) != (source.d_in, source.d_sae):
+        raise SaeError(
+            f"{source.path} is {sae.info.d_in} x {sae.info.d_sae}, not {source.d_in} x {source.d_sae}; correct d_in "
+            "and d_sae in the pipeline's file"
+        )
+    return sae

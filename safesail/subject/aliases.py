@@ -3,6 +3,7 @@
 import difflib
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import PositiveInt
 
@@ -22,6 +23,15 @@ class ModelAlias(Config):
     """None where the project has not checked it."""
 
     d_model: PositiveInt | None = None
+    parameters: PositiveInt | None = None
+    """All weights, those of tied embeddings once."""
+
+    layer_parameters: PositiveInt | None = None
+    """Weights of one layer."""
+
+    hub_dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the files on the hub."""
+
     hook: str | None = None
     """Hook point studied when none is named."""
 

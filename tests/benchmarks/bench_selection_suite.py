@@ -27,8 +27,7 @@ import numpy as np
 
 import safesail
 from safesail.errors import ConfigError
-from safesail.pipeline.config import PipelineConfig
-from safesail.pipeline.run import find_pipeline
+from safesail.pipeline.config import PipelineConfig, find_pipeline
 from safesail.store.connection import open_writer
 from tests.benchmarks import suite_stats as stats
 from tests.benchmarks.suite_stages import SaeFigures, measure, options, try_features

@@ -9,6 +9,7 @@ from pytest_httpserver import HTTPServer
 
 from safesail.cli import examine as doctor
 from safesail.cli.examine import Check, examine
+from safesail.errors import ConfigError
 from safesail.store.connection import open_writer
 from safesail.subject.loading import choose_device
 
@@ -127,6 +128,9 @@ def test_missing_package_and_full_disk(bare: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_devices() -> None:
-    assert choose_device("cuda:1") == "cuda:1"
-    expected = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    assert choose_device("auto") == expected
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")  # MPS lacks float64
+    with pytest.raises(
+        ConfigError, match="torch cannot use device 'cuda:99' on this machine; use auto, cpu, or"
+    ):
+        choose_device("cuda:99")

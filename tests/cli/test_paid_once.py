@@ -39,8 +39,8 @@ class Endpoint:
         return self._bill(_answer(request))
 
     def _bill(self, text: str) -> Reply:
-        self.billed += 120
-        return chat(text, usage={"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120})
+        self.billed += 2_500
+        return chat(text, usage={"prompt_tokens": 2_000, "completion_tokens": 500, "total_tokens": 2_500})
 
 
 def _answer(request: LLMRequest) -> str:

@@ -11,7 +11,8 @@ from safesail.autointerp.run import make_plan, run_plan
 from safesail.catalog.verify import verify_release
 from safesail.errors import ConfigError, NotFoundError
 from safesail.llm.budget import parse_budget
-from safesail.pipeline.run import find_pipeline, run_pipeline
+from safesail.pipeline.config import find_pipeline
+from safesail.pipeline.run import run_pipeline
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows, value
 from tests.pipeline.conftest import Made

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from safesail.domain.records import SubjectInfo
 from safesail.errors import ConfigError, SaeError
-from safesail.sae.checkpoint import CheckpointConfig, open_checkpoint
+from safesail.sae.checkpoint import open_checkpoint
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.load import open_sae
 
 HOOK = "blocks.1.hook_mlp_out"

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from safesail.errors import SaeError
-from safesail.sae.checkpoint import CheckpointConfig, open_checkpoint
+from safesail.sae.checkpoint import open_checkpoint
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.edit import Change, ablate, add, clamp, edit_features, reconstruct, scale
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from safesail.errors import ConfigError, SaeError
-from safesail.sae.checkpoint import CheckpointConfig, open_checkpoint
+from safesail.sae.checkpoint import open_checkpoint
+from safesail.sae.checkpoint_config import CheckpointConfig
 from safesail.sae.folders import check_saes
 from safesail.sae.load import open_sae
 from safesail.sae.settings import CONFIG, find_saes

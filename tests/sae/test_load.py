@@ -12,10 +12,14 @@ from torch import Tensor
 from safesail.domain.records import SubjectInfo
 from safesail.errors import SaeError
 from safesail.resources import resource_dir
+from safesail.sae.checkpoint import open_checkpoint
+from safesail.sae.checkpoint_config import CheckpointSource
+from safesail.sae.folders import check_here
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.sae.save import save_sae
 from safesail.sae.settings import find_saes
+from safesail.subject.sizes import ModelSizes
 
 D_IN, D_SAE, K = 6, 20, 3
 
@@ -272,3 +276,30 @@ def test_the_saes_that_come_along_load_and_are_what_their_cards_say() -> None:
         card = (resource_dir("data") / "saes" / sae.info.sae_id / "README.md").read_text(encoding="utf-8")
         assert f"`{sae.info.hook}`" in card
         assert "/tmp" not in card
+
+
+SIZES = ModelSizes("tiny", D_IN, 2)
+SOURCE: dict[str, Any] = {"hook": "blocks.1.hook_mlp_out", "k": K, "fetch": "fetch it from the hub"}
+
+
+def test_a_checkpoint_with_its_settings_needs_no_file_beside_it(tmp_path: Path, model: SubjectInfo) -> None:
+    path = tmp_path / "ckpt_layer1.pt"
+    torch.save(
+        {
+            "pre_encoder_bias._bias_reference": torch.zeros(1, D_IN),
+            "encoder.weight": torch.randn(1, D_IN, D_SAE, generator=torch.Generator().manual_seed(0)),
+            "encoder.bias": torch.zeros(1, D_SAE),
+        },
+        path,
+    )
+    source = CheckpointSource(path=str(path), d_in=D_IN, d_sae=D_SAE, **SOURCE)
+    assert check_here([source], SIZES) == []
+    sae = open_checkpoint(path, model=model, config=source.settings)
+    assert (sae.info.sae_id, sae.info.hook, sae.info.k) == ("ckpt_layer1", "blocks.1.hook_mlp_out", K)
+    assert sae.encode(torch.ones(2, D_IN)).d_sae == D_SAE
+
+
+def test_a_checkpoint_that_is_not_here_says_how_to_get_it(tmp_path: Path) -> None:
+    source = CheckpointSource(path=str(tmp_path / "a.pt"), d_in=D_IN, d_sae=D_SAE, **SOURCE)
+    with pytest.raises(SaeError, match=r"no checkpoint at .*a\.pt; fetch it from the hub"):
+        check_here([source], SIZES)

@@ -49,3 +49,35 @@ def test_a_wrong_setting_names_file_and_alias(tmp_path: Path) -> None:
     path.write_text("aliases: {}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="needs a mapping `models`"):
         load_aliases(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "settings"),
+    [
+        ("llama", "Llama", {
+            "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8}),
+        ("qwen", "Qwen2", {
+            "vocab_size": 151_936, "hidden_size": 2048, "intermediate_size": 11_008, "num_hidden_layers": 36,
+            "num_attention_heads": 16, "num_key_value_heads": 2, "tie_word_embeddings": True}),
+        ("gemma", "Gemma2", {
+            "vocab_size": 256_000, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256}),
+        ("smollm2", "Llama", {
+            "vocab_size": 49_152, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True}),
+    ],
+)  # fmt: skip
+def test_weights_are_as_many_as_the_architecture_has(
+    name: str, model: str, settings: dict[str, int | bool]
+) -> None:
+    import torch
+    import transformers
+
+    with torch.device("meta"):  # shapes without numbers
+        config = getattr(transformers, f"{model}Config")(**settings)
+        built = getattr(transformers, f"{model}ForCausalLM")(config)
+    alias = load_aliases()[name]
+    assert (alias.n_layers, alias.d_model) == (settings["num_hidden_layers"], settings["hidden_size"])
+    assert alias.parameters == sum(p.numel() for p in built.parameters())
+    assert alias.layer_parameters == sum(p.numel() for p in built.model.layers[0].parameters())
