@@ -60,7 +60,7 @@ def served(objects: dict[str, bytes]) -> Generator[Bucket, None, None]:
         def do_GET(self) -> None:
             answer(bucket, self)
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -50,7 +50,7 @@ def hub(token: str) -> Generator[Hub, None, None]:
 
         do_GET = do_POST = do_PUT = do_HEAD = answer
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -278,7 +278,7 @@ class Gathered:
             return
         document = content_id("".join(tokens))
         mark = bytes.fromhex(document)
-        if any(known[at : at + WINDOW_BYTES] == mark for at in range(0, len(known), WINDOW_BYTES)):
+        if any(bytes(known[at : at + WINDOW_BYTES]) == mark for at in range(0, len(known), WINDOW_BYTES)):
             self.fault("repeated window", str(feature))
             return
         known += mark

@@ -29,6 +29,8 @@ from safesail.store.imports import add_tables, begin_import, record_import, reco
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
+_COMPUTE: Any = pc  # its functions are made when it is imported, and have no types
+
 
 @dataclass(frozen=True)
 class Importer:
@@ -197,12 +199,14 @@ def _renamed(batch: ArrowTable, placed: Mapping[str, Identity]) -> ArrowTable:
     for old, identity in placed.items():
         if old == identity.sae_id or "sae_id" not in batch.column_names:
             continue
-        theirs = pc.equal(batch["sae_id"], old)
+        theirs = _COMPUTE.equal(batch["sae_id"], old)
         if not identity.joined and "explanation_id" in batch.column_names:
             # An id is made of the SAE's name too: under the same one two SAEs' explanations would be one.
             ids = [content_id(f"{identity.sae_id}/{known}") for known in batch["explanation_id"].to_pylist()]
-            batch = _with(batch, "explanation_id", pc.if_else(theirs, pa.array(ids), batch["explanation_id"]))
-        batch = _with(batch, "sae_id", pc.if_else(theirs, identity.sae_id, batch["sae_id"]))
+            batch = _with(
+                batch, "explanation_id", _COMPUTE.if_else(theirs, pa.array(ids), batch["explanation_id"])
+            )
+        batch = _with(batch, "sae_id", _COMPUTE.if_else(theirs, identity.sae_id, batch["sae_id"]))
     return batch
 
 

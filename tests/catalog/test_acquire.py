@@ -208,9 +208,10 @@ def test_a_false_listing_is_refused(
 ) -> None:
     import tests.bucket
 
-    monkeypatch.setattr(
-        tests.bucket, "listing", lambda *_: page.replace(b"K<", f"{ROOT}/features/x<".encode())
-    )
+    def listing(_bucket: Bucket, _query: dict[str, list[str]]) -> bytes:
+        return page.replace(b"K<", f"{ROOT}/features/x<".encode())
+
+    monkeypatch.setattr(tests.bucket, "listing", listing)
     with pytest.raises(DataError, match=message):
         get(bucket, tmp_path)
     assert not (tmp_path / "s.duckdb").exists()

@@ -107,7 +107,7 @@ def test_labels_of_the_sae_at_hand_are_joined_and_stay_joined(tmp_path: Path) ->
     with open_catalog(store) as catalog:
         rows = catalog.query("SELECT DISTINCT sae_id FROM catalog")
         shown = catalog.show(FeatureId(HUB, 123))
-        n = catalog.query("SELECT count(*) AS n FROM explanations")["n"][0]
+        n = catalog.query("SELECT count(*) AS n FROM explanations")["n"].tolist()
     assert rows["sae_id"].tolist() == [HUB], "one SAE in the catalog"
     assert shown.density == pytest.approx(theirs()[123] * 1.1), "its own statistics stand"
     assert len(shown.explanations) == 2
@@ -118,8 +118,8 @@ def test_labels_of_the_sae_at_hand_are_joined_and_stay_joined(tmp_path: Path) ->
         "a second time nothing is doubled"
     )
     with open_catalog(store) as catalog:
-        assert catalog.query("SELECT count(*) AS n FROM explanations")["n"][0] == n
-        assert catalog.query("SELECT count(*) AS n FROM saes")["n"][0] == 1
+        assert catalog.query("SELECT count(*) AS n FROM explanations")["n"].tolist() == n
+        assert catalog.query("SELECT count(*) AS n FROM saes")["n"].tolist() == [1]
 
 
 def test_labels_may_come_first_and_are_joined_later(tmp_path: Path) -> None:

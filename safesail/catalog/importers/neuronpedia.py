@@ -121,7 +121,7 @@ def _strongest(
 ) -> Generator[tuple[int, dict[str, Any]], None, None]:
     def strength(line: tuple[int, dict[str, Any]]) -> float:
         # What is no list of numbers comes first, and is refused by the row's own check.
-        values = line[1].get("values")
+        values: Any = line[1].get("values")
         sound = isinstance(values, list) and all(type(v) in (int, float) for v in values)
         return max(values, default=0.0) if sound else float("inf")
 
