@@ -16,6 +16,9 @@ Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
 
 _EXPLAIN_TEMPLATES: dict[Answer, str] = {"json": "v1", "text": "text_v1"}
+SEVERAL = "several_v1"
+"""Template of a prompt about several features."""
+
 _SIMULATE_TEMPLATES: dict[Method, str] = {
     "segment": "segment_v1",
     "token": "token_v1",
@@ -58,20 +61,26 @@ class ExplainConfig(Config):
     template: str | None = None
     """Prompt template `prompts/explain/<template>.j2`; None: the one of the form of answer."""
 
+    order: Literal["strongest", "levels"] = "strongest"
+    """Which windows are shown, of those that were taken: the strongest, or some of every level."""
+
     n_active: PositiveInt = 10
     """Windows with the feature's activity shown at most."""
 
-    n_controls: NonNegativeInt = 8
+    n_controls: NonNegativeInt = 4
     """Windows without activity shown at most."""
 
-    tokens_before: NonNegativeInt = 24
+    tokens_before: NonNegativeInt = 8
     """Tokens shown ahead of a window's strongest one; the rest of the window is cut off to save tokens."""
 
-    tokens_after: NonNegativeInt = 8
+    tokens_after: NonNegativeInt = 1
     """Tokens shown behind it."""
 
-    max_words: PositiveInt = 60
+    max_words: PositiveInt = 40
     """Words asked for at most; an answer of more than twice as many is refused."""
+
+    features_per_call: Annotated[int, Field(ge=1, le=20)] = 5
+    """Features that share one prompt, with its instructions and tags; more than one are answered as JSON."""
 
     tags: bool = True
     """Ask for tags from the taxonomy; a plain sentence has none."""
@@ -84,8 +93,18 @@ class ExplainConfig(Config):
 
     @property
     def template_name(self) -> str:
-        """Template in use."""
+        """Template of a prompt about one feature."""
         return self.template or _EXPLAIN_TEMPLATES[self.answer]
+
+    @property
+    def several(self) -> bool:
+        """Whether several features may share one prompt: a plain sentence is about one."""
+        return self.features_per_call > 1 and self.answer == "json" and self.template is None
+
+    @property
+    def call_features(self) -> int:
+        """Features that go into one call."""
+        return self.features_per_call if self.several else 1
 
     @property
     def asks_tags(self) -> bool:
@@ -111,7 +130,7 @@ class PoolConfig(Config):
     tokens_after: NonNegativeInt = 6
     """Tokens behind it."""
 
-    most: PositiveInt = 16
+    most: PositiveInt = 12
     """Segments that an answer may name for one explanation; one with more than twice as many is refused."""
 
     min_rounds: PositiveInt = 2

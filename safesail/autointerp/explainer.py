@@ -1,11 +1,12 @@
 """Asking an explainer what one feature stands for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from safesail.autointerp.clients import Client
-from safesail.autointerp.config import ExplainConfig
+from safesail.autointerp.config import SEVERAL, ExplainConfig
 from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Failed
@@ -13,7 +14,13 @@ from safesail.errors import BadAnswerError
 from safesail.llm.types import CallContext, LLMRequest
 from safesail.metrics.quantiles import levels
 from safesail.prompting.marking import crop, marked, plain
-from safesail.prompting.parse import EXPLANATION_SCHEMA, ParsedExplanation, parse_explanation, parse_sentence
+from safesail.prompting.parse import (
+    EXPLANATION_SCHEMA,
+    ParsedExplanation,
+    parse_explanation,
+    parse_explanations,
+    parse_sentence,
+)
 from safesail.prompting.templates import load_template
 
 N_LEVELS = 10
@@ -44,23 +51,90 @@ async def explain(
         BudgetExceededError: nothing was sent.
         LLMUnavailableError: the endpoint is dead.
     """
+    _check_shown(feature, windows)
+    request = make_request(client.endpoint, windows, config, q999=q999, hint=hint)
+
+    def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
+        return [read_answer(text, config)]
+
+    return (await _ask(client, request, [feature], config.template_name, parse))[0]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What an explainer is shown of one feature."""
+
+    feature: FeatureId
+    windows: Sequence[Exemplar]
+    """Of the `train` split: those in which it fires, the most telling first, and controls."""
+
+    q999: float
+    """Activation that counts as strength 10."""
+
+    hint: str | None = None
+
+
+async def explain_several(
+    client: Client, shown: Sequence[Shown], config: ExplainConfig
+) -> list[Explanation | Failed]:
+    """Ask once about several features, in order. A bad answer fails all of them, a bad item of it its own.
+
+    Raises:
+        BudgetExceededError: nothing was sent.
+        LLMUnavailableError: the endpoint is dead.
+    """
+    for of in shown:
+        _check_shown(of.feature, of.windows)
+    rendered = load_template(STAGE, SEVERAL).render(
+        features=[_texts(of.windows, config, q999=of.q999, hint=of.hint) for of in shown],
+        tags=taxonomy().explained_tags() if config.asks_tags else (),
+        max_words=config.max_words,
+    )
+    request = LLMRequest(
+        model=config.model,
+        endpoint=client.endpoint,
+        system=rendered.system,
+        prompt=rendered.prompt,
+        temperature=config.temperature,
+        max_tokens=config.max_tokens * len(shown),
+    )
+    allowed = taxonomy().explained_tags() if config.asks_tags else ()
+
+    def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
+        return parse_explanations(text, n=len(shown), tags=allowed, max_words=2 * config.max_words)
+
+    return await _ask(client, request, [of.feature for of in shown], SEVERAL, parse)
+
+
+async def _ask(
+    client: Client,
+    request: LLMRequest,
+    features: Sequence[FeatureId],
+    template: str,
+    parse: Callable[[str], list[ParsedExplanation | BadAnswerError]],
+) -> list[Explanation | Failed]:
+    explainer = f"{request.model} @ {request.endpoint}"
+    prompt_hash = load_template(STAGE, template).prompt_hash
+    one = features[0] if len(features) == 1 else None
+    context = CallContext(STAGE, prompt_hash, one, () if one else tuple(features))
+    try:
+        answered = await client.ask(request, context, parse)
+        answers = parse(answered.answer.text)
+    except BadAnswerError as error:
+        answers = [error] * len(features)
+    return [
+        Failed(feature, type(said).__name__, str(said), explainer, prompt_hash)
+        if isinstance(said, BadAnswerError)
+        else Explanation(feature, said.text, said.tags, explainer, prompt_hash, said.confidence)
+        for feature, said in zip(features, answers, strict=True)
+    ]
+
+
+def _check_shown(feature: FeatureId, windows: Sequence[Exemplar]) -> None:
     assert all(e.window.split == "train" for e in windows), "explainer shown held-out windows"
     assert all(e.feature == feature for e in windows), "windows of another feature"
     if not any(e.kind == "active" for e in windows):
         raise ValueError(f"{feature}: an explanation needs at least one window in which the feature fires")
-    request = make_request(client.endpoint, windows, config, q999=q999, hint=hint)
-    explainer = f"{request.model} @ {request.endpoint}"
-    prompt_hash = load_template(STAGE, config.template_name).prompt_hash
-
-    def parse(text: str) -> ParsedExplanation:
-        return read_answer(text, config)
-
-    try:
-        answered = await client.ask(request, CallContext(STAGE, prompt_hash, feature), parse)
-        parsed = parse(answered.answer.text)
-    except BadAnswerError as error:
-        return Failed(feature, type(error).__name__, str(error), explainer, prompt_hash)
-    return Explanation(feature, parsed.text, parsed.tags, explainer, prompt_hash, parsed.confidence)
 
 
 def make_request(
@@ -72,12 +146,8 @@ def make_request(
     hint: str | None = None,
 ) -> LLMRequest:
     """What is sent to `endpoint` for a feature, of whose windows `config` says how many are shown; pure."""
-    active = [e for e in windows if e.kind == "active"]
-    controls = [e for e in windows if e.kind != "active"]
     rendered = load_template(STAGE, config.template_name).render(
-        active=[_shown(e, q999, config) for e in active[: config.n_active]],
-        controls=[_silent(e, config) for e in _spread(controls)[: config.n_controls]],
-        hint=None if hint is None else plain([hint]),
+        **_texts(windows, config, q999=q999, hint=hint),
         tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
@@ -90,6 +160,21 @@ def make_request(
         max_tokens=config.max_tokens,
         json_schema=EXPLANATION_SCHEMA if config.asks_tags else None,
     )
+
+
+def _texts(
+    windows: Sequence[Exemplar], config: ExplainConfig, *, q999: float, hint: str | None
+) -> dict[str, object]:
+    """What a prompt shows of one feature."""
+    active = [e for e in windows if e.kind == "active"]
+    if config.order == "strongest":
+        active.sort(key=lambda e: -max(e.activations))
+    controls = [e for e in windows if e.kind != "active"]
+    return {
+        "active": [_shown(e, q999, config) for e in active[: config.n_active]],
+        "controls": [_silent(e, config) for e in _spread(controls)[: config.n_controls]],
+        "hint": None if hint is None else plain([hint]),
+    }
 
 
 def read_answer(text: str, config: ExplainConfig) -> ParsedExplanation:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from safesail.autointerp.clients import ChatPair
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.exemplars import collect
-from safesail.autointerp.explainer import explain
+from safesail.autointerp.explainer import Shown, explain
 from safesail.autointerp.report import RunReport
 from safesail.autointerp.simulator import score_feature
 from safesail.domain.ids import FeatureId
@@ -185,13 +185,16 @@ class Walk:
             (self._report.undefined if score.value is None else self._report.scored).append(score.feature)
 
     async def _explain(self, feature: FeatureId) -> Explanation | None:
-        outcome = await self._shared(feature) or await self._ask(feature)
+        return self._keep(await self._shared(feature) or await self._ask(feature))
+
+    def _keep(self, outcome: Explanation | Failed) -> Explanation | None:
+        """Store and count what came of explaining a feature."""
         if self._origin is not None:
             record_explanation(self._db, outcome)
         if isinstance(outcome, Failed):
-            self._report.fail(feature, outcome.error, outcome.message)
+            self._report.fail(outcome.feature, outcome.error, outcome.message)
             return None
-        self._report.explained.append(feature)
+        self._report.explained.append(outcome.feature)
         return outcome
 
     async def _shared(self, feature: FeatureId) -> Explanation | None:
@@ -207,14 +210,19 @@ class Walk:
         return replace(explanation, feature=feature, explainer=explainer)
 
     async def _ask(self, feature: FeatureId) -> Explanation | Failed:
+        shown = self._shown(feature)
+        if isinstance(shown, Failed):
+            return shown
+        client, config = self._clients.explainer, self._config.explain
+        return await explain(client, feature, shown.windows, config, q999=shown.q999, hint=shown.hint)
+
+    def _shown(self, feature: FeatureId) -> Shown | Failed:
+        """What an explainer is shown of a feature."""
         windows = collect(self._db, feature, "train", self._config.train_exemplars)
         q999 = find_feature(self._db, feature).q999
         if q999 is None or not any(e.kind == "active" for e in windows):
             return Failed(feature, "NoExemplars", "never fires in train windows")
-        hint = self._plan.hints.get(feature)
-        return await explain(
-            self._clients.explainer, feature, windows, self._config.explain, q999=q999, hint=hint
-        )
+        return Shown(feature, windows, q999, self._plan.hints.get(feature))
 
     async def _partner(self, number: int, explanation: Explanation) -> Explanation | None:
         """Another feature's explanation for the chance line, by the chance rule."""

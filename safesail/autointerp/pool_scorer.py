@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from safesail.autointerp.clients import Client
 from safesail.autointerp.config import AutointerpConfig, ScoringConfig
 from safesail.autointerp.exemplars import stratify
+from safesail.autointerp.origin import score_origin
 from safesail.autointerp.pools import (
     Gathered,
     PoolWindow,
@@ -55,6 +56,7 @@ from safesail.store.pools import (
     read_pools,
     record_lost,
     record_pools,
+    replace_pool,
     shared_windows,
 )
 from safesail.store.token_table import TokenTables, keeps_all
@@ -62,7 +64,10 @@ from safesail.store.token_table import TokenTables, keeps_all
 _LEVELS = 5
 """Activation levels over which a feature's windows are spread."""
 
-_ROOM = 8
+_SMALLEST = 2
+"""Members of a group that is not halved any more."""
+
+_ROOM = 7
 """Tokens that one named segment takes in an answer at most: its name, quotes, colon, rating and comma."""
 
 
@@ -156,9 +161,8 @@ class PoolScorer:
         self._scoring = config.scoring
         self._origin = origin
         self._tables = TokenTables(db)
-        self._key = PoolKey(
-            sae_id, f"{config.scoring.model} @ {client.endpoint}", origin.settings_hash if origin else ""
-        )
+        simulator = f"{config.scoring.model} @ {client.endpoint}"
+        self._key = PoolKey(sae_id, simulator, score_origin(db, "", sae_id, config).settings_hash)
         self._known: dict[FeatureId, _Known] = {}
         self._explanations: dict[str, Explanation] = {}
         self._gathered: dict[str, Gathered] = {}
@@ -223,7 +227,7 @@ class PoolScorer:
         asked = {explanation_id(e) for e in explanations}
         pools = [
             pool
-            for pool in (read_pools(self._db, self._key) if self._origin else [])
+            for pool in read_pools(self._db, self._key)
             if pool.pool_id not in self._recalled and asked & {m.explanation_id for m in pool.members}
         ]
         self._recalled |= {pool.pool_id for pool in pools if pool.pool_id is not None}
@@ -270,7 +274,7 @@ class PoolScorer:
         try:
             if pool.error is not None:
                 raise _fault(pool)
-            found, tokens, cached = await ask_pool(self._client, texts, windows, self._scoring)
+            said, tokens, cached = await ask_pool(self._client, texts, windows, self._scoring)
         except BadAnswerError as error:
             for explanation in explained:
                 self._lose(explanation, error, len(windows), len(explained))
@@ -278,7 +282,7 @@ class PoolScorer:
                 record_lost(self._db, pool, error)
             return
         except BudgetExceededError as error:
-            self.stopped_by = self.stopped_by or str(error)
+            await self._ask_halves(pool, error)
             return
         self._paid_parts += 0 if cached else len(explained)
         for explanation in explained:
@@ -286,7 +290,20 @@ class PoolScorer:
             gathered = self.gathered(explanation)
             gathered.turns += 1
             gathered.tokens += tokens / len(explained)
-            gathered.add(explanation.feature, found, self._scoring, twins)
+            gathered.add(explanation.feature, said, self._scoring, twins)
+
+    async def _ask_halves(self, pool: Pool, error: BudgetExceededError) -> None:
+        """Ask about either half of a group whose prompt the budget cannot pay; of two, it has ended."""
+        if len(pool.members) <= _SMALLEST or self.stopped_by is not None:
+            self.stopped_by = self.stopped_by or str(error)
+            return
+        middle = len(pool.members) // 2
+        halves = [Pool(pool.members[:middle]), Pool(pool.members[middle:])]
+        if self._origin is not None:
+            halves = replace_pool(self._db, self._key, pool, halves, self._origin.run_id)
+            self._recalled |= {p.pool_id for p in halves if p.pool_id is not None}
+        for half in halves:
+            await self._ask(half)
 
     def _lose(self, explanation: Explanation, error: BadAnswerError, n_windows: int, n_members: int) -> None:
         gathered = self.gathered(explanation)
@@ -307,14 +324,14 @@ class PoolScorer:
             [w for active, silent in turns for w in (*active, *silent)],
             sparse=[f.index for f, k in zip(members, known, strict=True) if k.sparse],
         )
-        taken: dict[int, PoolWindow] = {}
+        chosen: dict[int, PoolWindow] = {}
         for feature, k, (active, silent) in zip(members, known, turns, strict=True):
             for w in active:
-                taken.setdefault(w, cut_active(feature, shared[w], members, config))
+                chosen.setdefault(w, cut_active(feature, shared[w], members, config))
             for w in silent:
                 hard = k.harvested.top_tokens
-                taken.setdefault(w, cut_silent(feature, shared[w], members, config, hard_tokens=hard))
-        return shuffled(list(taken.values()), "windows", *pool.members)
+                chosen.setdefault(w, cut_silent(feature, shared[w], members, config, hard_tokens=hard))
+        return shuffled(list(chosen.values()), "windows", *pool.members)
 
     def _contributor(self, feature: FeatureId) -> _Known:
         if feature not in self._known:

@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from safesail.autointerp.clients import ChatPair
 from safesail.autointerp.config import AutointerpConfig
+from safesail.autointerp.explainer import Shown, explain, explain_several
 from safesail.autointerp.loop import Plan, Walk
 from safesail.autointerp.pool_scorer import PoolScorer
 from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
-from safesail.domain.records import Explanation, Score
+from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import BudgetExceededError, CacheMissError
 from safesail.store.connection import Db
 from safesail.store.explanations import ScoreOrigin
@@ -90,23 +91,65 @@ class PooledWalk(Walk):
             if n == 0:
                 break
             chunk, waiting = waiting[:n], waiting[n:]
-            outcomes = await asyncio.gather(*(self._explanation(*item) for item in chunk))
-            admitted += [outcome for outcome in outcomes if outcome is not None]
+            size = self._config.explain.call_features
+            calls = [chunk[start : start + size] for start in range(0, n, size)]
+            for explained in await asyncio.gather(*map(self._explanations_of, calls)):
+                admitted += explained
         return admitted
 
-    async def _explanation(self, number: int, feature: FeatureId) -> Explanation | None:
-        """The explanation of a feature, known or asked for; None where there is none or the money is used up."""
-        explanation: Explanation | None = None
+    async def _explanations_of(self, items: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+        """Explanations of some features, known or asked for in one call, as far as there are any."""
+        explained: dict[FeatureId, Explanation | None] = {}
         try:
-            explanation = self._plan.known.get(feature) or await self._explain(feature)
+            explained |= {f: self._plan.known[f] for _, f in items if f in self._plan.known}
+            asked = [f for _, f in items if f not in explained and f not in self._plan.shared]
+            outcomes = await self._ask_several(asked)
+            explained |= {outcome.feature: self._keep(outcome) for outcome in outcomes}
         except BudgetExceededError as error:
             self._report.stopped_by = str(error)
         except CacheMissError as error:
             self._missing = error
-        finally:
-            self._settle(number, explanation)
+        numbers = {feature: number for number, feature in items}
+        for feature in explained:
+            self._settle(numbers[feature], explained[feature])
+        for number, feature in items:
+            if feature in self._plan.shared and not self._stopped and self._missing is None:
+                explained[feature] = await self._explain(feature)
+            self._settle(number, explained.get(feature))
             self._explaining.append(self._clients.explainer.costs[feature])
-        return explanation
+        return [e for _, f in items if (e := explained.get(f)) is not None]
+
+    async def _ask_several(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
+        shown = [self._shown(feature) for feature in features]
+        failed = [of for of in shown if isinstance(of, Failed)]
+        fit = [of for of in shown if isinstance(of, Shown)]
+        if not fit:
+            return [*failed]
+        client, config = self._clients.explainer, self._config.explain
+        if not config.several:
+            (of,) = fit
+            return [
+                *failed,
+                await explain(client, of.feature, of.windows, config, q999=of.q999, hint=of.hint),
+            ]
+        try:
+            return [*failed, *await explain_several(client, fit, config)]
+        except BudgetExceededError:
+            if len(fit) == 1:
+                raise
+        return await self._ask_halves(features)
+
+    async def _ask_halves(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
+        """Ask about fewer features at once, as long as the budget pays for that; what was paid for is kept."""
+        outcomes: list[Explanation | Failed] = []
+        middle = len(features) // 2
+        for half in (features[:middle], features[middle:]):
+            try:
+                outcomes += await self._ask_several(half)
+            except BudgetExceededError as error:
+                self._report.stopped_by = str(error)
+                break
+        return outcomes
 
     def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
         """How many more features may be explained now, so that all that are explained can be scored too.
@@ -115,21 +158,24 @@ class PooledWalk(Walk):
         """
         client, at_once = self._clients.simulator, self._config.concurrency
         if math.isinf(client.unspent):
-            return min(len(waiting), at_once)
+            return min(len(waiting), at_once * self._config.explain.call_features)
         paid = [cost for cost in self._explaining if cost > 0]
         explaining = sum(paid) / len(paid) if paid else 0.0
         part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
         scoring = part * self._config.scoring.pool.min_rounds
         left = client.unspent - max(reserve, client.gap) - unscored * scoring
         n = int(left / max(explaining + scoring, 1e-9))
-        if n < 1 and not self._stopped:
+        size = self._config.explain.call_features
+        # Whole calls only: a call about fewer features would be another question when the run goes on.
+        whole = min(n, len(waiting)) if n >= len(waiting) else n - n % size
+        if whole < 1 and not self._stopped:
             written = self._clients.budget.written
             self._report.stopped_by = (
                 f"{written(client.unspent)} are left; a feature costs about {written(explaining + scoring)}, and"
                 f" {written(max(reserve, client.gap))} are kept in reserve for the worst case of a call"
             )
             return 0
-        return min(n, len(waiting), at_once if paid or self._plan.known else 1)
+        return min(whole, size * (at_once if paid or self._plan.known else 1))
 
     def _count(self, plan: Plan) -> None:
         for score in self._scores.values():

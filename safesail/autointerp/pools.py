@@ -40,8 +40,8 @@ class PoolWindow:
     owner: FeatureId
     """The feature that contributed it."""
 
-    place: tuple[str, int]
-    """Document, and index of the part's first token in it: the same part has the same place."""
+    position: tuple[str, int]
+    """Document, and index of the part's first token in it: the same part has the same position."""
 
     tokens: tuple[str, ...]
     activations: Mapping[FeatureId, tuple[float, ...]]
@@ -148,30 +148,30 @@ class Gathered:
     said: dict[tuple[str, int], tuple[Units, list[tuple[float, ...]]]] = field(
         default_factory=dict[tuple[str, int], tuple[Units, list[tuple[float, ...]]]]
     )
-    """By place: a window that came twice, with different neighbours, counts once, by its mean rating."""
+    """By position: a window that came twice, with different neighbours, counts once, by its mean rating."""
 
     by_others: list[Simulated] = field(default_factory=list[Simulated])
     """What other explanations say of the windows that are not their own features': the chance line."""
 
     def add(
-        self, feature: FeatureId, found: Round, config: ScoringConfig, twins: Collection[FeatureId]
+        self, feature: FeatureId, answer: Round, config: ScoringConfig, twins: Collection[FeatureId]
     ) -> None:
         """Take what a round says.
 
         Args:
             feature: Whose score it is.
-            found: The round.
+            answer: The round.
             config: How windows are cut into segments.
             twins: Features with the same explanation, which gives no chance line.
         """
-        for number, window in enumerate(found.windows):
+        for number, window in enumerate(answer.windows):
             if feature not in window.activations:
                 continue
             units = segment_units(window.tokens, window.activations[feature], config)
-            self.said.setdefault(window.place, (units, []))[1].append(found.ratings[feature][number])
+            self.said.setdefault(window.position, (units, []))[1].append(answer.ratings[feature][number])
             self.by_others += [
                 Simulated(units, ratings[number])
-                for other, ratings in found.ratings.items()
+                for other, ratings in answer.ratings.items()
                 if other not in (feature, window.owner) and other not in twins
             ]
 

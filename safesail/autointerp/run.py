@@ -1,31 +1,23 @@
 """`explain` and `score` on a store: the entry points of command line and pipelines."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from safesail.autointerp.clients import ChatSettings
-from safesail.autointerp.config import AutointerpConfig, ScoringConfig
+from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.forecast import Forecast, forecast
 from safesail.autointerp.loop import Plan
+from safesail.autointerp.origin import score_origin
 from safesail.autointerp.pooled import make_walk
 from safesail.autointerp.ranking import Chosen, FeatureChoice, choose, choose_sae, near_duplicates
 from safesail.autointerp.report import RunReport
-from safesail.autointerp.simulator import context_of
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
-from safesail.store.exemplars import harvest_of
-from safesail.store.explanations import (
-    ScoreOrigin,
-    authors_of,
-    explained_features,
-    read_explanation,
-    record_tags,
-)
+from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
 from safesail.store.registry import finish_run, start_run
 
 
@@ -148,7 +140,7 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     settings = chat.named_in(config)
     stage = "score" if plan.known else "explain"
     run_id = start_run(db, stage, settings.model_dump(mode="json") | {"sae_id": plan.sae_id})
-    origin = ScoreOrigin(run_id, _score_settings(db, plan.sae_id, settings))
+    origin = score_origin(db, run_id, plan.sae_id, settings)
     for feature, tags in plan.tags.items():
         record_tags(db, feature, tags, source="concepts")
     walk = make_walk(db, chat.open(db, run_id), settings, origin)
@@ -159,23 +151,6 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     report.run_id = run_id
     finish_run(db, run_id)
     return report
-
-
-def _score_settings(db: Db, sae_id: str, config: AutointerpConfig) -> Mapping[str, Any]:
-    """All that changes a score besides explanation, method and simulator."""
-    return {
-        "harvest": harvest_of(db, sae_id),
-        "test_exemplars": config.test_exemplars.model_dump(mode="json"),
-        "scoring": _scoring_settings(config.scoring),
-        "prompt_hash": context_of(FeatureId(sae_id, 0), config.scoring).prompt_hash,
-    }
-
-
-def _scoring_settings(scoring: ScoringConfig) -> Mapping[str, Any]:
-    """Of scoring. How many rounds there are says how certain a pooled score is, and not how it was made."""
-    if scoring.method != "pooled":
-        return scoring.model_dump(mode="json", exclude={"model", "pool"})
-    return scoring.model_dump(mode="json", exclude={"model": True, "pool": {"min_rounds", "max_rounds"}})
 
 
 def _concept_tags(concepts: Sequence[Concept]) -> list[str]:

@@ -101,7 +101,7 @@ def download(
 
 
 def _tell(came: "Acquired") -> None:
-    click.echo(f"{came.n_fetched:,} files fetched ({came.n_bytes:,} bytes), kept in {came.place}")
+    click.echo(f"{came.n_fetched:,} files fetched ({came.n_bytes:,} bytes), kept in {came.folder}")
     if came.unchanged:
         click.echo("nothing has changed since the last import")
     if came.report is not None:

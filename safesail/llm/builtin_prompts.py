@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from safesail.errors import RefusedAnswerError
@@ -17,6 +17,7 @@ Block = Literal["active", "segments", "tokens", "texts", "marked"]
 
 _TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")
 _BLOCK = re.compile(r"<(active|segments|tokens|texts|marked)>\n(.*?)\n</\1>", re.DOTALL)
+_FEATURE = re.compile(r"^Feature \d+\n(?=<active>\n)", re.MULTILINE)
 _LABELLED = re.compile(r"(?:\d+|[A-Z]) ?(.*)")
 _LETTER = re.compile(r"[A-Z]{1,3}")
 
@@ -39,6 +40,15 @@ class BuiltinPrompt:
     def explanation(self) -> str:
         """What a simulator is told of the feature."""
         return self.between("explanation")
+
+    @property
+    def features(self) -> list["BuiltinPrompt"]:
+        """What is shown of each of several features, as if it were asked about alone; one where it is."""
+        parts = _FEATURE.split(self.text)[1:]
+        return [
+            replace(self, text=part, content=_BLOCK.search(part)[2])  # pyright: ignore[reportOptionalSubscript]
+            for part in parts
+        ] or [self]
 
     @property
     def explanations(self) -> list[str]:
@@ -117,8 +127,8 @@ def write_segments(asked: BuiltinPrompt, grades: dict[int, int]) -> str:
 def write_pooled(asked: BuiltinPrompt, grades: Sequence[dict[int, int]]) -> str:
     """The answer about segments for several explanations, given the active ones' ratings by index for each."""
     labels = [f"{letter}{i + 1}" for letter, segments in asked.segments.items() for i in range(len(segments))]
-    found = re.search(r"strongest (\d+) at most", asked.question)
-    most = int(found[1]) if found else len(labels)
+    limit = re.search(r"strongest (\d+) at most", asked.question)
+    most = int(limit[1]) if limit else len(labels)
     shown: dict[str, dict[str, int]] = {}
     for number, of in enumerate(grades, 1):
         kept = sorted(of, key=lambda at: (-of[at], at))[:most]

@@ -76,19 +76,28 @@ class LexicalModel(BuiltinModel):
 
     def explain(self, asked: BuiltinPrompt) -> str:
         """The strongest signs with their strengths, in words."""
-        silent = [line for line in asked.between("silent").split("\n") if line]
-        texts = [read_marked(line) for line in (*asked.lines, *silent)]
+        form = asked.text.rsplit("\n", 1)[-1]
+        if '{"explanation"' not in form:
+            return self._explained(asked, asked)[0]
+        said = [
+            dict(zip(("explanation", "tags", "confidence"), self._explained(part, asked), strict=True))
+            for part in asked.features
+        ]
+        several = {str(number): of for number, of in enumerate(said, 1)}
+        return json.dumps(several if '{"1":' in form else said[0], ensure_ascii=False)
+
+    def _explained(self, part: BuiltinPrompt, asked: BuiltinPrompt) -> tuple[str, list[str], float]:
+        """Text, tags and confidence for one feature of a prompt."""
+        silent = [line for line in part.between("silent").split("\n") if line]
+        texts = [read_marked(line) for line in (*part.lines, *silent)]
         signs = [here for text in texts for here in _signs(text.words)]
         # Of 10; a score asks for ratings on the same scale.
         marks = np.array([s for text in texts for s in text.strength], float) / 10
         weights, confidence = _fit(signs, marks)
         max_words = re.search(r"at most (\d+) words", asked.text)
         text = _written(weights, _shown_forms(texts), int(max_words[1]) if max_words else 60)
-        if '{"explanation"' not in asked.question:
-            return text
         offered = re.search(r"^Tags, [^:\n]*: (.*)\.$", asked.text, re.MULTILINE)
-        tags = _tags(weights, offered[1].split(", ") if offered else [])
-        return json.dumps({"explanation": text, "tags": tags, "confidence": confidence}, ensure_ascii=False)
+        return text, _tags(weights, offered[1].split(", ") if offered else []), confidence
 
     def word_scores(self, explanation: str, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """The sum of the strengths of the signs at each word, of the strongest one's."""

@@ -62,7 +62,35 @@ def parse_explanation(answer: str, *, tags: Collection[str], max_words: int) -> 
         RefusedAnswerError: the model declined.
         UnparsableAnswerError: not that form, no explanation in it, or one longer than `max_words` words.
     """
-    fields = _object(answer, required="explanation", allowed={"explanation", "tags", "confidence"})
+    return _explanation(_json(answer), answer, tags, max_words)
+
+
+def parse_explanations(
+    answer: str, *, n: int, tags: Collection[str], max_words: int
+) -> list[ParsedExplanation | BadAnswerError]:
+    """Read `{"1": {"explanation": ...}, "2": ...}`: one item for each of `n` features, as `parse_explanation` takes it.
+
+    A faulty item costs itself, not those beside it, which are paid for.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not an object with the keys 1 to `n`, or one of them is there twice.
+    """
+    fields = _json(answer, pairs=_unique)
+    numbers = [str(number + 1) for number in range(n)]
+    if not isinstance(fields, dict) or set(cast("dict[str, Any]", fields)) != set(numbers):
+        raise _unparsable(f"not an object with the keys 1 to {n}", answer)
+    items: list[ParsedExplanation | BadAnswerError] = []
+    for number in numbers:
+        try:
+            items.append(_explanation(fields[number], answer, tags, max_words))
+        except BadAnswerError as error:
+            items.append(error)
+    return items
+
+
+def _explanation(value: Any, answer: str, tags: Collection[str], max_words: int) -> ParsedExplanation:
+    fields = _fields(value, answer, required="explanation", allowed={"explanation", "tags", "confidence"})
     text, given, confidence = fields["explanation"], fields.get("tags", []), fields.get("confidence")
     if not isinstance(text, str) or not text.strip():
         raise _unparsable("the explanation is not a text, or empty", answer)
@@ -165,10 +193,10 @@ def parse_pooled(
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, if it names nothing twice: which of two values counts is not said."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    named = dict(pairs)
+    if len(named) != len(pairs):
         raise ValueError("a key is there twice")
-    return found
+    return named
 
 
 def parse_listed(answer: str, *, sizes: Mapping[str, int], highest: int) -> list[tuple[float, ...]]:
@@ -266,7 +294,10 @@ def _pair(item: Any, forms: Collection[str]) -> ParsedPair | None:
 
 
 def _object(answer: str, *, required: str, allowed: Collection[str]) -> dict[str, Any]:
-    value = _json(answer)
+    return _fields(_json(answer), answer, required=required, allowed=allowed)
+
+
+def _fields(value: Any, answer: str, *, required: str, allowed: Collection[str]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise _unparsable("not a JSON object", answer)
     fields = cast("dict[str, Any]", value)

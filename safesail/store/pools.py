@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from safesail.domain.records import Window
 from safesail.errors import BadAnswerError
 from safesail.store.exemplars import HarvestedFeature
-from safesail.store.sql import Db, rows, value
+from safesail.store.sql import Db, rows, transaction, value
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,13 @@ def record_pools(db: Db, key: PoolKey, pools: Iterable[Pool], run_id: str) -> li
     return recorded
 
 
+def replace_pool(db: Db, key: PoolKey, pool: Pool, parts: Iterable[Pool], run_id: str) -> list[Pool]:
+    """Note smaller pools in the place of one that was not asked about; returns them with their ids."""
+    with transaction(db):
+        db.execute("DELETE FROM pools WHERE pool_id = ?", [pool.pool_id])
+        return record_pools(db, key, parts, run_id)
+
+
 def record_lost(db: Db, pool: Pool, error: BadAnswerError) -> None:
     """Note that the answer about a pool was of no use: it is not asked for again."""
     db.execute(
@@ -72,8 +79,8 @@ def read_pools(db: Db, key: PoolKey) -> list[Pool]:
     """Every pool of these scores, oldest first."""
     stored = rows(
         db,
-        "SELECT pool_id, members, error, message, tokens FROM pools WHERE sae_id = ? AND simulator = ? AND settings_hash = ?"
-        " ORDER BY pool_id",
+        "SELECT pool_id, members, error, message, tokens FROM pools"
+        " WHERE sae_id = ? AND simulator = ? AND settings_hash = ? ORDER BY pool_id",
         [key.sae_id, key.simulator, key.settings_hash],
     )
     return [

@@ -4,8 +4,9 @@ import json
 import pytest
 
 from safesail.autointerp.config import ExplainConfig
+from safesail.autointerp.explainer import Shown, explain_several, make_request
 from safesail.autointerp.explainer import explain as ask
-from safesail.autointerp.explainer import make_request
+from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Explanation, Failed
 from safesail.errors import BudgetExceededError
 from safesail.llm.budget import parse_budget
@@ -71,7 +72,7 @@ def test_a_plain_answer_asks_for_no_json_and_no_tags() -> None:
     assert request.json_schema is None
     assert "JSON" not in request.prompt
     assert "terrorism" not in request.prompt
-    assert "one plain sentence of at most 60 words" in request.prompt
+    assert "one plain sentence of at most 40 words" in request.prompt
 
 
 def test_the_built_in_model_answers_in_plain_text_too(db: Db) -> None:
@@ -109,13 +110,47 @@ def test_the_prompt_marks_strength_in_tenths_of_q999_and_rounds_up() -> None:
 
 
 def test_windows_are_cut_round_their_peak_and_kinds_of_controls_take_turns() -> None:
-    config = ExplainConfig(tokens_before=1, tokens_after=1, n_active=1, n_controls=2, tags=False)
+    config = ExplainConfig(
+        tokens_before=1, tokens_after=1, n_active=1, n_controls=2, tags=False, order="levels"
+    )
     controls = [exemplar(f"random {i} is long", split="train") for i in range(3)]
     controls += [exemplar("hard one is long", split="train", kind="hard")]
     prompt = request_text(config, ACTIVE, controls)
     assert "<active>\na <<bomb|8>> at\n</active>" in prompt
     assert "<silent>\nrandom 0 is\nhard one is\n</silent>" in prompt
     assert "ags" not in prompt
+
+
+def test_the_strongest_windows_come_first_unless_all_levels_are_asked_for() -> None:
+    first = request_text(ExplainConfig(n_active=1), ACTIVE, [])
+    assert "the <<bomb|10>> <<went|1>>" in first
+    assert "bomb|8" not in first
+    assert "bomb|8" in request_text(ExplainConfig(n_active=1, order="levels"), ACTIVE, [])
+
+
+OTHER = FeatureId("sae", 8)
+CHOIR = [exemplar("a choir sang all day", {"choir": 9.0}, split="train", feature=OTHER)]
+SHOWN = [Shown(FEATURE, WINDOWS, 10.0), Shown(OTHER, CHOIR, 9.0)]
+
+
+def test_several_features_share_a_prompt_and_the_built_in_model_reads_each(db: Db) -> None:
+    found = asyncio.run(explain_several(metered(db, LexicalModel()), SHOWN, ExplainConfig()))
+    assert [f.feature for f in found] == [FEATURE, OTHER]
+    texts = [f.text for f in found if isinstance(f, Explanation)]
+    assert "bomb" in texts[0] and "choir" not in texts[0]
+    assert "choir" in texts[1] and "bomb" not in texts[1]
+    assert value(db, "SELECT count(*) FROM llm_calls WHERE feature IS NULL AND stage = 'explain'") == 1
+
+
+def test_a_faulty_item_fails_its_own_feature_and_a_faulty_answer_all(db: Db) -> None:
+    item = '{"1": {"explanation": "Bombs"}, "2": {"explanation": ""}}'
+    good, bad = asyncio.run(explain_several(metered(db, ScriptedModel([item])), SHOWN, ExplainConfig()))
+    assert isinstance(good, Explanation)
+    assert isinstance(bad, Failed) and bad.error == "UnparsableAnswerError"
+    both = asyncio.run(
+        explain_several(metered(db, ScriptedModel(["[]"])), SHOWN, ExplainConfig(max_words=39))
+    )
+    assert [f.error for f in both if isinstance(f, Failed)] == ["UnparsableAnswerError"] * 2
 
 
 def test_instructions_in_a_text_stay_inside_their_fence() -> None:

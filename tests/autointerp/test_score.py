@@ -9,7 +9,9 @@ from safesail.domain.undefined import Undefined
 
 
 def window(true: list[float], predicted: list[float]) -> Simulated:
-    units = Units(tuple("x" for _ in true), tuple(true), tuple(t > 0 for t in true))
+    units = Units(
+        tuple("x" for _ in true), tuple(true), tuple(t > 0 for t in true), tuple(("x",) for _ in true)
+    )
     return Simulated(units, tuple(predicted))
 
 

@@ -32,11 +32,17 @@ CASES: dict[str, dict[str, Any]] = {
     "explain/v1": EXPLAIN | {"tags": ["weapons", "insult"]},
     "explain/v1 bare": EXPLAIN | {"controls": [], "hint": "war", "tags": [], "max_words": 9},
     "explain/text_v1": EXPLAIN,
+    "explain/several_v1": {
+        "features": [EXPLAIN, EXPLAIN | {"controls": [], "hint": "war"}],
+        "tags": ["weapons", "insult"],
+        "max_words": 40,
+    },
     "simulate/detection_v1": {"explanation": "Fires on cats.", "texts": WHOLE},
     "simulate/fuzzing_v1": {
         "explanation": "Fires on cats.",
         "texts": [("A", "The <<cat>> sat."), ("B", "Dogs <<bark>>.")],
     },
+    "simulate/pooled_v1": {"explanations": ["Fires on cats.", "Fires on dogs."], "texts": TEXTS, "most": 12},
     "simulate/segment_v1": SEGMENTS | {"form": "active graded"},
     "simulate/segment_v1 active binary": SEGMENTS | {"form": "active binary"},
     "simulate/segment_v1 list graded": SEGMENTS | {"form": "list graded"},
