@@ -218,7 +218,7 @@ def test_a_false_listing_is_refused(
 
 
 def test_a_slow_server_is_given_up_and_what_came_is_kept(bucket: Bucket, tmp_path: Path) -> None:
-    bucket.block, bucket.seconds_per_block = 256, 0.5
+    bucket.block, bucket.seconds_per_block = 32, 0.5
     # A rate that no server here reaches: the file is given up once the first seconds are over, however busy we are.
     slow = Patience(idle=60, start=3, bytes_per_second=1e9, attempts=1)
     order = Order(f"neuronpedia:{SOURCE}", tmp_path / "s.duckdb", address=bucket.address)
