@@ -110,12 +110,15 @@ def load(
     )
     if catalog is not None:
         with open_catalog(catalog) as opened_catalog:
-            weights = opened_catalog.query("SELECT sae_id, sha256 FROM saes").set_index("sae_id")["sha256"]
+            stored = opened_catalog.query("SELECT sae_id, sha256 FROM saes")
             known = opened_catalog.query(_KNOWN)
+        weights = {str(sae_id): sha256 for sae_id, sha256 in zip(stored.sae_id, stored.sha256, strict=True)}
         for sae in opened:
-            stored = weights.get(sae.info.sae_id)
-            if stored not in (None, sae.info.sha256):
+            if weights.get(sae.info.sae_id) not in (None, sae.info.sha256):
                 raise FingerprintError(f"{catalog} knows another SAE by the name {sae.info.sae_id}")
+            if sae.info.sae_id not in weights:  # the same weights are the same SAE, whatever it is called
+                twins = [name for name, sha256 in weights.items() if sha256 == sae.info.sha256]
+                known = known.replace({"sae": dict.fromkeys(twins[:1], sae.info.sae_id)})
     return LoadedModel(subject, opened, known)
 
 

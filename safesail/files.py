@@ -79,7 +79,7 @@ def whole_folder(
             partial = Path(tempfile.mkdtemp(_SUFFIX, _prefix(path), path.parent))
         else:
             partial = path.with_name(f".{path.name}{_SUFFIX}")
-            _claim(partial)
+            claim(partial)
         try:
             yield partial
             for file in partial.rglob("*"):
@@ -152,18 +152,20 @@ def _exchange(a: Path, b: Path) -> bool:
     return renameat2(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE) == 0
 
 
-def _claim(folder: Path) -> None:
-    """Make `folder`, or take the one that is there: nobody else can write to it, and it holds plain files only."""
+def claim(folder: Path) -> None:
+    """Make `folder`, or take the one that is there: nobody else can write to it, and below it are plain files only."""
     with suppress(FileNotFoundError):
         info = folder.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
             remove(folder)
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     for entry in folder.iterdir():
         info = entry.lstat()
+        if stat.S_ISDIR(info.st_mode):
+            claim(entry)
         # A link, of either kind, would be written through.
-        if not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
+        elif not stat.S_ISREG(info.st_mode) or info.st_nlink > 1:
             remove(entry)
 
 

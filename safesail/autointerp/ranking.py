@@ -18,6 +18,7 @@ from safesail.store.exemplars import (
     harvested_saes,
     window_counts,
 )
+from safesail.store.explanations import OWN, Authors
 from safesail.store.selection import (
     CandidateFeature,
     best_sae,
@@ -55,6 +56,9 @@ class FeatureChoice:
 
     named: tuple[FeatureId, ...] = ()
     """These features, whether a selection nominated them or not."""
+
+    authors: Authors = OWN
+    """Whose explanations are scored, where they exist."""
 
     densest: int | None = None
     """So many features that fire on most tokens, whether a selection nominated them or not."""

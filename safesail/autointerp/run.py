@@ -18,7 +18,7 @@ from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, Saf
 from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
-from safesail.store.explanations import explained_features, read_explanation, record_tags
+from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
 from safesail.store.registry import finish_run, start_run
 
 
@@ -63,12 +63,25 @@ def score_store(
     _needs_store(store)
     with open_writer(store) as db:
         sae_id = choose_sae(db, choice)
-        explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)]
+        explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id, choice.authors)]
         features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
         if not features:
-            raise ConfigError(f"{sae_id} has no explanation in {store}; run `safesail explain` first")
-        plan = Plan(sae_id, features, known={feature: read_explanation(db, feature) for feature in features})
+            raise _nothing_to_score(db, sae_id, store)
+        plan = Plan(sae_id, features, known={f: read_explanation(db, f, choice.authors) for f in features})
         return _done(run_plan(db, plan, chat, config, quiet=quiet))
+
+
+def _nothing_to_score(db: Db, sae_id: str, store: Path) -> ConfigError:
+    theirs = [
+        f"--origin {origin} --explained-by {by!r}"
+        for origin, by, _ in authors_of(db, sae_id)
+        if origin != "run"
+    ]
+    if not theirs:
+        return ConfigError(f"{sae_id} has no explanation in {store}; run `safesail explain` first")
+    return ConfigError(
+        f"no such explanation of {sae_id} in {store}; there are those of {', or '.join(theirs[:4])}"
+    )
 
 
 def _done(report: RunReport) -> RunReport:

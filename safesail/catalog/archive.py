@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from safesail.catalog.format import MANIFEST, MAX_MANIFEST_BYTES, Manifest, parse_manifest
+from safesail.catalog.format import MANIFEST, MAX_MANIFEST_BYTES, SAE_FILE, Manifest, parse_manifest
 from safesail.errors import DataError
 
 MAX_RATIO = 100
@@ -39,7 +39,8 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
     entries: dict[str, zipfile.ZipInfo] = {}
     for entry in archive.infolist():
         name = entry.filename
-        if "/" in name or "\\" in name or ":" in name or name in ("", ".", "..") or not name.isprintable():
+        nested = SAE_FILE.fullmatch(name) is None and "/" in name
+        if nested or "\\" in name or ":" in name or name in ("", ".", "..") or not name.isprintable():
             raise DataError(f"{path} holds {name[:80]!r}; a release has plain file names and no folders")
         mode = entry.external_attr >> 16
         if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
@@ -77,6 +78,7 @@ def _check_sizes(entries: dict[str, zipfile.ZipInfo], manifest: Manifest, path: 
 def _copy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path) -> None:
     """Copy at most the bytes that the entry claims: a header may lie."""
     left = entry.file_size
+    target.parent.mkdir(exist_ok=True, parents=True)
     with archive.open(entry) as source, target.open("xb") as out:
         while block := source.read(min(2**20, left + 1)):
             left -= len(block)

@@ -1,8 +1,11 @@
 """The dataset card of a release: what it is, how it was made, and what it is not."""
 
 import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from safesail.catalog.format import CARD, TABLES, Counts, Manifest, SaeEntry
+from safesail.catalog.format import CARD, TABLES, Counts, Manifest, SaeEntry, WeightsEntry
 
 _WHAT = {
     "features": "one row per feature: density and activation statistics, top tokens",
@@ -15,11 +18,16 @@ _WHAT = {
 }
 
 
-def render_card(manifest: Manifest) -> str:
-    """README.md of a release, with the front matter by which `datasets.load_dataset` finds the tables."""
+def render_card(manifest: Manifest, scores: Sequence[Mapping[str, Any]]) -> str:
+    """README.md of a release, with the front matter by which `datasets.load_dataset` finds the tables.
+
+    Args:
+        manifest: Of the release.
+        scores: By method and simulator, as `score_summary` gives them.
+    """
     return "\n".join(
-        [*_front_matter(manifest), "", f"# {manifest.name}", "", *_intro(manifest), "", *_tables(manifest), "",
-         *_reading(manifest), "", *_limits(manifest), ""]
+        [*_front_matter(manifest), "", f"# {manifest.name}", "", *_intro(manifest), "", *_scores(scores), "",
+         *_origins(manifest), "", *_reading(manifest), "", *_tables(manifest), "", *_limits(manifest), ""]
     )  # fmt: skip
 
 
@@ -54,7 +62,6 @@ def _intro(manifest: Manifest) -> list[str]:
         f" explanations masked, {counts.failed:,} failed; {counts.tagged:,} features tagged",
         f"- {counts.scored:,} scores, {counts.undefined:,} undefined; {mean}, {chance}",
         *_lookup(counts),
-        *(f"- Explanations from {origin}: {n:,}" for origin, n in manifest.origins.items()),
         f"- Licence: {manifest.licence}",
         f"- Sensitivity: {manifest.sensitivity}",
     ]
@@ -76,6 +83,59 @@ def _sae(sae: SaeEntry) -> str:
     return f"{sae.sae_id}: {sae.architecture or 'unknown architecture'}, {width}, at {sae.hook}{weights}"
 
 
+def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How well the explanations predict, by the way in which that was measured; no mean over several ways."""
+    lines = ["## How good are the explanations?", ""]
+    if not scores:
+        return [*lines, "Nobody has scored them. `safesail score` does, on texts of your own."]
+    lines += [
+        "A score is the correlation of what a simulator predicts from the explanation alone with what the feature does",
+        "on texts that its explainer did not see. Chance: the same with another feature's explanation. Look-up: the",
+        "same by a table token -> mean activation, without any explanation.",
+        "",
+        "| method | simulator | scored | undefined | failed | median | mean chance | above chance | above look-up |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in scores:
+        median, chance = (_figure(row[name]) for name in ("median", "chance"))
+        above = _share(row["above_chance"], row["comparable"])
+        beyond = _share(row["beyond_lookup"], row["compared"])
+        lines.append(
+            f"| {_cell(row['method'])} | {_cell(row['simulator'])} | {row['scored']:,} | {row['undefined']:,}"
+            f" | {row['failed']:,} | {median} | {chance} | {above} | {beyond} |"
+        )
+    return lines
+
+
+def _share(n: int, of: int) -> str:
+    return f"{n:,} of {of:,}" if of else "not measured"
+
+
+def _figure(number: float | None) -> str:
+    return "not measured" if number is None else f"{number:.3f}"
+
+
+def _cell(text: object) -> str:
+    """What others called something, as a cell of a Markdown table."""
+    return re.sub(r"[|<>`\[\]\r\n]", " ", str(text))[:80]
+
+
+def _origins(manifest: Manifest) -> list[str]:
+    lines = [
+        "## Where the explanations come from",
+        "",
+        "| origin | explanations | licence | from |",
+        "|---|---|---|---|",
+    ]
+    for origin, n in manifest.origins.items():
+        known = manifest.provenance.get(origin, {})
+        own = origin == manifest.name
+        licence = known.get("licence", manifest.licence if own else "as its publisher says")
+        page = known.get("page", "made for this release" if own else "imported by its releaser")
+        lines.append(f"| {_cell(origin)} | {n:,} | {_cell(licence)} | {_cell(page)} |")
+    return lines
+
+
 def _tables(manifest: Manifest) -> list[str]:
     lines = ["| table | rows | holds |", "|---|---|---|"]
     for table, what in _WHAT.items():
@@ -84,7 +144,9 @@ def _tables(manifest: Manifest) -> list[str]:
 
 
 def _reading(manifest: Manifest) -> list[str]:
-    return [
+    lines = [
+        "## How to read it",
+        "",
         "`sae_id` and `index` name a feature in every table. Read with anything that reads Parquet:",
         "",
         "```python",
@@ -96,8 +158,34 @@ def _reading(manifest: Manifest) -> list[str]:
         'pandas.read_parquet("PATH/features.parquet")',
         "```",
         "",
-        f"manifest.json holds the SHA-256 of every file, of {CARD} too.",
+        "Or with Safe-SAIL, which checks every file first:",
+        "",
+        "```sh",
+        "safesail catalog download hf:ORG/NAME --into all.duckdb",
+        'safesail catalog search "what you look for" --store all.duckdb',
+        "```",
+        "",
     ]
+    if manifest.weights:
+        lines += [
+            "SAEs that come along, as SAELens reads them (`SAE.load_from_disk`):",
+            "",
+            *(f"- `{sae.folder}`: {_cell(sae.sae_id)}, {_size(manifest, sae)}, licence {_cell(sae.licence)}"
+              for sae in manifest.weights),
+            "",
+            "```python",
+            "import safesail",
+            "",
+            'model = safesail.load("MODEL", ["PATH/saes"], catalog="PATH")',
+            'model.features("a prompt")',
+            "```",
+            "",
+        ]  # fmt: skip
+    return [*lines, f"manifest.json holds the SHA-256 of every file, of {CARD} too."]
+
+
+def _size(manifest: Manifest, sae: WeightsEntry) -> str:
+    return f"{sum(manifest.files[name].bytes for name in sae.files) / 2**20:,.1f} MiB"
 
 
 def _limits(manifest: Manifest) -> list[str]:

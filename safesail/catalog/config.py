@@ -1,8 +1,13 @@
 """Settings of a release and of an import."""
 
+from typing import Literal, get_args
+
 from pydantic import Field
 
 from safesail.domain.config import Config
+
+Format = Literal["release", "safe-sail", "neuronpedia", "saedashboard", "delphi", "delphi-labels", "table"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 SENSITIVITY = (
     "Explanations and exemplars describe harmful content, and exemplars quote it. "
@@ -29,6 +34,12 @@ class ReleaseOptions(Config):
 
     exemplars: int = Field(default=5, ge=0, le=100)
     """Windows a feature, strongest first; 0 for none."""
+
+    saes: tuple[str, ...] = ()
+    """Folders (patterns allowed) of SAEs that come along."""
+
+    sae_licence: str | None = None
+    """SPDX name, of SAEs whose card does not say it."""
 
 
 class ColumnMap(Config):
@@ -65,6 +76,9 @@ class ImportOptions(Config):
 
     hook: str | None = None
     """Hook point; may hold `{layer}`."""
+
+    source: str | None = None
+    """The catalog's own `model/source` that is wanted; files about another one are left out."""
 
     d_in: int | None = Field(default=None, gt=0)
     d_sae: int | None = Field(default=None, gt=0)

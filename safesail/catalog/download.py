@@ -4,13 +4,9 @@ import asyncio
 import os
 import re
 import shutil
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx2
 from tqdm import tqdm
@@ -26,57 +22,36 @@ from safesail.catalog.format import (
     read_manifest,
     release_digest,
 )
+from safesail.catalog.transfer import (
+    PATIENT,
+    Held,
+    InterruptedDownloadError,
+    NothingLeftError,
+    Patience,
+    Remote,
+    check_address,
+    http_client,
+    receive,
+    receive_one,
+    run_to_end,
+)
 from safesail.catalog.verify import faults_of, verify_folder
-from safesail.errors import ChecksumError, ConfigError, DataError, NotFoundError
+from safesail.errors import ChecksumError, ConfigError, DataError, NotFoundError, SafeSailError
 from safesail.files import remove, restore, whole_folder
 from safesail.version import __version__
 
 MAX_ZIP_BYTES = 256 * 2**30
-MAX_REDIRECTS = 5
-LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 ZIP = "release.zip"
+PARALLEL = 4
+"""Files of a release that come at the same time."""
 
 _HUB = re.compile(r"^hf:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?$")
 
 
-class InterruptedDownloadError(DataError):
-    """The connection broke; what has come is kept, and the next attempt goes on from there."""
-
-
-class _NothingLeftError(InterruptedDownloadError):
-    """The server has no byte from where an earlier attempt stopped: what is here is another file, or all of it."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How slow a server may be."""
-
-    idle: float = 30.0
-    """Seconds without a byte."""
-
-    start: float = 60.0
-    """Seconds per file, besides those that its bytes may take."""
-
-    bytes_per_second: float = 20_000.0
-    """Of what has come so far."""
-
-
-@dataclass(frozen=True)
-class _Remote:
-    """A release on a server."""
-
-    address: str
-    """Of the zip, or of the folder with a slash at the end."""
-
-    patience: Patience
-    headers: dict[str, str] = field(default_factory=dict)
-
-    def file(self, name: str) -> "_Remote":
-        return _Remote(urljoin(self.address, name), self.patience, self.headers)
-
-
-def download(source: str, out: Path, *, quiet: bool = False, patience: Patience = Patience()) -> Path:
-    """Get a release, verify all of it, and put it at `out`, a folder.
+def download(
+    source: str, out: Path, *, quiet: bool = False, patience: Patience = PATIENT, update: bool = False
+) -> Path:
+    """Get a release, verify all of it, and put it at `out`, a folder. What is there already is not fetched again.
 
     Args:
         source: A folder, a zip, an https address of a zip or of a release's folder, or `hf:org/name[@revision]`, for
@@ -84,6 +59,7 @@ def download(source: str, out: Path, *, quiet: bool = False, patience: Patience 
         out: Where the release's folder will be. The same release there is replaced.
         quiet: No progress on stderr.
         patience: How slow the server may be.
+        update: Another release may be at `out`, such as an earlier version, and is replaced.
 
     Raises:
         ConfigError: no such kind of source, or something else is at `out`.
@@ -104,9 +80,9 @@ def download(source: str, out: Path, *, quiet: bool = False, patience: Patience 
         elif remote.address.endswith(".zip"):
             _fetch_zip(remote, work, quiet=quiet)
         else:
-            _fetch_files(remote, work, quiet=quiet)
+            _fetch_files(remote, work, out, quiet=quiet)
         manifest = verify_folder(work)
-        if replace and not _is_same(out, manifest):
+        if replace and not update and not _is_same(out, manifest):
             raise ConfigError(f"something else is at {out}; choose another --out")
     return out
 
@@ -122,6 +98,7 @@ def _copy(source: Path, work: Path) -> None:
             raise DataError(f"{path} is a link; a release has plain files only")
         if not path.is_file():
             raise ChecksumError(f"{path} is missing; the release is not whole")
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, work / name)
 
 
@@ -129,16 +106,16 @@ def _is_same(out: Path, manifest: Manifest) -> bool:
     return (out / MANIFEST).is_file() and release_digest(read_manifest(out)) == release_digest(manifest)
 
 
-def _remote(source: str, patience: Patience) -> _Remote:
+def _remote(source: str, patience: Patience) -> Remote:
     """The address behind a source; only https leaves this machine.
 
     Raises:
         ConfigError: another kind of source.
     """
     if not source.startswith("hf:"):
-        address = _check_address(source)
+        address = check_address(source)
         whole = urlsplit(address).path.endswith(("/", ".zip", MANIFEST))
-        return _Remote(address if whole else f"{address}/", patience)
+        return Remote(address if whole else f"{address}/", patience, redirects=True)
     named = _HUB.match(source)
     if not named or ".." in source:
         raise ConfigError(f"{source!r} is not hf:organisation/name, or hf:organisation/name@revision")
@@ -150,38 +127,62 @@ def _remote(source: str, patience: Patience) -> _Remote:
         endpoint=os.environ.get("HF_ENDPOINT"),
     )  # fmt: skip
     headers = build_hf_headers(library_name="safesail", library_version=__version__)
-    return _Remote(_check_address(address), patience, headers)
+    return Remote(check_address(address), patience, headers, redirects=True)
 
 
-def _check_address(address: str) -> str:
-    parts = urlsplit(address)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK):
-        return address
-    raise ConfigError(
-        f"{address} is not https; a release is fetched over https, from a path, or from hf:org/name"
-    )
-
-
-def _fetch_files(remote: _Remote, work: Path, *, quiet: bool) -> None:
+def _fetch_files(remote: Remote, work: Path, out: Path, *, quiet: bool) -> None:
     content = bytearray()
-    _run(_receive(remote.file(MANIFEST), content.extend, MAX_MANIFEST_BYTES))
+    run_to_end(receive_one(remote.file(MANIFEST), content.extend, MAX_MANIFEST_BYTES))
     manifest = parse_manifest(bytes(content), f"{remote.address}: {MANIFEST}")
     total = sum(entry.bytes for entry in manifest.files.values())
     _clear(work, manifest.files)
-    if total - sum(f.stat().st_size for f in work.iterdir()) + FREE_BYTES > shutil.disk_usage(work).free:
+    _reuse(out, work, manifest)
+    here = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    if total - here + FREE_BYTES > shutil.disk_usage(work).free:
         raise DataError(f"{remote.address} needs {total:,} bytes, which do not fit on the disk")
-    with tqdm(total=total, desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
-        for name, entry in manifest.files.items():
-            _fetch_file(remote.file(name), work / name, entry, bar.update)
+    with tqdm(total=total, initial=here, desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
+        run_to_end(_fetch_all(remote, work, manifest, bar.update))
     (work / MANIFEST).write_bytes(manifest.as_bytes())
 
 
-def _fetch_file(remote: _Remote, path: Path, entry: FileEntry, advance: Callable[[int], object]) -> None:
+def _reuse(out: Path, work: Path, manifest: Manifest) -> None:
+    """What an earlier download left at `out`, and is as the manifest says, is not fetched again."""
+    for name, entry in manifest.files.items():
+        old, new = out / name, work / name
+        plain = old.is_file() and not old.is_symlink() and not old.parent.is_symlink()
+        if plain and not new.exists() and old.stat().st_size == entry.bytes:
+            new.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old, new)
+
+
+async def _fetch_all(
+    remote: Remote, work: Path, manifest: Manifest, advance: Callable[[int], object]
+) -> None:
+    """All files, some at a time; the first fault ends it, and what has come is kept."""
+    gate = asyncio.Semaphore(PARALLEL)
+    async with http_client(remote.patience, redirects=remote.redirects) as client:
+
+        async def one(name: str, entry: FileEntry) -> None:
+            async with gate:
+                await _fetch_file(client, remote.file(name), work / name, entry, advance)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for name, entry in manifest.files.items():
+                    group.create_task(one(name, entry))
+        except* SafeSailError as group:
+            raise group.exceptions[0] from group
+
+
+async def _fetch_file(
+    client: httpx2.AsyncClient, remote: Remote, path: Path, entry: FileEntry, advance: Callable[[int], object]
+) -> None:
     """One file, from where an earlier attempt stopped; from the start again where that does not fit together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in ("resumed", "whole"):
         if attempt == "whole":
             path.unlink(missing_ok=True)
-        _append(remote, path, entry.bytes, advance)
+        await _append(client, remote, path, entry.bytes, advance)
         if path.stat().st_size == entry.bytes and file_digest(path) == entry.sha256:
             return
     raise ChecksumError(
@@ -189,23 +190,30 @@ def _fetch_file(remote: _Remote, path: Path, entry: FileEntry, advance: Callable
     )
 
 
-def _fetch_zip(remote: _Remote, work: Path, *, quiet: bool) -> None:
+def _fetch_zip(remote: Remote, work: Path, *, quiet: bool) -> None:
     _clear(work, (ZIP,))
     limit = min(MAX_ZIP_BYTES, shutil.disk_usage(work).free - FREE_BYTES)
     with tqdm(desc="download", unit="B", unit_scale=True, disable=quiet) as bar:
-        _append(remote, work / ZIP, limit, bar.update)
+
+        async def fetch() -> None:
+            async with http_client(remote.patience, redirects=remote.redirects) as client:
+                await _append(client, remote, work / ZIP, limit, bar.update)
+
+        run_to_end(fetch())
     unpack(work / ZIP, work)
     (work / ZIP).unlink()
 
 
-def _clear(work: Path, names: Any) -> None:
+def _clear(work: Path, names: Collection[str]) -> None:
     """Remove what an earlier attempt left that is none of `names`."""
-    for entry in work.iterdir():
-        if entry.name not in names:
+    for entry in list(work.rglob("*")):
+        if not entry.is_dir() and entry.relative_to(work).as_posix() not in names:
             remove(entry)
 
 
-def _append(remote: _Remote, path: Path, limit: int, advance: Callable[[int], object]) -> None:
+async def _append(
+    client: httpx2.AsyncClient, remote: Remote, path: Path, limit: int, advance: Callable[[int], object]
+) -> None:
     """Go on with `path` up to `limit` bytes.
 
     Raises:
@@ -225,85 +233,7 @@ def _append(remote: _Remote, path: Path, limit: int, advance: Callable[[int], ob
             stream.truncate(0)
 
         try:
-            _run(_receive(remote, write, limit, start=start, restart=restart))
-        except _NothingLeftError:
+            await receive(client, remote, write, limit, held=Held(start), restart=restart)
+        except NothingLeftError:
             restart()
-            _run(_receive(remote, write, limit))
-
-
-async def _receive(
-    remote: _Remote,
-    write: Callable[[bytes], object],
-    limit: int,
-    *,
-    start: int = 0,
-    restart: Callable[[], object] = lambda: None,
-) -> None:
-    """Hand on the bytes of a file, as sent (nothing is unpacked), from `start` on or, after `restart`, all of them."""
-    patience, loop = remote.patience, asyncio.get_running_loop()
-    began = loop.time()
-    try:
-        async with asyncio.timeout(patience.start) as deadline, _opened(remote, start) as response:
-            if start and response.status_code != 206:
-                restart()
-                start = 0
-            n_bytes = 0
-            async for block in response.aiter_raw():
-                n_bytes += len(block)
-                if start + n_bytes > limit:
-                    raise DataError(f"{remote.address} is larger than the {limit:,} bytes it may have")
-                write(block)
-                deadline.reschedule(began + patience.start + n_bytes / patience.bytes_per_second)
-    except TimeoutError as error:
-        raise InterruptedDownloadError(
-            f"{remote.address} is too slow: under {patience.bytes_per_second:,.0f} bytes per second after the first"
-            f" {patience.start:g} s; try again to go on from there"
-        ) from error
-    except httpx2.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise InterruptedDownloadError(
-            f"{remote.address}: {reason}; try again to go on from there"
-        ) from error
-
-
-@asynccontextmanager
-async def _opened(remote: _Remote, start: int) -> AsyncGenerator[httpx2.Response, None]:
-    headers = {"User-Agent": f"safesail/{__version__}", **remote.headers, "Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
-
-    async def check(request: httpx2.Request) -> None:
-        """Redirects too go to no address that would have been refused."""
-        _check_address(str(request.url))
-
-    async with (
-        # Credentials are not sent on to another origin.
-        httpx2.AsyncClient(
-            timeout=remote.patience.idle, follow_redirects=True, max_redirects=MAX_REDIRECTS,
-            event_hooks={"request": [check]},
-        ) as client,
-        client.stream("GET", remote.address, headers=headers) as response,
-    ):  # fmt: skip
-        if response.status_code in (401, 403, 404, 410):
-            raise NotFoundError(
-                f"{remote.address} is not there, or not public ({response.status_code}); for a private data set set"
-                " HF_TOKEN"
-            )
-        if start and response.status_code == 416:
-            raise _NothingLeftError(f"{remote.address} has no byte {start:,}")
-        if not response.is_success:
-            raise InterruptedDownloadError(
-                f"{remote.address} answered {response.status_code}; try again to go on"
-            )
-        yield response
-
-
-def _run(task: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, also where an event loop is running already, as in a notebook."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(task)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, task).result()
+            await receive(client, remote, write, limit)

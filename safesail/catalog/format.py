@@ -1,6 +1,6 @@
-"""Format version 2 of a catalog release: its tables and its manifest. A public interface: never changed in place.
+"""The format of a catalog release: its tables and its manifest. A public interface: never changed in place.
 
-A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file a table.
+A release is a folder, or the same zipped: manifest.json, README.md and one Parquet file per table.
 """
 
 import hashlib
@@ -14,10 +14,15 @@ from pydantic import Field, ValidationError
 from safesail.catalog.reading import parse_json
 from safesail.domain.config import Config
 from safesail.errors import DataError, NotFoundError, SchemaVersionError
+from safesail.sae.settings import CONFIG, WEIGHTS
 from safesail.store.arrow import ArrowSchema
 
 FORMAT_VERSION = 2
-"""2 has the look-up baseline beside every score; releases of version 1 are read as they are."""
+"""2 has the look-up baseline beside every score, may have SAEs besides, a folder each below `saes/`, and says where
+explanations of others came from; releases of version 1 are read as they are."""
+
+SAE_FORMAT = 2
+"""The first that may have SAEs and provenance."""
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
@@ -30,6 +35,10 @@ MAX_INT = 2**31 - 1
 
 MAX_LAYERS = 10_000
 """No model has as many."""
+
+SAE_FOLDER = r"^saes/[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+SAE_FILE = re.compile(r"saes/[A-Za-z0-9][A-Za-z0-9._-]{0,99}/(?:cfg\.json|sae_weights\.safetensors)")
+"""The only names with folders in them."""
 
 _SHA256 = r"^[0-9a-f]{64}$"
 _STRINGS = pa.list_(pa.string())
@@ -204,6 +213,20 @@ class SaeEntry(Config):
     source: str
 
 
+class WeightsEntry(Config):
+    """An SAE that comes along: `cfg.json` and `sae_weights.safetensors`, as SAELens reads them."""
+
+    sae_id: str
+    folder: str = Field(pattern=SAE_FOLDER)
+    licence: str
+    """SPDX name, as the SAE's own card or its releaser says."""
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Names within the release."""
+        return (f"{self.folder}/{CONFIG}", f"{self.folder}/{WEIGHTS}")
+
+
 class Counts(Config):
     """What is in a release, failures included."""
 
@@ -255,10 +278,16 @@ class Manifest(Config):
 
     counts: Counts
     files: dict[str, FileEntry]
+    weights: tuple[WeightsEntry, ...] = ()
+    """SAEs that come along; none in version 1."""
+
+    provenance: dict[str, dict[str, str]] = Field(default_factory=dict)
+    """By origin of explanations: source, address and licence of the catalog they came from; none in version 1."""
 
     def as_bytes(self) -> bytes:
         """The manifest as it is written; its SHA-256 names the release."""
-        return (self.model_dump_json(indent=2) + "\n").encode()
+        left_out = {name for name in ("weights", "provenance") if not getattr(self, name)}
+        return (self.model_dump_json(indent=2, exclude=left_out) + "\n").encode()
 
 
 def release_digest(manifest: Manifest) -> str:
@@ -321,13 +350,16 @@ def plain(text: str) -> str:
 
 def _check_files(manifest: Manifest, where: str) -> None:
     """The files listed are those of the format, under plain names."""
-    expected = {CARD, *(f"{name}.parquet" for name in TABLES)}
+    tables = {f"{name}.parquet" for name in TABLES}
+    expected = {CARD, *tables, *(name for sae in manifest.weights for name in sae.files)}
+    if manifest.format_version < SAE_FORMAT and (manifest.weights or manifest.provenance):
+        raise DataError(f"{where}: format {manifest.format_version} has neither SAEs nor provenance")
     if unknown := sorted(set(manifest.files) - expected):
         raise DataError(f"{where} lists {plain(unknown[0])}, which format {FORMAT_VERSION} does not have")
     if missing := sorted(expected - set(manifest.files)):
         raise DataError(f"{where} does not list {missing[0]}")
     for name, entry in manifest.files.items():
-        if (entry.rows is None) != (name == CARD):
+        if (entry.rows is None) == (name in tables):
             raise DataError(f"{where}: files.{name}.rows must be a number for a table, and null otherwise")
 
 
@@ -337,6 +369,11 @@ def _check_saes(manifest: Manifest, where: str) -> None:
     for what, ids in (("an SAE", saes), ("a subject model", models)):
         if len(set(ids)) != len(ids):
             raise DataError(f"{where} lists {what} twice")
+    coming = [sae.sae_id for sae in manifest.weights]
+    if len(set(coming)) != len(coming) or len({sae.folder for sae in manifest.weights}) != len(coming):
+        raise DataError(f"{where} lists the weights of an SAE twice")
+    if lost := sorted(set(coming) - set(saes)):
+        raise DataError(f"{where} has weights of SAE {plain(lost[0])}, which it does not list")
     for sae in manifest.saes:
         if sae.model_id not in models:
             raise DataError(f"{where} does not list the subject model of SAE {plain(sae.sae_id)}")

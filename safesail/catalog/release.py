@@ -23,6 +23,7 @@ from safesail.catalog.format import (
     SaeEntry,
     file_digest,
 )
+from safesail.catalog.sae_files import take_saes
 from safesail.catalog.verify import verify_folder
 from safesail.concepts.taxonomy import taxonomy
 from safesail.errors import ConfigError, NotFoundError
@@ -30,7 +31,8 @@ from safesail.files import restore, scratch_folder, whole_file, whole_folder
 from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
 from safesail.store.catalog import ReleaseFilter, release_table, released, released_models, released_saes
 from safesail.store.connection import open_reader
-from safesail.store.release import open_release, release_counts, release_origins
+from safesail.store.imports import imported_from
+from safesail.store.release import open_release, release_counts, release_origins, score_summary
 from safesail.version import __version__
 
 ROWS_PER_GROUP = 65_536
@@ -106,10 +108,16 @@ def _write_folder(store: Path, folder: Path, options: ReleaseOptions, *, quiet: 
             files[path.name] = FileEntry(sha256=file_digest(path), bytes=path.stat().st_size, rows=n_rows)
         models = tuple(ModelEntry(**row) for row in released_models(db))
         saes = tuple(SaeEntry(**row) for row in released_saes(db))
+        imported = imported_from(db)
     if not files["features.parquet"].rows:
         what = "explained or tagged feature" if options.min_score is None else "feature with that score"
         raise NotFoundError(f"no {what} in the store; run `safesail explain` first, or import a catalog")
+    weights = take_saes(options.saes, saes, folder, licence=options.sae_licence)
+    for name in (name for sae in weights for name in sae.files):
+        files[name] = FileEntry(sha256=file_digest(folder / name), bytes=(folder / name).stat().st_size)
     with open_release(folder, [m.model_dump() for m in models], [s.model_dump() for s in saes]) as db:
+        origins = release_origins(db)
+        provenance = {origin: imported[origin] for origin in origins if origin in imported}
         manifest = Manifest(
             format="safesail-catalog",
             format_version=FORMAT_VERSION,
@@ -122,12 +130,15 @@ def _write_folder(store: Path, folder: Path, options: ReleaseOptions, *, quiet: 
             min_score=options.min_score,
             subject_models=models,
             saes=saes,
-            origins=release_origins(db),
+            origins=origins,
             counts=Counts(**release_counts(db)),
             files=files,
+            weights=weights,
+            provenance=provenance,
         )
+        scores = score_summary(db)
     card = folder / CARD
-    card.write_text(render_card(manifest), encoding="utf-8")
+    card.write_text(render_card(manifest, scores), encoding="utf-8")
     files[CARD] = FileEntry(sha256=file_digest(card), bytes=card.stat().st_size)
     manifest = manifest.model_copy(update={"files": dict(sorted(files.items()))})
     (folder / MANIFEST).write_bytes(manifest.as_bytes())

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -16,16 +16,20 @@ from safesail.catalog.format import (
     KEYS,
     MANIFEST,
     TABLES,
+    FileEntry,
     Manifest,
+    WeightsEntry,
     columns_of,
     file_digest,
     plain,
     read_manifest,
 )
 from safesail.catalog.rules import FORBIDDEN, RANGES, REFERENCES, ROWS, conditions
-from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SafeSailError
+from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SaeError, SafeSailError
 from safesail.files import remove, whole_file, whole_folder
 from safesail.resources import cache_dir
+from safesail.sae.settings import WEIGHTS, read_settings
+from safesail.sae.stored import stored_sha256
 from safesail.store.arrow import ArrowSchema
 from safesail.store.connection import Db
 from safesail.store.release import (
@@ -122,8 +126,10 @@ def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
     if not again and verdict.is_file():
         return manifest
     settled = _settled(folder, manifest, wait=not again)
-    for name in manifest.files:
-        _check_bytes(folder / name, manifest)
+    for name, entry in manifest.files.items():
+        _check_bytes(folder / name, entry)
+    for sae in manifest.weights:
+        _check_weights(folder, sae, manifest)
     for table in TABLES:
         _check_schema(folder / f"{table}.parquet", table, manifest)
     with _opened(folder, manifest) as db, parquet_faults(folder):
@@ -184,22 +190,43 @@ def _keep_newest(folder: Path, n: int) -> None:
 
 def _check_listing(folder: Path, manifest: Manifest) -> None:
     """Nothing is in the folder that the manifest does not name, and no link leads out of it."""
-    for entry in sorted(folder.iterdir()):
-        if entry.name in manifest.files or entry.name == MANIFEST:
-            if entry.is_symlink() or not entry.is_file():
-                raise DataError(f"{entry} must be a plain file")
-        elif not entry.name.startswith("."):  # .gitattributes and the like of hosting sites
+    named = {MANIFEST, *manifest.files}
+    folders = {str(parent) for name in named for parent in PurePosixPath(name).parents} - {"."}
+    for entry in sorted(folder.rglob("*")):
+        name = entry.relative_to(folder).as_posix()
+        if name in named and (entry.is_symlink() or not entry.is_file()):
+            raise DataError(f"{entry} must be a plain file")
+        if name in folders and (entry.is_symlink() or not entry.is_dir()):
+            raise DataError(f"{entry} must be a plain folder")
+        # .gitattributes and the like of hosting sites
+        if name not in named | folders and not name.startswith("."):
             raise DataError(f"{entry} is not in the manifest")
 
 
-def _check_bytes(path: Path, manifest: Manifest) -> None:
-    entry = manifest.files[path.name]
+def _check_bytes(path: Path, entry: FileEntry) -> None:
     if not path.is_file():
         raise ChecksumError(f"{path} is missing; download the release again")
     if path.stat().st_size != entry.bytes:
         raise ChecksumError(f"{path} has {path.stat().st_size:,} bytes, the manifest says {entry.bytes:,}")
     if file_digest(path) != entry.sha256:
         raise ChecksumError(f"{path} differs from its SHA-256 in the manifest; download the release again")
+
+
+def _check_weights(folder: Path, entry: WeightsEntry, manifest: Manifest) -> None:
+    """The weights that come along are those that the explanations are about."""
+    sae = next(sae for sae in manifest.saes if sae.sae_id == entry.sae_id)
+    try:
+        settings = read_settings(folder / entry.folder) or {}
+        weights = stored_sha256(folder / entry.folder / WEIGHTS)
+    except SaeError as error:
+        raise DataError(str(error)) from error
+    if weights != sae.sha256:
+        raise FingerprintError(f"{folder / entry.folder} has other weights than SAE {plain(entry.sae_id)}")
+    for name in ("d_in", "d_sae"):
+        if settings.get(name) != getattr(sae, name):
+            raise FingerprintError(
+                f"{folder / entry.folder}: {name} is not that of SAE {plain(entry.sae_id)}"
+            )
 
 
 def _check_schema(path: Path, table: str, manifest: Manifest) -> None:

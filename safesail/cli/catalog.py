@@ -228,6 +228,16 @@ def stats(plot: Path | None, store: Path, as_json: bool) -> None:
 @click.option(
     "--exemplars", type=click.IntRange(0, 100), default=5, show_default=True, help="Windows a feature."
 )
+@click.option(
+    "--with-saes",
+    "saes",
+    multiple=True,
+    help="SAEs that come along: folders (patterns allowed) or bundled:data/saes.",
+)
+@click.option("--sae-licence", help="SPDX name, of SAEs whose card states none.")
+@click.option("--push", "target", help="hf:ORG/NAME: say what would be sent there; with --yes send it.")
+@click.option("--yes", is_flag=True, help="Do what --push says.")
+@click.option("--public", is_flag=True, help="Everybody may see what is pushed; else only its owners.")
 @store_option()
 @json_option()
 @quiet_option()
@@ -239,6 +249,11 @@ def release(
     redact: tuple[str, ...],
     min_score: float | None,
     exemplars: int,
+    saes: tuple[str, ...],
+    sae_licence: str | None,
+    target: str | None,
+    yes: bool,
+    public: bool,
     store: Path,
     as_json: bool,
     quiet: bool,
@@ -246,28 +261,52 @@ def release(
     """Write the catalog to OUT (a folder, or a .zip): same store, same bytes.
 
     \b
-    Example:
+    Examples:
         safesail catalog release demo.zip --name demo --redact pornography
+        safesail catalog release demo --name demo --with-saes bundled:data/saes --sae-licence MIT --push hf:me/demo
     """
     from safesail.catalog.config import ReleaseOptions
     from safesail.catalog.format import release_digest
     from safesail.catalog.release import build_release
 
+    if (yes or public) and target is None:
+        raise click.UsageError("--yes and --public belong to --push")
     options = ReleaseOptions.read(
         {
             "name": name, "version": release_version, "licence": licence, "redact": redact,
-            "min_score": min_score, "exemplars": exemplars,
+            "min_score": min_score, "exemplars": exemplars, "saes": saes, "sae_licence": sae_licence,
         },
         "command line",
     )  # fmt: skip
     manifest = build_release(store, out, options, quiet=quiet)
     counts = plain(manifest.counts.model_dump())
-    if as_json:
-        print_json({"release": str(out), "sha256": release_digest(manifest), **counts})
-        return
     first = ("features", "explained", "scored", "mean_score", "mean_chance")
-    summary = {name: counts[name] for name in first} | counts
-    print_table([{"release": str(out), **summary, "sha256": release_digest(manifest)}])
+    summary: dict[str, Any] = {"release": str(out)} | {name: counts[name] for name in first} | counts
+    summary["sha256"] = release_digest(manifest)
+    summary |= {"SAEs": len(manifest.weights)} if manifest.weights else {}
+    pushed = None if target is None else _push(out, target, yes=yes, public=public, quiet=quiet)
+    if as_json:
+        print_json(summary if pushed is None else {**summary, "push": pushed})
+        return
+    print_table([summary])
+    if pushed is not None:
+        print_table(pushed.pop("files"))
+        print_table([pushed])
+
+
+def _push(folder: Path, target: str, *, yes: bool, public: bool, quiet: bool) -> dict[str, Any]:
+    """Push the release, or only say what that would send."""
+    from safesail.catalog.publish import plan_push, push
+
+    plan = plan_push(folder, target, public=public)
+    done = push(plan, folder, quiet=quiet) if yes else None
+    if not yes:
+        click.echo(f"nothing was sent; the same with --yes pushes it to hf:{plan.repo}", err=True)
+    return {
+        "to": f"hf:{plan.repo}", "visible to": "its owners" if plan.private else "everybody",
+        "bytes": plan.n_bytes, "licences": plan.licences, "commit": done,
+        "files": [{"file": name, "bytes": size} for name, size in plan.files],
+    }  # fmt: skip
 
 
 @catalog.command()

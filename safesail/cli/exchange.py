@@ -1,4 +1,4 @@
-"""`safesail catalog download`, `export`, `tag`, `diff` and `coverage`."""
+"""`safesail catalog export`, `tag`, `diff` and `coverage`."""
 
 from pathlib import Path
 from typing import cast
@@ -6,36 +6,8 @@ from typing import cast
 import click
 
 from safesail.cli.catalog import catalog
-from safesail.cli.options import json_option, quiet_option, source_option, store_option
+from safesail.cli.options import json_option, source_option, store_option
 from safesail.cli.output import plain, print_json, print_table
-
-
-@catalog.command()
-@click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the release.")
-@click.option(
-    "--into", type=click.Path(path_type=Path, dir_okay=False), help="Import it into this store too."
-)
-@quiet_option()
-def download(source: str, out: Path, into: Path | None, quiet: bool) -> None:
-    """Get a release from a path, a zip, an https address or hf:ORG/NAME[@REVISION], and verify all of it.
-
-    \b
-    Example:
-        safesail catalog download https://example.org/demo.zip --out releases/demo --into all.duckdb
-    """
-    from safesail.catalog.download import download as download_release
-
-    folder = download_release(source, out, quiet=quiet)
-    click.echo(folder)
-    if into is not None:
-        from safesail.catalog.config import ImportOptions
-        from safesail.catalog.format import read_manifest
-        from safesail.catalog.importing import import_catalog
-
-        options = ImportOptions.read({"name": read_manifest(folder).name}, "manifest")
-        report = import_catalog(into, folder, options, form="release")
-        print_table([{"table": t, "rows": n, "new": report.new.get(t, 0)} for t, n in report.rows.items()])
 
 
 @catalog.command()

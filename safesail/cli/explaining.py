@@ -100,15 +100,20 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
 
 @click.command()
 @_asking("simulator")
+@click.option(
+    "--origin", default="run", show_default=True, help="Explanations of the catalog imported by this name."
+)
+@click.option("--explained-by", help="Only those that this explainer wrote, as the store names it.")
 @store_option()
 @json_option()
 @quiet_option()
 def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
-    """Score explanations that exist, with another simulator or method.
+    """Score explanations that exist, with another simulator or method; imported ones too, on a harvest of your own.
 
     \b
-    Example:
+    Examples:
         safesail score --scoring token --budget 200k
+        safesail score --sae my-sae --origin neuronpedia/gemma-2-2b/20-gemmascope-res-16k --budget 200k
     """
     from safesail.autointerp.run import score_store
 
@@ -122,6 +127,7 @@ def _settings(asked: dict[str, Any]) -> "tuple[FeatureChoice, ChatSettings, Auto
     from safesail.autointerp.ranking import FeatureChoice
     from safesail.domain.ids import parse_feature, read_features
     from safesail.llm.budget import load_prices, parse_budget
+    from safesail.store.explanations import OWN, Authors
 
     explainer, prices, file = (
         asked.pop("explainer", None) or "lexical",
@@ -153,7 +159,12 @@ def _settings(asked: dict[str, Any]) -> "tuple[FeatureChoice, ChatSettings, Auto
             f"--features {file!r} is neither candidates nor a file; how many is said by --limit"
         )
     listed = [] if file == "candidates" else [feature for _, feature in read_features(Path(file))]
-    return FeatureChoice(named=(*map(parse_feature, asked.pop("named")), *listed), **asked), chat, config
+    authors = Authors(asked.pop("origin", OWN.origin), asked.pop("explained_by", None))
+    return (
+        FeatureChoice(authors=authors, named=(*map(parse_feature, asked.pop("named")), *listed), **asked),
+        chat,
+        config,
+    )
 
 
 def _weight(text: str) -> tuple[str, str]:

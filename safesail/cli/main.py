@@ -8,12 +8,12 @@ from typing import Any, NoReturn
 import click
 
 from safesail.cli.concepts import concepts
-from safesail.cli.exchange import catalog
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
 from safesail.cli.machine import doctor
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
+from safesail.cli.public import catalog
 from safesail.cli.selecting import select_sae
 from safesail.cli.terminal import guard_streams
 from safesail.cli.training import train_sae

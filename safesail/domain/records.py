@@ -175,6 +175,9 @@ class Explanation:
     confidence: float | None = None
     """The explainer's own, in [0, 1]; None where it gave none."""
 
+    stored_id: str | None = field(default=None, compare=False)
+    """Its id in the store it was read from: that of an imported one is not made of the same parts."""
+
 
 @dataclass(frozen=True)
 class Failed:

@@ -8,15 +8,9 @@ from typing import Any
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
 from safesail.sae.checkpoint_config import CheckpointSource
-from safesail.sae.folders import (
-    CONFIG,
-    WEIGHTS,
-    check_here,
-    check_settings,
-    may_be_release,
-    read_settings,
-)
+from safesail.sae.folders import check_here, check_settings
 from safesail.sae.protocol import SAE
+from safesail.sae.settings import CONFIG, WEIGHTS, may_be_release, read_settings
 from safesail.subject.device import memory_faults
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject

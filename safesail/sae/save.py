@@ -12,7 +12,7 @@ from torch import Tensor
 
 from safesail.errors import DataError, SaeError
 from safesail.files import whole_folder
-from safesail.sae.folders import CONFIG, WEIGHTS
+from safesail.sae.settings import CONFIG, WEIGHTS
 from safesail.sae.weights import check_weights
 
 

@@ -9,7 +9,7 @@ from safesail.domain.ids import layer_of
 from safesail.errors import ConfigError
 from safesail.resources import expand
 from safesail.sae.directory import releases_for
-from safesail.sae.folders import find_saes, read_settings
+from safesail.sae.settings import find_saes, read_settings
 from safesail.subject.aliases import ModelAlias, resolve, unknown_model
 
 N_TOKENS = 60_000

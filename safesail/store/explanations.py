@@ -16,6 +16,21 @@ from safesail.store.sql import one, rows, transaction
 NOBODY = "none"
 """Stands for the explainer where a feature failed before any was asked."""
 
+
+@dataclass(frozen=True)
+class Authors:
+    """Whose explanations are meant."""
+
+    origin: str = "run"
+    """Our own runs, or the name of the catalog that was imported."""
+
+    explainer: str | None = None
+    """Model that wrote them, as the store names it; None: any."""
+
+
+OWN = Authors()
+_READABLE = "error IS NULL AND text IS NOT NULL AND origin = ? AND (CAST(? AS TEXT) IS NULL OR explainer = ?)"
+
 _FIGURES = (
     "method", "simulator", "value", "low", "high", "chance", "auc", "balanced_accuracy", "n_units", "n_windows",
     "reason", "error", "tokens", "prompt_hash", "lookup", "gain_low", "gain_high",
@@ -43,7 +58,9 @@ class ScoreOrigin:
 
 
 def explanation_id(explanation: Explanation) -> str:
-    """Identity of an explanation: a hash of feature, text, explainer and prompt."""
+    """Identity of an explanation: as the store has it, or a hash of feature, text, explainer and prompt."""
+    if explanation.stored_id is not None:
+        return explanation.stored_id
     return _hash(explanation.feature, explanation.text, explanation.explainer, explanation.prompt_hash)
 
 
@@ -126,49 +143,58 @@ def read_tags(db: Db, feature: FeatureId) -> dict[str, tuple[str, ...]]:
     return {str(source): tuple(tags) for source, tags in by_source}
 
 
-def read_explanation(db: Db, feature: FeatureId) -> Explanation:
-    """The newest explanation of a feature, with the explainer's tags.
+def read_explanation(db: Db, feature: FeatureId, by: Authors = OWN) -> Explanation:
+    """The newest explanation of a feature by some authors, with the explainer's tags.
 
     Raises:
         NotFoundError: it has none, or a masked one only.
     """
     row = one(
         db,
-        "SELECT text, explainer, coalesce(prompt_hash, ''), confidence FROM explanations"
-        " WHERE sae_id = ? AND feature = ? AND error IS NULL AND text IS NOT NULL"
-        " ORDER BY (lang = 'en') DESC, ordinal DESC LIMIT 1",
-        [feature.sae_id, feature.index],
+        "SELECT explanation_id, text, explainer, coalesce(prompt_hash, ''), confidence FROM explanations"
+        f" WHERE sae_id = ? AND feature = ? AND {_READABLE} ORDER BY (lang = 'en') DESC, ordinal DESC LIMIT 1",
+        [feature.sae_id, feature.index, by.origin, by.explainer, by.explainer],
     )
     if row is None:
         raise NotFoundError(f"no explanation of {feature} in this store; run `safesail explain` first")
-    text, explainer, prompt_hash, confidence = row
+    identity, text, explainer, prompt_hash, confidence = row
     tags = read_tags(db, feature).get("explainer", ())
-    return Explanation(feature, text, tags, explainer, prompt_hash, confidence)
+    return Explanation(feature, text, tags, explainer, prompt_hash, confidence, stored_id=identity)
 
 
 def read_explanations(db: Db, explanation_ids: Sequence[str]) -> dict[str, Explanation]:
     """Explanations by id, without their tags; those that cannot be read are left out."""
-    stored = rows(
+    selected = rows(
         db,
         "SELECT explanation_id, sae_id, feature, text, explainer, coalesce(prompt_hash, ''), confidence"
         " FROM explanations WHERE text IS NOT NULL AND list_contains(?, explanation_id)",
         [list(explanation_ids)],
     )
     return {
-        str(identity): Explanation(FeatureId(sae_id, feature), text, (), *rest)
-        for identity, sae_id, feature, text, *rest in stored
+        str(identity): Explanation(FeatureId(sae_id, feature), text, (), *rest, stored_id=str(identity))
+        for identity, sae_id, feature, text, *rest in selected
     }
 
 
-def explained_features(db: Db, sae_id: str) -> list[int]:
-    """Features of an SAE with an explanation of our own runs that can be read, in the order they were written."""
+def explained_features(db: Db, sae_id: str, by: Authors = OWN) -> list[int]:
+    """Features of an SAE with an explanation by some authors that can be read, in the order they were written."""
     explained = rows(
         db,
-        "SELECT feature FROM explanations WHERE sae_id = ? AND error IS NULL AND text IS NOT NULL"
-        " AND origin = 'run' GROUP BY feature ORDER BY min(ordinal)",
-        [sae_id],
+        f"SELECT feature FROM explanations WHERE sae_id = ? AND {_READABLE} GROUP BY feature ORDER BY min(ordinal)",
+        [sae_id, by.origin, by.explainer, by.explainer],
     )
     return [int(row[0]) for row in explained]
+
+
+def authors_of(db: Db, sae_id: str) -> list[tuple[str, str, int]]:
+    """Who wrote explanations of an SAE that can be read: origin, explainer, and of how many features."""
+    selected = rows(
+        db,
+        "SELECT origin, explainer, count(DISTINCT feature) FROM explanations WHERE sae_id = ? AND text IS NOT NULL"
+        " GROUP BY origin, explainer ORDER BY 3 DESC, 1, 2",
+        [sae_id],
+    )
+    return [(str(origin), str(explainer), int(n)) for origin, explainer, n in selected]
 
 
 def read_scores(

@@ -65,6 +65,12 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
     return [ExportRow(*cells, tags=tuple(tags)) for *cells, tags in features]
 
 
+def model_layers(db: Db, model_id: str) -> int | None:
+    """Layers of a subject model; None where nobody said."""
+    selected = rows(db, "SELECT n_layers FROM subject_models WHERE model_id = ?", [model_id])
+    return None if not selected else selected[0][0]
+
+
 def exported_windows(
     db: Db, sae_id: str, limit: int
 ) -> Generator[tuple[int, list[str], list[float]], None, None]:

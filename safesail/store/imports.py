@@ -99,6 +99,16 @@ _INSERTS = {
 }
 
 
+def merge_features(db: Db, theirs: str, ours: str) -> None:
+    """Features of one SAE under the name of another; statistics that are there stand."""
+    columns = ", ".join(_FEATURE_COLUMNS)
+    moved = db.sql(
+        f'SELECT CAST(? AS TEXT) AS sae_id, feature AS "index", {columns} FROM features WHERE sae_id = ?',
+        params=[ours, theirs],
+    ).to_arrow_table()
+    _add_batch(db, "features", moved)
+
+
 def _count(db: Db, table: str) -> int:
     return int(value(db, f"SELECT count(*) FROM {table}"))
 
@@ -203,10 +213,38 @@ def record_import(db: Db, name: str, form: str, sha256: str, report: Mapping[str
         )
 
 
-def add_tables(db: Db, tables: Mapping[str, Iterable[ArrowTable]], order: Sequence[str]) -> dict[str, int]:
-    """Add all batches of all tables in `order`; returns the number of new rows of each."""
-    # Noted before the first batch: a feature's windows may lie in two of them.
+def imported_digest(db: Db, name: str) -> str | None:
+    """SHA-256 of what was last imported under this name; None: nothing was."""
+    row = one(db, "SELECT sha256 FROM imports WHERE name = ?", [name])
+    return None if row is None else str(row[0])
+
+
+_PROVENANCE = ("source", "address", "licence", "page")
+
+
+def imported_from(db: Db) -> dict[str, dict[str, str]]:
+    """Where downloaded catalogs came from, by their names; what the user imported by hand is not among them."""
+    origins: dict[str, dict[str, str]] = {}
+    for name, report in rows(db, "SELECT name, report FROM imports ORDER BY name"):
+        stated = json.loads(report).get("provenance") or {}
+        if "licence" in stated and "source" in stated:
+            origins[str(name)] = {key: str(stated[key]) for key in _PROVENANCE if key in stated}
+    return origins
+
+
+def record_origin(db: Db, name: str, sha256: str, provenance: Mapping[str, str]) -> None:
+    """Remember where explanations came from that a release passes on, unless this store got them itself."""
+    if one(db, "SELECT 1 FROM imports WHERE name = ?", [name]) is None:
+        record_import(db, name, "release", sha256, {"provenance": dict(provenance)})
+
+
+def begin_import(db: Db) -> None:
+    """To be called once before `add_tables`: a feature's windows may lie in two batches of the same import."""
     db.execute(
         "CREATE OR REPLACE TEMP TABLE had_windows AS SELECT DISTINCT sae_key, feature FROM activations"
     )
+
+
+def add_tables(db: Db, tables: Mapping[str, Iterable[ArrowTable]], order: Sequence[str]) -> dict[str, int]:
+    """Add all batches of all tables in `order`; returns the number of new rows of each."""
     return {name: sum(_add_batch(db, name, batch) for batch in tables.get(name, ())) for name in order}

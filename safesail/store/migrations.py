@@ -76,6 +76,12 @@ def m008_pools(db: Db) -> None:
     db.execute(next(table for table in TABLES if "CREATE TABLE pools (" in table))
 
 
+@migration
+def m009_aliases_of_saes(db: Db) -> None:
+    """Where an imported SAE has been proven to be one at hand, its other name is remembered."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -234,6 +234,25 @@ def release_counts(db: Db, *, every_score: bool = False) -> dict[str, Any]:
     ))  # fmt: skip
 
 
+def score_summary(db: Db) -> list[dict[str, Any]]:
+    """Scores by the way in which they were made: method, simulator, how many, and how many beat their chance line."""
+    return (
+        db.sql(
+            """
+        SELECT method, simulator, count(value) AS scored,
+               count(*) FILTER (value IS NULL AND error IS NULL) AS undefined, count(error) AS failed,
+               median(value) AS median, avg(chance ORDER BY chance) AS chance,
+               count(*) FILTER (low > chance) AS above_chance,
+               count(*) FILTER (low IS NOT NULL AND chance IS NOT NULL) AS comparable,
+               count(*) FILTER (gain_low > 0) AS beyond_lookup, count(gain_low) AS compared
+        FROM scores GROUP BY method, simulator ORDER BY scored DESC, method, simulator
+        """
+        )
+        .to_arrow_table()
+        .to_pylist()
+    )
+
+
 def release_origins(db: Db) -> dict[str, int]:
     """Explanations of a release by origin."""
     return {

@@ -315,6 +315,14 @@ TABLES = (
     """,
     "CREATE INDEX llm_calls_key ON llm_calls (cache_key)",
     """
+    CREATE TABLE sae_aliases (                  -- names that catalogs give to SAEs which the store knows by another
+        alias     TEXT PRIMARY KEY,
+        sae_id    TEXT NOT NULL,
+        proof     TEXT NOT NULL,                -- why both are one
+        joined_at TIMESTAMP NOT NULL
+    )
+    """,
+    """
     CREATE TABLE imports (                      -- catalogs that were brought in
         name        TEXT PRIMARY KEY,
         format      TEXT NOT NULL,

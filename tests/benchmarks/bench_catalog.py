@@ -30,9 +30,7 @@ from safesail.domain.records import SaeRecord, SubjectInfo
 from safesail.errors import DataError
 from safesail.store.arrow import ArrowTable
 from safesail.store.connection import Db, open_writer
-from safesail.store.imports import (
-    add_tables,
-)
+from safesail.store.imports import add_tables, begin_import
 from safesail.store.registry import register_sae, register_subject
 from safesail.store.sql import transaction
 
@@ -95,6 +93,7 @@ def fill(db: Db, n: int) -> float:
         for i in range((n - 1) // D_SAE + 1):
             hook = f"blocks.{i}.hook_mlp_out"
             register_sae(db, SaeRecord(f"sae-{i:02d}", "synthetic", hook, None, D_SAE, None, None, "made"))
+        begin_import(db)
         add_tables(db, made, tuple(made))
     return perf_counter() - began
 

@@ -32,9 +32,9 @@ import torch
 from safesail.concepts.read import SourcedConcept, read_concepts
 from safesail.domain.ids import layer_of
 from safesail.resources import cache_dir, expand
-from safesail.sae.folders import find_saes
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
+from safesail.sae.settings import find_saes
 from safesail.selection.batches import Batch, cut_chunks, tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.selection.run import run_selection

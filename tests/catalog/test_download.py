@@ -17,10 +17,11 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from safesail.catalog.config import ReleaseOptions
-from safesail.catalog.download import InterruptedDownloadError, Patience, download
+from safesail.catalog.download import download
 from safesail.catalog.format import MAX_MANIFEST_BYTES
 from safesail.catalog.release import build_release
 from safesail.catalog.source import open_source
+from safesail.catalog.transfer import InterruptedDownloadError, Patience
 from safesail.catalog.verify import verify_release
 from safesail.errors import ChecksumError, ConfigError, DataError, NotFoundError
 

@@ -36,7 +36,8 @@ def test_neuronpedias_layout_is_read_back(store: Path, tmp_path: Path) -> None:
     explanations = read_neuronpedia(tmp_path / "np", "explanations")
     assert {row["index"]: row["description"] for row in explanations} == {str(i): t for i, t in TEXTS.items()}
     assert set(explanations[0]) == {
-        "id", "modelId", "layer", "index", "description", "typeName", "explanationModelName", "embedding"}  # fmt: skip
+        "id", "modelId", "layer", "index", "authorId", "description", "typeName", "explanationModelName", "notes",
+        "embedding"}  # fmt: skip
     assert read_neuronpedia(tmp_path / "np", "features")[0]["frac_nonzero"] == 0.1
     strongest = read_neuronpedia(tmp_path / "np", "activations")[0]
     assert (strongest["values"], strongest["maxValue"], strongest["maxValueTokenIndex"]) == (
@@ -48,10 +49,100 @@ def test_neuronpedias_layout_is_read_back(store: Path, tmp_path: Path) -> None:
 
 def test_neuronpedias_layout_is_imported_again_by_ourselves(store: Path, tmp_path: Path) -> None:
     export_catalog(store, tmp_path / "np", "neuronpedia")
+    assert len(NeuronpediaImporter(tmp_path / "np/v1/toy/2-toy-l2").rows["Activation"]) == 3
     report = import_catalog(tmp_path / "b.duckdb", tmp_path / "np", ImportOptions(name="back"))
     # feature 0's two windows have the same tokens, and the layout has no other name for a window
     assert (report.format, report.rows["explanations"], report.rows["exemplars"]) == ("neuronpedia", 4, 2)
     assert report.fault("repeated window") == 1
+
+
+REQUIRED = {
+    "SourceRelease": {"name", "description", "creatorName", "creatorId"},
+    "Model": {"id", "creatorId", "layers", "neuronsPerLayer", "owner"},
+    "SourceSet": {"modelId", "name", "description", "creatorName", "creatorId"},
+    "Source": {"id", "modelId", "setName", "creatorId"},
+    "Neuron": {"modelId", "layer", "index"},
+    "Explanation": {"id", "modelId", "layer", "index", "description", "authorId"},
+    "Activation": {"id", "tokens", "index", "layer", "modelId", "maxValue", "maxValueTokenIndex", "minValue", "values",
+                   "creatorId"},
+}  # fmt: skip
+"""Columns of Neuronpedia's tables (prisma schema) that are not null and have no default of the database's own."""
+
+
+class NeuronpediaImporter:
+    """As Neuronpedia's import does it: metadata first, then batches in the order of a listing, columns by first line,
+    rows refused that lack what a table needs or refer to what is not there, known keys passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rows: dict[str, dict[tuple[str, ...], dict[str, object]]] = {table: {} for table in REQUIRED}
+        for file, table in (("release", "SourceRelease"), ("model", "Model"), ("sourceset", "SourceSet"),
+                            ("source", "Source")):  # fmt: skip
+            self.insert(table, (folder / f"{file}.jsonl").read_text())
+        for kind, table in (
+            ("features", "Neuron"),
+            ("explanations", "Explanation"),
+            ("activations", "Activation"),
+        ):
+            for path in sorted((folder / kind).glob("*.jsonl.gz"), key=str):
+                self.insert(table, gzip.decompress(path.read_bytes()).decode())
+
+    def insert(self, table: str, content: str) -> None:
+        lines = [json.loads(line) for line in content.strip().split("\n")]
+        columns = set(lines[0])
+        for line in lines:
+            assert set(line) == columns, f"{table}: a column that the first line lacks would be lost"
+            row = {name: cell for name, cell in line.items() if name in columns}
+            assert not (missing := {n for n in REQUIRED[table] if row.get(n) is None}), (
+                f"{table} lacks {missing}"
+            )
+            assert row.get("frac_nonzero", 0) is not None, "not null in their table"
+            self.refers(table, row)
+            key = {"Neuron": ("modelId", "layer", "index"), "Model": ("id",), "SourceRelease": ("name",),
+                   "SourceSet": ("modelId", "name"), "Source": ("modelId", "id")}.get(table, ("id",))  # fmt: skip
+            self.rows[table].setdefault(tuple(str(row[name]) for name in key), row)
+
+    def refers(self, table: str, row: dict[str, object]) -> None:
+        if table in ("Explanation", "Activation"):
+            assert tuple(str(row[n]) for n in ("modelId", "layer", "index")) in self.rows["Neuron"]
+        if table == "Neuron":
+            assert (row["modelId"], row["layer"]) in self.rows["Source"]
+        if table == "Explanation":
+            known = {None, "gpt-4o-mini"}  # of its configuration
+            assert row["explanationModelName"] in known and row["typeName"] in {None, "oai_token-act-pair"}
+
+
+def test_neuronpedias_own_importer_takes_it_in_its_order(tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    sae, n = "gpt2-small/3-res", 2500
+    with open_writer(path) as db:
+        db.execute("INSERT INTO subject_models VALUES ('gpt2-small', NULL, 768, 12)")
+        db.execute(
+            "INSERT INTO saes VALUES (?, 1, 'gpt2-small', 3, 'blocks.3.hook_resid_pre', 768, 24576, 'standard',"
+            " NULL, NULL, 'x')", [sae],
+        )  # fmt: skip
+        db.execute(
+            "INSERT INTO features (sae_id, feature, density) SELECT ?, i, i / 1e5 FROM range(?) t(i)",
+            [sae, n],
+        )
+        for by in ("gpt-4o-mini / oai_token-act-pair", "lexical (built-in)"):
+            db.execute(
+                "INSERT INTO explanations (explanation_id, sae_id, feature, text, explainer, origin)"
+                " SELECT concat(left(?, 2), i), ?, i, concat('about ', i), ?, 'run' FROM range(?) t(i)",
+                [by, sae, by, n],
+            )
+    export_catalog(path, tmp_path / "np", "neuronpedia")
+    folder = tmp_path / "np/v1/gpt2-small/3-res"
+    taken = NeuronpediaImporter(folder)
+    assert {table: len(rows) for table, rows in taken.rows.items()} == {
+        "SourceRelease": 1, "Model": 1, "SourceSet": 1, "Source": 1, "Neuron": n, "Explanation": 2 * n,
+        "Activation": 0}  # fmt: skip
+    first = [str(row["index"]) for row in read_neuronpedia(tmp_path / "np", "features")]
+    assert first == sorted(map(str, range(n))), "cut in the text order of the index"
+    back = import_catalog(tmp_path / "back.duckdb", tmp_path / "np", ImportOptions(name="back"))
+    assert (back.rows["explanations"], back.faults) == (2 * n, ())
+    with open_writer(tmp_path / "back.duckdb") as db:
+        assert {row[0] for row in db.execute("SELECT DISTINCT explainer FROM explanations").fetchall()} == {
+            "gpt-4o-mini / oai_token-act-pair", "lexical (built-in)"}  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

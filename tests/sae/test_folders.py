@@ -12,8 +12,9 @@ import torch
 from safesail.errors import ConfigError, SaeError
 from safesail.sae.checkpoint import open_checkpoint
 from safesail.sae.checkpoint_config import CheckpointConfig
-from safesail.sae.folders import CONFIG, check_saes, find_saes
+from safesail.sae.folders import check_saes
 from safesail.sae.load import open_sae
+from safesail.sae.settings import CONFIG, find_saes
 from tests.tiny_model import D_MODEL, write_tiny_model
 
 Write = Callable[..., Path]

@@ -14,10 +14,11 @@ from safesail.errors import SaeError
 from safesail.resources import resource_dir
 from safesail.sae.checkpoint import open_checkpoint
 from safesail.sae.checkpoint_config import CheckpointSource
-from safesail.sae.folders import check_here, find_saes
+from safesail.sae.folders import check_here
 from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE, SparseActs
 from safesail.sae.save import save_sae
+from safesail.sae.settings import find_saes
 from safesail.subject.sizes import ModelSizes
 
 D_IN, D_SAE, K = 6, 20, 3

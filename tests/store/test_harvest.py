@@ -26,7 +26,7 @@ from safesail.store.harvest import (
     read_harvest,
     write_shard,
 )
-from safesail.store.imports import IMPORT_N_CTX, add_tables
+from safesail.store.imports import IMPORT_N_CTX, add_tables, begin_import
 from safesail.store.registry import register_sae
 from safesail.store.runs import Run
 from safesail.store.shown import exemplar_rows
@@ -229,6 +229,7 @@ def test_imported_rows_without_a_stride_lie_beside_harvested_ones(db: Db) -> Non
             "document_id": [document], "start": [0], "maximum": [max(acts)], "tokens": [["t"] * len(acts)],
             "activations": [acts],
         }  # fmt: skip
+        begin_import(db)
         assert add_tables(db, {"exemplars": [pa.table(table)]}, ["exemplars"]) == {"exemplars": 1}
     mine = record.sae_keys[SAE.sae_id]
     theirs = value(db, "SELECT sae_key FROM saes WHERE sae_id = 'theirs'")

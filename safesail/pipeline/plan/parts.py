@@ -13,7 +13,8 @@ from safesail.pipeline.plan.estimate import Estimate
 from safesail.resources import cache_dir
 from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.sae.directory import find_candidate, made_for, read_directory
-from safesail.sae.folders import check_checkpoint, check_saes, read_settings
+from safesail.sae.folders import check_checkpoint, check_saes
+from safesail.sae.settings import read_settings
 from safesail.subject.aliases import ModelAlias, resolve, unknown_model
 from safesail.subject.fetch import local_dir
 from safesail.subject.fingerprint import weight_files
