@@ -120,8 +120,10 @@ async def _ask(
 ) -> list[Explanation | Failed]:
     explainer = f"{request.model} @ {request.endpoint}"
     prompt_hash = load_template(STAGE, template).prompt_hash
-    one = features[0] if len(features) == 1 else None
-    context = CallContext(STAGE, prompt_hash, one, () if one else tuple(features))
+    several = template == SEVERAL
+    context = CallContext(
+        STAGE, prompt_hash, None if several else features[0], tuple(features) if several else ()
+    )
     try:
         answered = await client.ask(request, context, parse)
         answers = parse(answered.answer.text)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +79,11 @@ def forecast(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig) -
     """
     settings, budget = chat.named_in(config), chat.budget
 
-    def stand_in(text: str) -> str:
-        return json.dumps({"explanation": text}) if settings.explain.answer == "json" else text
+    def stand_in(texts: Sequence[str], *, several: bool) -> str:
+        items = [{"explanation": text} for text in texts]
+        if several:
+            return json.dumps({str(number): item for number, item in enumerate(items, 1)})
+        return json.dumps(items[0]) if settings.explain.answer == "json" else texts[0]
 
     models, prices = chat.models(asked=False), chat.prices or {}
     explainer, simulator = (

@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from safesail.domain.ids import FeatureId
 from safesail.errors import BadAnswerError, ConfigError
@@ -67,6 +68,14 @@ class Cost:
         return self.tokens_in + self.tokens_out
 
 
+class StandIn(Protocol):
+    """Puts texts into the form of an explainer's answer."""
+
+    def __call__(self, texts: Sequence[str], *, several: bool) -> str:
+        """`several`: of a prompt about several features, however many are left of them."""
+        ...
+
+
 class PricingClient:
     """Answers nothing and prices everything: a walk that asks it is a dry run.
 
@@ -77,10 +86,8 @@ class PricingClient:
     gap = 0.0
     spent_tokens = 0
 
-    def __init__(
-        self, db: Db, inner: ChatClient, prices: Prices, stand_in: Callable[[str], str] | None
-    ) -> None:
-        """`stand_in` puts a text into the form of an explainer's answer; None: a simulator, who has no stand-in."""
+    def __init__(self, db: Db, inner: ChatClient, prices: Prices, stand_in: StandIn | None) -> None:
+        """`stand_in`: of an explainer; None: a simulator, who has no stand-in."""
         self._db = db
         self.inner = inner
         self._prices = prices
@@ -108,9 +115,11 @@ class PricingClient:
             cost = expected_cost(self._db, self.inner, request, context.stage, self._prices)
         self._bear(context, cost)
         self._asked.add(key)
-        if self._stand_in is None or context.feature is None:
+        if self._stand_in is None:
             raise BadAnswerError("a dry run asks nobody")
-        text = self._stand_in(f"{STAND_IN} {context.feature.index}")  # no two features have the same
+        # No two features have the same.
+        texts = [f"{STAND_IN} {feature.index}" for feature in context.bearers if feature is not None]
+        text = self._stand_in(texts, several=bool(context.shared_by))
         return Answered(LLMAnswer(text, "stop", 0, 0, "estimated"), cached=False)
 
     def _bear(self, context: CallContext, cost: Cost) -> None:
