@@ -113,7 +113,7 @@ def load(
             if (
                 sae.info.sae_id not in weights.index
             ):  # the same weights are the same SAE, whatever it is called
-                twins = [str(name) for name, sha256 in weights.items() if sha256 == sae.info.sha256]
+                twins = [str(name) for name, sha256 in weights.items() if str(sha256) == sae.info.sha256]
                 known = known.replace({"sae": dict.fromkeys(twins[:1], sae.info.sae_id)})
     return LoadedModel(subject, opened, known)
 
