@@ -80,7 +80,12 @@ class LoadedModel:
 
 
 def load(
-    model: str, saes: Sequence[str], *, catalog: str | Path | None = None, device: str = "auto"
+    model: str,
+    saes: Sequence[str],
+    *,
+    catalog: str | Path | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
 ) -> LoadedModel:
     """Load a subject model with SAEs.
 
@@ -89,6 +94,7 @@ def load(
         saes: Folders (patterns allowed), checkpoints, `release/id`.
         catalog: A store or a release that knows their features.
         device: As torch names it, or `auto`.
+        dtype: Number format of the model: float32, tf32, bfloat16 or float16.
 
     Raises:
         SubjectError, SaeError: one of them cannot be loaded, or they do not fit.
@@ -97,8 +103,8 @@ def load(
     from safesail.sae.load import open_saes
     from safesail.subject.loading import ModelConfig, load_subject
 
-    subject = load_subject(ModelConfig(model, device))
-    opened = open_saes(saes, subject, device=device)
+    subject = load_subject(ModelConfig(model, device, dtype))
+    opened = open_saes(saes, subject)
     known = pd.DataFrame({"sae": [], "index": [], "q999": [], "explanation": [], "score": []}).astype(
         {"sae": str, "index": int}
     )

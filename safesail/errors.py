@@ -10,6 +10,7 @@ SafeSailError
 │   ├── StoreLockedError       another process holds the DuckDB file
 │   └── CacheMissError         replay mode, and the answer is not in the cache
 ├── SubjectError               a subject model cannot be found, fetched or loaded
+├── DeviceMemoryError          the memory of the GPU, or of the machine, does not hold what was asked
 ├── SaeError                   an SAE cannot be loaded or does not fit the subject model
 └── LLMError
     ├── TransientLLMError      one attempt failed; it is tried again
@@ -65,6 +66,10 @@ class CacheMissError(DataError):
 
 class SubjectError(SafeSailError):
     """A subject model cannot be found, fetched or loaded."""
+
+
+class DeviceMemoryError(SafeSailError):
+    """The memory of the device does not hold the batch, the model or the SAEs."""
 
 
 class SaeError(SafeSailError):

@@ -10,7 +10,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from safesail.errors import DataError
+from safesail.errors import ConfigError, DataError
 
 
 @contextmanager
@@ -93,6 +93,16 @@ def whole_folder(
             if resume is None or not isinstance(error, resume):
                 remove(partial)
             raise
+
+
+PLOTS = (".png", ".svg", ".pdf")
+"""Endings of plots that are written."""
+
+
+def check_plot(path: Path) -> None:
+    """Raises ConfigError where no plot can be written to a file of this name: before the work that it would show."""
+    if path.suffix.lower() not in PLOTS:
+        raise ConfigError(f"{path}: a plot is written as {', '.join(PLOTS)}; name such a file")
 
 
 def restore(path: Path) -> None:

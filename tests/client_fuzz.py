@@ -194,6 +194,8 @@ class Outcome:
 
     open_rows: int
     missing_rows: int
+    """Replies without a row; below 0: attempts that timed out before a busy server had read them."""
+
     over_budget: int
     """Tokens spent beyond the budgets, where no reply took more than its worst case."""
 
@@ -201,7 +203,11 @@ class Outcome:
     def clean(self) -> bool:
         """Whether nothing went wrong."""
         return not (
-            self.tracebacks or self.poisoned or self.open_rows or self.missing_rows or self.over_budget > 0
+            self.tracebacks
+            or self.poisoned
+            or self.open_rows
+            or self.missing_rows > 0
+            or self.over_budget > 0
         )
 
 

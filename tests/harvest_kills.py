@@ -31,7 +31,6 @@ TABLES = {
     "activations_f32": "SELECT sae_id, a.* EXCLUDE (sae_key) FROM activations_f32 a JOIN saes USING (sae_key)",
     "activations_u8": "SELECT sae_id, a.* EXCLUDE (sae_key) FROM activations_u8 a JOIN saes USING (sae_key)",
     "activation_scales": "SELECT sae_id, a.* EXCLUDE (sae_key) FROM activation_scales a JOIN saes USING (sae_key)",
-    "activation_bins": "SELECT sae_id, a.* EXCLUDE (sae_key) FROM activation_bins a JOIN saes USING (sae_key)",
     "features": "SELECT * EXCLUDE (harvest_key) FROM features",
 }
 """What a harvest writes, without the short keys, which say nothing and may differ."""

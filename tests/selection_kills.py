@@ -19,6 +19,7 @@ TABLES = {
     "selections": "SELECT * EXCLUDE (seconds) FROM selections",
     "sae_scores": "FROM sae_scores",
     "feature_concepts": "FROM feature_concepts",
+    "separations": "FROM separations",
     "concepts": "FROM concepts",
     "concept_pairs": "FROM concept_pairs",
     "saes": "SELECT * EXCLUDE (sae_key) FROM saes",

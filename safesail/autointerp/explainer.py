@@ -83,6 +83,17 @@ async def explain_several(
         BudgetExceededError: nothing was sent.
         LLMUnavailableError: the endpoint is dead.
     """
+    request = make_several(client.endpoint, shown, config)
+    allowed = taxonomy().explained_tags() if config.asks_tags else ()
+
+    def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
+        return parse_explanations(text, n=len(shown), tags=allowed, max_words=2 * config.max_words)
+
+    return await _ask(client, request, [of.feature for of in shown], SEVERAL, parse)
+
+
+def make_several(endpoint: str, shown: Sequence[Shown], config: ExplainConfig) -> LLMRequest:
+    """What is sent to `endpoint` for several features; pure."""
     for of in shown:
         _check_shown(of.feature, of.windows)
     rendered = load_template(STAGE, SEVERAL).render(
@@ -90,20 +101,14 @@ async def explain_several(
         tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
-    request = LLMRequest(
+    return LLMRequest(
         model=config.model,
-        endpoint=client.endpoint,
+        endpoint=endpoint,
         system=rendered.system,
         prompt=rendered.prompt,
         temperature=config.temperature,
         max_tokens=config.max_tokens * len(shown),
     )
-    allowed = taxonomy().explained_tags() if config.asks_tags else ()
-
-    def parse(text: str) -> list[ParsedExplanation | BadAnswerError]:
-        return parse_explanations(text, n=len(shown), tags=allowed, max_words=2 * config.max_words)
-
-    return await _ask(client, request, [of.feature for of in shown], SEVERAL, parse)
 
 
 async def _ask(

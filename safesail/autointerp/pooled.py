@@ -12,13 +12,22 @@ from tqdm import tqdm
 
 from safesail.autointerp.clients import ChatPair
 from safesail.autointerp.config import AutointerpConfig
-from safesail.autointerp.explainer import Shown, explain, explain_several
+from safesail.autointerp.explainer import (
+    STAGE,
+    Shown,
+    explain,
+    explain_several,
+    make_request,
+    make_several,
+)
 from safesail.autointerp.loop import Plan, Walk
 from safesail.autointerp.pool_scorer import PoolScorer
+from safesail.autointerp.pricing import amount, expected_cost
 from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import BudgetExceededError, CacheMissError
+from safesail.llm.metered import MeteredClient
 from safesail.store.connection import Db
 from safesail.store.explanations import ScoreOrigin
 
@@ -160,14 +169,15 @@ class PooledWalk(Walk):
         if math.isinf(client.unspent):
             return min(len(waiting), at_once * self._config.explain.call_features)
         paid = [cost for cost in self._explaining if cost > 0]
-        explaining = sum(paid) / len(paid) if paid else 0.0
+        explaining = sum(paid) / len(paid) if paid else self._expected_explaining(waiting)
         part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
         scoring = part * self._config.scoring.pool.min_rounds
         left = client.unspent - max(reserve, client.gap) - unscored * scoring
         n = int(left / max(explaining + scoring, 1e-9))
         size = self._config.explain.call_features
-        # Whole calls only: a call about fewer features would be another question when the run goes on.
-        whole = min(n, len(waiting)) if n >= len(waiting) else n - n % size
+        # Whole calls only: a call about fewer features would be another question when the run goes on. Unless the
+        # budget is too small for one: a few features are better than none.
+        whole = min(n, len(waiting)) if n >= len(waiting) or not self._explaining else n - n % size
         if whole < 1 and not self._stopped:
             written = self._clients.budget.written
             self._report.stopped_by = (
@@ -176,6 +186,20 @@ class PooledWalk(Walk):
             )
             return 0
         return min(whole, size * (at_once if paid or self._plan.known else 1))
+
+    def _expected_explaining(self, waiting: Sequence[tuple[int, FeatureId]]) -> float:
+        """What the first explanation is expected to cost, in the budget's unit, before any was paid for."""
+        config, client = self._config.explain, self._clients.explainer
+        asked = [f for _, f in waiting if f not in self._plan.known and f not in self._plan.shared]
+        shown = [of for f in asked[: config.call_features] if isinstance(of := self._shown(f), Shown)]
+        if not shown or not isinstance(client, MeteredClient):
+            return 0.0
+        if config.several:
+            request = make_several(client.endpoint, shown, config)
+        else:
+            request = make_request(client.endpoint, shown[0].windows, config, q999=shown[0].q999)
+        cost = expected_cost(self._db, client.inner, request, STAGE, client.prices)
+        return amount(cost, self._clients.budget) / (len(shown) if config.several else 1)
 
     def _count(self, plan: Plan) -> None:
         for score in self._scores.values():

@@ -92,8 +92,25 @@ def choose(db: Db, choice: FeatureChoice, order: OrderConfig) -> Chosen:
         dense = _often(db, sae_id, densest_features(db, sae_id), choice.min_windows)
         return _unnominated(sae_id, dense[: choice.densest], "that fire on most tokens")
     selection, basis = _choose_selection(db, sae_id, choice)
-    concepts = {c.concept_id: c for c in read_concepts(db)}
-    domains = {c.domain for c in concepts.values()}
+    concepts = {c.concept_id: c.domain for c in read_concepts(db)}
+    _check_names(choice, order, concepts)
+    candidates = candidate_features(
+        db, sae_id, selection_id=selection, domains=choice.domains or None, concepts=choice.concepts or None
+    )
+    if not candidates:
+        raise ConfigError(_no_candidates(sae_id, selection, choice))
+    often = set(_often(db, sae_id, [c.feature for c in candidates], choice.min_windows))
+    enough = [c for c in candidates if c.feature in often]
+    ordered = by_value(enough, concepts, order)
+    if not ordered:
+        raise ConfigError(f"no candidate of {sae_id} is left: every domain that they are of has weight 0")
+    nominated = _counted(len(candidates), "candidate")
+    return Chosen(sae_id, ordered[: choice.n], f"{nominated} of selection {basis}")
+
+
+def _check_names(choice: FeatureChoice, order: OrderConfig, concepts: Mapping[str, str]) -> None:
+    """Every domain and concept named is in the store, whose concepts have the domains given."""
+    domains = set(concepts.values())
     for names, known, what in (
         (choice.domains, domains, "domain"),
         (choice.concepts, concepts.keys(), "concept"),
@@ -102,15 +119,18 @@ def choose(db: Db, choice: FeatureChoice, order: OrderConfig) -> Chosen:
         for name in names:
             if name not in known:
                 raise ConfigError(f"no {what} {name!r} in this store; {meant(name, known)}")
-    candidates = candidate_features(
-        db, sae_id, selection_id=selection, domains=choice.domains or None, concepts=choice.concepts or None
+
+
+def _counted(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def _no_candidates(sae_id: str, selection: str, choice: FeatureChoice) -> str:
+    names = (*choice.domains, *choice.concepts)
+    what = f" for {' or '.join(names)}" if names else ""
+    return (
+        f"selection {selection[:8]} nominates no feature of {sae_id}{what}; choose by --densest or --feature"
     )
-    often = set(_often(db, sae_id, [c.feature for c in candidates], choice.min_windows))
-    enough = [c for c in candidates if c.feature in often]
-    ordered = by_value(enough, {c.concept_id: c.domain for c in concepts.values()}, order)
-    if not ordered:
-        raise ConfigError(f"no candidate of {sae_id} is left: every domain that they are of has weight 0")
-    return Chosen(sae_id, ordered[: choice.n], f"{len(candidates)} candidates of selection {basis}")
 
 
 def choose_sae(db: Db, choice: FeatureChoice) -> str:
@@ -154,15 +174,17 @@ def _often(db: Db, sae_id: str, features: Sequence[int], min_windows: int) -> li
     ]
     if not often:
         raise ConfigError(
-            f"none of the {len(features)} features of {sae_id} in question fires in {min_windows} windows of either "
-            "split; harvest more text that has the concepts"
+            f"of the {_counted(len(features), 'feature')} of {sae_id} in question none fires in {min_windows} windows"
+            " of either split; harvest more text that has the concepts"
         )
     return often
 
 
 def _unnominated(sae_id: str, features: Sequence[int], basis: str) -> Chosen:
     once = dict.fromkeys(features)
-    return Chosen(sae_id, [CandidateFeature(j, (), 0.0, 0.0) for j in once], f"{len(once)} features {basis}")
+    return Chosen(
+        sae_id, [CandidateFeature(j, (), 0.0, 0.0) for j in once], f"{_counted(len(once), 'feature')} {basis}"
+    )
 
 
 def by_value(

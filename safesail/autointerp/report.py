@@ -19,6 +19,9 @@ class RunReport:
     tokens: int = 0
     """Newly spent."""
 
+    asked_again: int = 0
+    """Questions sent anew, since the answer that an earlier run paid for was bad."""
+
     explained: list[FeatureId] = field(default_factory=list)
     scored: list[FeatureId] = field(default_factory=list)
     undefined: list[FeatureId] = field(default_factory=list)
@@ -67,6 +70,9 @@ class RunReport:
             f"{len(self.failed)} failed",
             f"{self.tokens:,} new tokens (features paid for: {len(self.paid)}, from the cache: {cached})",
         ]
+        if self.asked_again:
+            again = "question was" if self.asked_again == 1 else "questions were"
+            lines.append(f"{self.asked_again} {again} asked and paid again: the earlier answer was bad")
         if self.left:
             more = f"; 10k more tokens would finish about {self.next_10k}" if self.next_10k else ""
             lines.append(f"the budget ended before {self.left} more ({self.stopped_by}){more}")

@@ -15,6 +15,7 @@ from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Concept
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
+from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
@@ -118,7 +119,10 @@ def plan_features(db: Db, chosen: Chosen, config: AutointerpConfig) -> Plan:
         list(concepts),
         shared={FeatureId(sae_id, later): FeatureId(sae_id, earlier) for later, earlier in twins.items()},
         hints={f: of[0].name for f, of in concepts.items() if of} if config.tell_concept else {},
-        tags={feature: _concept_tags(of) for feature, of in concepts.items()},
+        tags={
+            FeatureId(sae_id, c.feature): _concept_tags([known[i] for i in c.concept_ids if i not in c.loose])
+            for c in chosen.features
+        },
         basis=chosen.basis,
     )
 
@@ -143,12 +147,15 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     origin = score_origin(db, run_id, plan.sae_id, settings)
     for feature, tags in plan.tags.items():
         record_tags(db, feature, tags, source="concepts")
-    walk = make_walk(db, chat.open(db, run_id), settings, origin)
+    clients = chat.open(db, run_id)
+    walk = make_walk(db, clients, settings, origin)
     try:
         report = asyncio.run(walk.run(plan, quiet=quiet))
     except* SafeSailError as group:
         raise group.exceptions[0] from group  # the first one says why; the others followed from it
     report.run_id = run_id
+    if isinstance(clients.simulator, MeteredClient):
+        report.asked_again = clients.simulator.asked_again
     finish_run(db, run_id)
     return report
 

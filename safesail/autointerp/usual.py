@@ -21,9 +21,9 @@ from safesail.autointerp.loop import Plan
 from safesail.autointerp.pricing import Cost
 from safesail.domain.ids import FeatureId, content_id
 from safesail.domain.records import SaeInfo, Split, SubjectInfo
-from safesail.metrics.quantiles import bin_of, bin_start
 from safesail.store.connection import Db, open_writer
 from safesail.store.harvest import HarvestedShard, finish_harvest, open_harvest, read_harvest, write_shard
+from safesail.store.runs import Run
 from safesail.text.splits import split_of
 from safesail.text.windows import cut
 
@@ -34,7 +34,6 @@ _N_WORD_SETS = 32
 """Sets into which the text's words are divided. A feature fires on every other occurrence of the words of one: on 1.6 %
 of tokens, and other windows hold its words in vain."""
 
-_BITS = 6
 _SAE = "stand-in"
 
 
@@ -143,7 +142,9 @@ def _harvest(
     hits = [(j, n * n_ctx + p) for j in sorted(sets) for n, p in sets[j]]
     feature = np.array([j for j, _ in hits], np.int32)
     # Strengths from 1 to 5, so that windows have levels to be spread over.
-    value = np.array([1 + _digest(f"{j}/{token}") % 5 for j, token in hits], np.float32)
+    value = np.array([1 + _digest(f"{j}/{slot}") % 5 for j, slot in hits], np.float32)
+    slots = np.array([slot for _, slot in hits], np.int64)
+    run = Run.of(feature, slots, value, d_sae=_N_WORD_SETS, n_slots=len(windows) * n_ctx)
     documents = {w.document_id: w.split for w in windows}
     joined = {content_id("".join(tokens)): tokens for tokens in texts}
     shard = HarvestedShard(
@@ -161,17 +162,11 @@ def _harvest(
             "split": [w.split for w in windows], "token_ids": [[0] * len(w.tokens) for w in windows],
             "tokens": [list(w.tokens) for w in windows],
         },
-        nonzeros={
-            sae_key: {"feature": feature, "token": np.array([t for _, t in hits], np.int64), "value": value}
-        },
-        bins={sae_key: {
-            "sae_key": np.full(len(hits), sae_key, np.int32), "feature": feature, "bin": bin_of(value, _BITS),
-            "n": np.ones(len(hits), np.int64), "total": value.astype(np.float64), "maximum": value,
-        }},
+        first_slot=0, nonzeros={sae_key: run}, dropped={},
     )  # fmt: skip
     write_shard(db, key, shard)
     record = read_harvest(db, key, record.sae_keys)
-    finish_harvest(db, record, {_SAE: _N_WORD_SETS}, "f32", lambda bins: bin_start(2 * bins + 1, _BITS + 1))
+    finish_harvest(db, record, {_SAE: _N_WORD_SETS}, "f32")
 
 
 def _digest(text: str) -> int:

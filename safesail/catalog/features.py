@@ -8,7 +8,7 @@ from safesail.concepts.taxonomy import taxonomy
 from safesail.domain.ids import FeatureId
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
-from safesail.store.search import features_by_lift, known_concepts
+from safesail.store.search import features_by_concept, known_concepts
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,15 @@ class ConceptFeature:
     swapped: float | None
     """Share of pairs in which it fires on the other side only."""
 
+    auc_pairs: float | None
+    """AUC of its largest activation on a text, with the concept against without; None: a release, which has none."""
+
+    auc_wide: float | None
+    """The same against texts of other domains; None also where the selection had none."""
+
+    readout_rank: int | None
+    """Its place in the concept's readout, from 1; None: not in it."""
+
     score: float | None
     score_low: float | None
     score_high: float | None
@@ -48,7 +57,9 @@ def concept_features(
     limit: int = 20,
     n_texts: int = 3,
 ) -> list[ConceptFeature]:
-    """Features of an open catalog by concept, domain and explanation, all of which must fit; largest lift first.
+    """Features of an open catalog by concept, domain and explanation, all of which must fit; best first.
+
+    Best is the largest mean of both AUCs, and where they are not known the largest lift.
 
     Args:
         db: An open catalog.
@@ -74,7 +85,7 @@ def concept_features(
             top_tokens=tuple(top_tokens or ()),
             top_texts=_texts(db, FeatureId(cells[0], cells[2]), n_texts),
         )
-        for *cells, top_tokens in features_by_lift(db, concept_ids, tags, text, limit)
+        for *cells, top_tokens in features_by_concept(db, concept_ids, tags, text, limit)
     ]
 
 

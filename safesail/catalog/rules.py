@@ -80,6 +80,8 @@ REFERENCES: tuple[tuple[str, tuple[str, ...], str], ...] = (
 """Columns of a table, and the table that must have their values."""
 
 FORBIDDEN = {
+    "features.parquet: a feature has no layer, and its SAE has": 'SELECT sae_id, "index" FROM release.features f'
+    " JOIN saes USING (sae_id) WHERE f.layer IS NULL AND saes.layer IS NOT NULL",
     "explanations.parquet: a redacted feature has a text": 'SELECT sae_id, "index" FROM release.explanations'
     ' SEMI JOIN (FROM release.features WHERE redacted) USING (sae_id, "index") WHERE text IS NOT NULL',
     "exemplars.parquet: a redacted feature has a window": 'SELECT sae_id, "index" FROM release.exemplars'

@@ -8,6 +8,7 @@ from rich.text import Text
 from safesail.domain.ids import FeatureId
 from safesail.domain.pieces import join_pieces
 from safesail.store.connection import Db
+from safesail.store.selection import LOOSE
 from safesail.store.shown import (
     concept_rows,
     exemplar_rows,
@@ -71,6 +72,8 @@ class ShownTag:
     tag: str
     source: str
     severity: int | None
+    strength: float | None = None
+    """Of a tag that stands for concepts of a selection: the feature's largest mean AUC for one of them."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,17 @@ class ShownConcept:
 
     swapped: float
     n_pairs: int
+    auc_pairs: float | None
+    """AUC of its largest activation on a text, with the concept against without; None: not known."""
+
+    auc_wide: float | None
+    """The same, against texts of other domains."""
+
+    @property
+    def strength(self) -> float | None:
+        """Mean of both AUCs, or the one that is known; at 0.5 the feature says nothing of the concept."""
+        known = [auc for auc in (self.auc_pairs, self.auc_wide) if auc is not None]
+        return sum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)
@@ -129,6 +143,7 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
         NotFoundError: the catalog does not have it.
     """
     row = feature_row(db, feature)
+    concepts = tuple(ShownConcept(*cells) for cells in concept_rows(db, feature))
     scores: dict[str, list[ShownScore]] = {}
     for explanation_id, *cells in score_rows(db, feature):
         scores.setdefault(str(explanation_id), []).append(ShownScore(*cells))
@@ -137,12 +152,14 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
         feature.index,
         *row[:-1],
         top_tokens=tuple(row[-1] or ()),
-        tags=tuple(ShownTag(*cells) for cells in tag_rows(db, feature)),
+        tags=tuple(
+            _shown_tag(tag, source, severity, concepts) for tag, source, severity in tag_rows(db, feature)
+        ),
         explanations=tuple(
             ShownExplanation(*cells, scores=tuple(scores.get(str(explanation_id), ())))
             for explanation_id, *cells in explanation_rows(db, feature)
         ),
-        concepts=tuple(ShownConcept(*cells) for cells in concept_rows(db, feature)),
+        concepts=concepts,
         windows=read_windows(db, feature, n_windows),
     )
 
@@ -236,13 +253,29 @@ def _statistics(shown: ShownFeature) -> str:
     return ", ".join(parts) or "no statistics"
 
 
+def _shown_tag(tag: str, source: str, severity: int | None, concepts: Sequence[ShownConcept]) -> ShownTag:
+    own = [c.strength for c in concepts if tag in c.concept_id.split(".") and c.strength is not None]
+    return ShownTag(tag, source, severity, max(own, default=None) if source == "concepts" else None)
+
+
 def _tag(tag: ShownTag) -> str:
-    return f"{tag.tag} ({tag.source}{'' if tag.severity is None else f', severity {tag.severity}'})"
+    about = [tag.source]
+    if tag.severity is not None:
+        about.append(f"severity {tag.severity}")
+    if tag.strength is not None:
+        about.append(f"AUC {tag.strength:.2f}")
+    return f"{tag.tag} ({', '.join(about)})"
 
 
 def _concept(concept: ShownConcept) -> str:
     own, other = f"{concept.frequency:.0%}", f"{concept.swapped:.0%}"
-    return f"concept: {concept.concept_id}, alone in {own} of {concept.n_pairs} pairs ({other} on the other side)"
+    line = f"concept: {concept.concept_id}, alone in {own} of {concept.n_pairs} pairs ({other} on the other side)"
+    if concept.auc_pairs is not None:
+        line += f", AUC {concept.auc_pairs:.2f} on the pairs"
+    if concept.auc_wide is not None:
+        line += f", {concept.auc_wide:.2f} against other domains"
+    loose = concept.strength is not None and concept.strength < LOOSE
+    return f"{line}: only loosely" if loose else line
 
 
 def _render_explanation(explanation: ShownExplanation, *, full: bool) -> list[Text]:

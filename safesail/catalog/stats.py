@@ -1,10 +1,13 @@
 """Counts and score distributions per SAE, layer and domain, as tables and as a plot."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safesail.concepts.taxonomy import taxonomy
 from safesail.errors import NotFoundError
+from safesail.files import check_plot, whole_file
 from safesail.store.connection import Db
 from safesail.store.overview import (
     all_tags,
@@ -75,26 +78,46 @@ def stats(db: Db) -> Stats:
 
 
 def plot_stats(db: Db, out: Path) -> None:
-    """Draw the scores' distribution by layer and by domain into the image `out`.
+    """Draw the scores' distribution by layer and by domain into the image `out`, a dot per feature.
 
     Raises:
+        ConfigError: another file ending.
         NotFoundError: the catalog has no score.
+        DataError: the file cannot be written.
     """
+    check_plot(out)
     from matplotlib.figure import Figure  # half a second to import
 
     layers, domains = _grouped(scores_by_layer(db)), _grouped(scores_by_tag(db, _domains(_tags(db))))
     if not layers:
         raise NotFoundError("the catalog has no score to plot; run `safesail score` first")
-    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    n, n_rows = sum(map(len, layers.values())), max(len(layers), len(domains))
+    figure = Figure(figsize=(10, 1.8 + 0.35 * n_rows), layout="constrained")
     for axes, (title, by) in zip(
-        figure.subplots(1, 2, sharey=True), (("layer", layers), ("domain", domains)), strict=True
+        figure.subplots(1, 2, sharex=True), (("layer", layers), ("domain", domains)), strict=True
     ):
-        if by:
-            axes.boxplot(list(by.values()), tick_labels=[f"{name}\n{len(v):,}" for name, v in by.items()])
-        axes.set(title=f"by {title}", ylabel="score" if title == "layer" else "")
-        axes.tick_params(axis="x", labelrotation=45 if title == "domain" else 0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+        _draw_groups(axes, by, n_rows)
+        axes.set(
+            title=f"by {title}",
+            xlabel="score",
+            xlim=(min(-0.2, *(v[0] for v in layers.values())) - 0.02, 1.02),
+        )
+    figure.suptitle(f"Scores of {n:,} {'explanation' if n == 1 else 'explanations'}")
+    with whole_file(out) as partial:
+        figure.savefig(partial, dpi=120, format=out.suffix[1:].lower())
+
+
+def _draw_groups(axes: Any, by: Mapping[str, Sequence[float]], n_rows: int) -> None:
+    """A box per group, the first on top, with a dot per score; names and numbers of scores stand beside it."""
+    for y, values in enumerate(by.values()):
+        axes.boxplot(values, positions=[y], orientation="horizontal", widths=0.6, showfliers=False)
+        # Dots of one score would hide each other on one line: they are spread over the height of the box.
+        heights = [y + 0.25 * ((i * 0.618) % 1 - 0.5) * 2 for i in range(len(values))]
+        axes.scatter(values, heights, s=9, alpha=0.5, color="C0", linewidths=0, zorder=2)
+    axes.set_yticks(range(len(by)), [f"{name} ({len(values):,})" for name, values in by.items()])
+    axes.set_ylim(n_rows - 0.4, -0.6)
+    axes.axvline(0, color="0.7", linewidth=0.8, zorder=0)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _tags(db: Db) -> dict[str, int]:

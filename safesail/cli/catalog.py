@@ -146,12 +146,15 @@ def show(feature: str, windows: int, store: Path, as_json: bool) -> None:
 @click.option("--domain", help="Concepts and tags of this domain.")
 @click.option("--text", help="Only features whose explanation holds this.")
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
-@store_option()
+@source_option()
 @json_option()
 def features(
     concept: str | None, domain: str | None, text: str | None, limit: int, store: Path, as_json: bool
 ) -> None:
-    """List the features of a concept or domain, those first that tell it apart best (lift).
+    """List the features of a concept or domain, those first that tell it apart best.
+
+    By the mean of two AUCs, on the concept's pairs and against texts of other domains. "readout" is a feature's rank
+    among those that together detect the concept; a release knows neither, and goes by lift.
 
     \b
     Example:
@@ -168,8 +171,9 @@ def features(
         print_json(listed)
         return
     print_table([
-        {"feature": f"{f.sae_id}#{f.index}", "lift": f.lift, "score": f.score, "explanation": f.explanation,
-         "concept": f.concept_id, "top text": f.top_texts[0] if f.top_texts else None} for f in listed
+        {"feature": f"{f.sae_id}#{f.index}", "readout": f.readout_rank, "lift": f.lift, "AUC, pairs": f.auc_pairs,
+         "AUC, others": f.auc_wide, "score": f.score, "explanation": f.explanation, "concept": f.concept_id,
+         "top text": f.top_texts[0] if f.top_texts else None} for f in listed
     ])  # fmt: skip
 
 
@@ -180,11 +184,19 @@ def features(
 @source_option()
 @json_option()
 def stats(plot: Path | None, store: Path, as_json: bool) -> None:
-    """Count features and scores by SAE, layer and domain."""
+    """Count features and scores by SAE, layer and domain.
+
+    \b
+    Example:
+        safesail catalog stats --plot scores.png
+    """
     from safesail.catalog.source import open_source
     from safesail.catalog.stats import plot_stats
     from safesail.catalog.stats import stats as read_stats
+    from safesail.files import check_plot
 
+    if plot is not None:
+        check_plot(plot)
     with open_source(store) as db:
         stats = read_stats(db)
         if plot is not None:
@@ -195,8 +207,12 @@ def stats(plot: Path | None, store: Path, as_json: bool) -> None:
     groups: tuple[tuple[str, dict[Any, Any]], ...] = (
         ("SAE", stats.saes), ("layer", stats.layers), ("domain", stats.domains)
     )  # fmt: skip
+    first = ("features", "explained", "scored", "mean", "chance")
     for title, figures in groups:
-        print_table([{title: str(name), **plain(value)} for name, value in figures.items()])
+        print_table([
+            {title: str(name), **{cell: row[cell] for cell in first}, **row}
+            for name, row in ((name, plain(value)) for name, value in figures.items())
+        ])  # fmt: skip
         click.echo()
 
 
@@ -263,13 +279,20 @@ def release(
         "command line",
     )  # fmt: skip
     manifest = build_release(store, out, options, quiet=quiet)
-    summary = {"release": str(out), "sha256": release_digest(manifest), **plain(manifest.counts.model_dump())}
-    summary |= {"SAEs": len(manifest.weights)} if manifest.weights else {}
+    counts = plain(manifest.counts.model_dump())
     pushed = None if target is None else _push(out, target, yes=yes, public=public, quiet=quiet)
     if as_json:
+        summary = {
+            "release": str(out),
+            "sha256": release_digest(manifest),
+            **counts,
+            "SAEs": len(manifest.weights),
+        }
         print_json(summary if pushed is None else {**summary, "push": pushed})
         return
-    print_table([summary])
+    first = ("features", "explained", "scored", "mean_score", "mean_chance")
+    summary = {name: counts[name] for name in first} | counts
+    print_table([{"release": str(out), **summary, "sha256": release_digest(manifest)}])
     if pushed is not None:
         print_table(pushed.pop("files"))
         print_table([pushed])
@@ -294,15 +317,20 @@ def _push(folder: Path, target: str, *, yes: bool, public: bool, quiet: bool) ->
 @click.argument("path", type=click.Path(path_type=Path))
 @json_option()
 def verify(path: Path, as_json: bool) -> None:
-    """Check every file, sum, row and value of the release at PATH."""
+    """Check every file, sum, row and value of the release at PATH.
+
+    \b
+    Example:
+        safesail catalog verify releases/demo
+    """
     from safesail.catalog.format import release_digest
     from safesail.catalog.verify import verify_release
 
     manifest = verify_release(path)
     summary = {
-        "release": f"{manifest.name} {manifest.version}", "sha256": release_digest(manifest),
-        "files": len(manifest.files), "features": manifest.counts.features,
-        "explained": manifest.counts.explained, "scored": manifest.counts.scored,
+        "release": f"{manifest.name} {manifest.version}", "files": len(manifest.files),
+        "features": manifest.counts.features, "explained": manifest.counts.explained,
+        "scored": manifest.counts.scored, "sha256": release_digest(manifest),
     }  # fmt: skip
     print_json(summary) if as_json else print_table([summary])
 

@@ -68,7 +68,7 @@ def generate(
 
     \b
     Example:
-        safesail concepts generate fraud.romance_scam --definition "A false lover asks for money."
+        safesail concepts generate fraud.romance_scam --definition "A false lover asks for money." \\
             --budget 5k --model qwen3:8b --base-url http://localhost:11434/v1 --out romance.yaml
     """
     from safesail.concepts.config import GenerateConfig

@@ -74,7 +74,12 @@ def tag(feature: str, name: str, severity: int | None, remove: bool, clear: bool
 @click.argument("b", type=click.Path(path_type=Path))
 @json_option()
 def diff(a: Path, b: Path, as_json: bool) -> None:
-    """Say what changed from catalog A to catalog B (stores or releases)."""
+    """Say what changed from catalog A to catalog B (stores or releases).
+
+    \b
+    Example:
+        safesail catalog diff releases/demo safesail.duckdb
+    """
     from safesail.catalog.diff import diff as compare
 
     differences = compare(a, b)
@@ -96,7 +101,12 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
 @source_option()
 @json_option()
 def coverage(source: str | None, min_score: float | None, store: Path, as_json: bool) -> None:
-    """Say which concepts, and which texts, no explained feature covers."""
+    """Say which concepts, and which texts, no explained feature covers.
+
+    \b
+    Example:
+        safesail catalog coverage --min-score 0.3
+    """
     from safesail.catalog.coverage import coverage as measure
     from safesail.resources import expand
     from safesail.text.documents import read_documents

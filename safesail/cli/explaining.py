@@ -200,9 +200,18 @@ def ledger(by: tuple[str, ...], store: Path, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    sums = ("calls", "failed", "tokens in", "tokens out", "dollars", "seconds")
-    total = {name: sum(row[name] or 0 for row in rows) or None for name in sums}
-    print_table([*rows, dict.fromkeys(rows[0]) | {by[0]: "total"} | total] if rows else rows)
+    print_table(_with_total(rows, by) if rows else rows)
+
+
+def _with_total(rows: "list[dict[str, Any]]", by: tuple[str, ...]) -> "list[dict[str, Any]]":
+    """A ledger for people: what matters most first, dollars where there are any, and the sums last."""
+    sums = ("tokens in", "tokens out", "calls", "dollars", "failed", "seconds")
+    total = {name: sum(row[name] or 0 for row in rows) for name in sums}
+    columns = [
+        name for name in (*by, "from", *sums, "partly estimated", "to") if name != "dollars" or total[name]
+    ]
+    last: dict[str, Any] = dict.fromkeys(columns) | {by[0]: "total"} | total
+    return [{name: row[name] for name in columns} for row in (*rows, last)]
 
 
 @click.group()
@@ -214,7 +223,12 @@ def cache() -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @store_option()
 def cache_export(path: Path, store: Path) -> None:
-    """Write every answer to PATH (JSONL), so that others can repeat the numbers for 0 tokens."""
+    """Write every answer to PATH (JSONL), so that others can repeat the numbers for 0 tokens.
+
+    \b
+    Example:
+        safesail cache export answers.jsonl
+    """
     from safesail.store.calls import export_calls
     from safesail.store.connection import open_reader
 
@@ -226,7 +240,12 @@ def cache_export(path: Path, store: Path) -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
 @store_option()
 def cache_import(path: Path, store: Path) -> None:
-    """Take answers from PATH; those that are here already are left alone."""
+    """Take answers from PATH; those that are here already are left alone.
+
+    \b
+    Example:
+        safesail cache import answers.jsonl
+    """
     from safesail.store.calls import import_calls
     from safesail.store.connection import open_writer
 

@@ -1,8 +1,10 @@
 """`safesail harvest`."""
 
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +18,11 @@ from safesail.cli.options import (
     store_option,
 )
 from safesail.cli.output import plain, print_json, print_table
+
+if TYPE_CHECKING:
+    from safesail.harvest.engine import Engine
+    from safesail.sae.protocol import SAE
+    from safesail.subject.protocol import Subject
 
 
 @click.command()
@@ -60,19 +67,16 @@ from safesail.cli.output import plain, print_json, print_table
 @click.option(
     "--batch-tokens",
     type=CountOrAuto(),
-    default="2048",
-    show_default=True,
-    help="Tokens that go through the model at once; auto: the fastest that fits.",
+    help="Tokens that go through the model at once; default: 2048 on a CPU, on a GPU what fits; auto: the fastest.",
 )
 @click.option(
     "--shard-tokens",
     type=Count(),
-    default=8_192,
-    show_default=True,
-    help="Tokens that are stored at once; a killed harvest loses the work of one shard at most.",
+    help="Tokens that are stored at once, and lost at most when killed; default: 8k on a CPU, on a GPU up"
+    " to 64k.",
 )
 @click.option(
-    "--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory that auto stays under."
+    "--memory-gb", type=click.FloatRange(min=0, min_open=True), help="Memory that batches stay under."
 )
 @click.option(
     "--engine",
@@ -129,26 +133,41 @@ def harvest(store: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     check_sources(texts, column=config.column)
     check_saes(options["saes"], options["model"])
 
-    from safesail.harvest.engine import Cluster, RayEngine
     from safesail.harvest.feature_list import features_to_keep
     from safesail.harvest.run import HarvestJob, run_harvest
-    from safesail.sae.load import load_with_saes
     from safesail.store.connection import open_writer
-    from safesail.subject.loading import ModelConfig
 
-    where = ModelConfig(**{name: options[name] for name in ("model", "device", "dtype", "threads")})
-    engine = None
-    if options["engine"] == "ray":  # refused before the model is loaded, where Ray is missing
-        cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
-        engine = RayEngine(partial(load_with_saes, where, options["saes"]), cluster, where.threads)
-    subject, saes = load_with_saes(where, options["saes"], quiet=quiet)
-    with open_writer(store) as db:
+    with _loaded(options, quiet=quiet) as (engine, subject, saes), open_writer(store) as db:
         keep = features_to_keep(db, [sae.info for sae in saes], config, listed)
         job = HarvestJob(subject, saes, texts, config, keep)
         report = run_harvest(db, job, engine=engine, replace=options["replace"], quiet=quiet)
     for split in report.empty_splits:
         click.echo(f"warning: no text of the split {split!r}: {_EMPTY[split]}", err=True)
-    print_json(report) if as_json else print_table([plain(report)])
+    cells: dict[str, Any] = plain(report)
+    print_json(cells) if as_json else print_table([{name: cells[name] for name in _SHOWN}])
+
+
+_SHOWN = ("sae_ids", "n_tokens", "new_tokens", "n_nonzeros", "n_documents", "seconds", "harvest_id")
+"""Of the report, the most important first; empty splits are warned of."""
+
+
+@contextmanager
+def _loaded(
+    options: dict[str, Any], *, quiet: bool
+) -> Generator[tuple["Engine | None", "Subject", "Sequence[SAE]"], None, None]:
+    """Where shards run, and the model and SAEs: loaded here, or as a worker that has loaded them describes them."""
+    from safesail.harvest.engine import Cluster, RayEngine
+    from safesail.sae.load import load_with_saes
+    from safesail.subject.loading import ModelConfig
+
+    where = ModelConfig(**{name: options[name] for name in ("model", "device", "dtype", "threads")})
+    if options["engine"] == "local":
+        yield None, *load_with_saes(where, options["saes"], decoders=False, quiet=quiet)
+        return
+    cluster = Cluster(options["workers"], options["gpus_per_worker"], options["ray_address"])
+    load = partial(load_with_saes, where, options["saes"], decoders=False)
+    with RayEngine(load, cluster, where.threads).started() as engine:
+        yield engine, *engine.describe()
 
 
 _EMPTY = {

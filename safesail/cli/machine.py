@@ -10,7 +10,12 @@ from safesail.cli.output import print_json, print_table
 @store_option()
 @json_option()
 def doctor(store: object, as_json: bool) -> None:
-    """Say what works here: torch, device, model files, endpoint, disk."""
+    """Say what works here: torch, device, model files, endpoint, disk.
+
+    \b
+    Example:
+        safesail doctor --json
+    """
     from pathlib import Path
 
     from safesail.cli.examine import examine

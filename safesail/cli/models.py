@@ -9,7 +9,12 @@ from safesail.cli.output import print_json, print_table
 @click.command()
 @json_option()
 def models(as_json: bool) -> None:
-    """List subject models: aliases, where they come from, and what is here already."""
+    """List subject models: aliases, where they come from, and what is here already.
+
+    \b
+    Example:
+        safesail models --json
+    """
     from safesail.resources import cache_dir
     from safesail.subject.aliases import load_aliases
     from safesail.subject.fetch import local_dir
@@ -34,7 +39,12 @@ def models(as_json: bool) -> None:
 @click.argument("model")
 @quiet_option()
 def fetch(model: str, quiet: bool) -> None:
-    """Bring MODEL (an alias, a directory or a hub id) to this machine and print where it is."""
+    """Bring MODEL (an alias, a directory or a hub id) to this machine and print where it is.
+
+    \b
+    Example:
+        safesail fetch smollm2
+    """
     from safesail.resources import cache_dir
     from safesail.subject.fetch import fetch as fetch_model
 

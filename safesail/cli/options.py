@@ -64,9 +64,9 @@ def device_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--device`, `--dtype` and `--threads`: how the subject model runs."""
     for option in (
         click.option("--threads", type=click.IntRange(1), help="CPU threads; default: as torch chooses."),
-        click.option("--dtype", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32",
+        click.option("--dtype", type=click.Choice(["float32", "tf32", "bfloat16", "float16"]), default="float32",
                      show_default=True, help="Number format of the subject model."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1."),
     ):  # fmt: skip
         function = option(function)
     return function

@@ -40,8 +40,8 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """A table whose columns are the keys of the first row, the most important first.
 
     Numbers stand right and are never broken, unknown values are a dash. In a pipe or a file each row is one line,
-    whole. On a terminal long texts are cut (`--full` folds them instead), and columns that find no room are left
-    out and named on stderr.
+    whole. On a terminal long texts are cut at their end (`--full` folds them instead) and names in their middle,
+    where they are wider than half of it; columns that find no room are left out and named on stderr.
     """
     if not rows:
         click.echo("nothing to show")
@@ -68,14 +68,16 @@ def layout(
     names = list(rows[0])
     is_number = {n: all(isinstance(row[n], int | float | None) for row in rows) for n in names}
     cells = [{n: _one_line(shown(row[n])) for n in names} for row in rows]
+    is_name = {n: not is_number[n] and not any(" " in row[n] for row in cells) for n in names}
     wanted = {n: max(cell_len(_one_line(n)), *(cell_len(row[n]) for row in cells)) for n in names}
     widths, left_out = dict(wanted), list[str]()
     if width is not None:
-        widths = _fitted(wanted, is_number, width)
+        most = {n: wanted[n] if is_number[n] else width // 2 if is_name[n] else LEAST for n in names}
+        widths = _fitted(wanted, {n: min(wanted[n], most[n]) for n in names}, width)
         left_out = [n for n in names if n not in widths]
     lines: list[str] = []
     for row in ({n: _one_line(n) for n in names}, *cells):
-        folded = [_folded(row[n], cells_wide, full=full) for n, cells_wide in widths.items()]
+        folded = [_folded(row[n], w, full=full, is_name=is_name[n]) for n, w in widths.items()]
         lines += [
             (" " * GAP)
             .join(_padded(part, widths[n], right=is_number[n]) for n, part in zip(widths, parts, strict=True))
@@ -85,13 +87,12 @@ def layout(
     return lines, left_out
 
 
-def _fitted(wanted: Mapping[str, int], is_number: Mapping[str, bool], width: int) -> dict[str, int]:
+def _fitted(wanted: Mapping[str, int], least: Mapping[str, int], width: int) -> dict[str, int]:
     """Widths of the columns that find room, in their order; what is left over goes to the first texts."""
     widths: dict[str, int] = {}
-    for name, cells in wanted.items():
-        least = cells if is_number[name] else min(cells, LEAST)
-        if not widths or sum(widths.values()) + GAP * len(widths) + least <= width:
-            widths[name] = least
+    for name, cells in least.items():
+        if not widths or sum(widths.values()) + GAP * len(widths) + cells <= width:
+            widths[name] = cells
     spare = width - sum(widths.values()) - GAP * (len(widths) - 1)
     for name in widths:
         more = max(0, min(spare, wanted[name] - widths[name]))
@@ -100,12 +101,18 @@ def _fitted(wanted: Mapping[str, int], is_number: Mapping[str, bool], width: int
     return widths
 
 
-def _folded(cell: str, width: int, *, full: bool) -> list[str]:
+def _folded(cell: str, width: int, *, full: bool, is_name: bool) -> list[str]:
+    """Lines of a cell; a name, which may differ from the next one at its end alone, keeps both ends."""
     from rich.cells import cell_len, chop_cells, set_cell_size
 
     if cell_len(cell) <= width:
         return [cell]
-    return chop_cells(cell, width) if full else [set_cell_size(cell, width - 1) + "…"]
+    if full:
+        return chop_cells(cell, width)
+    if not is_name or cell_len(cell) != len(cell):
+        return [set_cell_size(cell, width - 1) + "…"]
+    end = (width - 1) // 2
+    return [f"{cell[: width - 1 - end]}…{cell[len(cell) - end :]}"]
 
 
 def _padded(cell: str, width: int, *, right: bool) -> str:
@@ -119,13 +126,17 @@ def _one_line(text: str) -> str:
     return clean(text).replace("\n", "⏎").replace("\t", " ")
 
 
+_NO_WIDTH = 1_000_000
+"""Cells of a line that no text fills."""
+
+
 def print_styled(renderable: "RenderableType") -> None:
-    """What rich draws: coloured on a terminal, its text cleaned; plain in a pipe."""
+    """What rich draws: coloured on a terminal, its text cleaned; plain in a pipe, where no line is broken."""
     from rich.console import Console
     from rich.segment import Segment, Segments
 
     stream = sys.stdout.styled if isinstance(sys.stdout, CleanStream) else sys.stdout
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, width=None if sys.stdout.isatty() else _NO_WIDTH)
     parts = [Segment(clean(s.text), s.style) for s in console.render(renderable) if not s.control]
     console.print(Segments(parts), end="")
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the ranking to this PNG, SVG or PDF.",
 )
+@click.option("--all", "every", is_flag=True, help="Show every figure, those against chance too.")
 @click.option(
     "--plan", is_flag=True, help="Only list what would be scored, from where, how large; no network."
 )
@@ -43,6 +44,7 @@ def select_sae(
     domains: tuple[str, ...],
     config: Path | None,
     plot: Path | None,
+    every: bool,
     plan: bool,
     device: str,
     dtype: str,
@@ -51,7 +53,7 @@ def select_sae(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Rank SAEs by how well single features isolate concepts, at zero LLM tokens.
+    """Rank SAEs by how well a few features detect concepts, at zero LLM tokens.
 
     \b
     Examples:
@@ -59,18 +61,18 @@ def select_sae(
         safesail select-sae --model llama --plan
     """
     from safesail.concepts.read import load_concepts
+    from safesail.files import check_plot
     from safesail.sae.folders import check_saes
     from safesail.selection.config import SelectionConfig
     from safesail.selection.plan import candidates_of
     from safesail.selection.plan import plan as plan_rows
-    from safesail.selection.plot import check_format
 
     if plan:
         rows = [row._asdict() for row in plan_rows(model, saes)]
         print_json(rows) if as_json else print_table(rows)
         return
     if plot is not None:
-        check_format(plot)
+        check_plot(plot)
     settings = SelectionConfig.from_yaml(config) if config else SelectionConfig()
     chosen = load_concepts(concepts, domains)
     names = candidates_of(model, saes)
@@ -92,17 +94,25 @@ def select_sae(
             {
                 "ranking": result.table(),
                 "domains": result.domain_table(),
-                "features": result.features,
+                "figures": result.figures(),
+                "readouts": result.readouts,
                 "tokens": result.n_tokens,
                 "llm_tokens": 0,
             }
         )
     else:
-        _print(result)
+        _print(result, every=every)
 
 
-def _print(result: "SelectionResult") -> None:
-    print_table(result.table())
+_BEHIND_ALL = ("i_cdf", "i_cdf_above_null", "l0_t0.5", "l0_t0.5_above_null")
+"""Figures beside the one that SAEs are ranked by, which few readers ask for."""
+
+
+def _print(result: "SelectionResult", *, every: bool) -> None:
+    print_table(
+        [{name: row[name] for name in row if every or name not in _BEHIND_ALL} for row in result.table()]
+    )
     click.echo(f"best: {result.best}; the model saw {result.n_tokens:,} tokens, no LLM was asked")
-    click.echo("\nits features that tell a concept best from its absence:")
-    print_table(result.feature_table())
+    click.echo("\nits readouts: the features that together detect a concept, the best single one first")
+    print_table(result.readout_table())
+    click.echo("\nmore of one: safesail catalog features --concept NAME (after harvest)")

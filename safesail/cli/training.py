@@ -51,7 +51,7 @@ def train_sae(
 
     \b
     Example:
-        safesail train-sae --hook blocks.14.hook_mlp_out --k 8,32,128 --width 2x \
+        safesail train-sae --hook blocks.14.hook_mlp_out --k 8,32,128 --width 2x \\
             --text texts/ --tokens 2M --out saes/
     """
     from safesail.subject.sizes import check_hook_name

@@ -42,6 +42,8 @@ class LoadedSubject(SubjectInfo):
     fingerprint: str = field(kw_only=True)
     d_model: int = field(kw_only=True)
     n_layers: int = field(kw_only=True)
+    dtype: str = field(default="float32", kw_only=True)
+    """Number format that it runs in: it changes what comes out."""
 
 
 @dataclass(frozen=True)

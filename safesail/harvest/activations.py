@@ -1,4 +1,4 @@
-"""One shard through the subject model and its SAEs: tokens in, columns of nonzeros out. Touches no store."""
+"""One shard through the subject model and its SAEs: tokens in, sorted nonzeros out. Touches no store."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,37 +11,24 @@ from numpy.typing import NDArray
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.shards import Shard, Window, in_sample
 from safesail.harvest.template import chat_prefix
-from safesail.metrics.quantiles import bin_of, bin_start
 from safesail.sae.encode import encode_rows
 from safesail.sae.protocol import SAE
+from safesail.store.histogram import Histogram
+from safesail.store.runs import Run
 from safesail.subject.protocol import Subject
 from safesail.subject.rows import batches_by_length
 from safesail.subject.workers import BatchWorkers
 
-BIN_BITS = 6
-"""Bits of the mantissa that a bin keeps: 64 bins an octave, a quantile's relative error at most 1/128."""
-
 
 @dataclass(frozen=True)
 class Nonzeros:
-    """Activations greater than zero of one SAE, in columns of one length."""
+    """Activations greater than zero of one SAE on a batch, in columns of one length."""
 
     feature: NDArray[np.int32]
-    token: NDArray[np.int64]
-    """Window's number within the harvest * n_ctx + position in the window."""
+    slot: NDArray[np.int64]
+    """Window's number within the shard * n_ctx + position in the window."""
 
     value: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Bins:
-    """Histogram of one SAE's nonzeros over a shard, in columns of one length; sorted by feature, then bin."""
-
-    feature: NDArray[np.int32]
-    bin: NDArray[np.int32]
-    n: NDArray[np.int64]
-    total: NDArray[np.float64]
-    maximum: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -56,11 +43,11 @@ class ShardResult:
     whole: list[bool]
     """Per document: every feature's nonzeros are kept."""
 
-    nonzeros: dict[str, Nonzeros]
+    nonzeros: dict[str, Run]
     """Kept nonzeros by sae_id."""
 
-    bins: dict[str, Bins]
-    """Histograms over all nonzeros, kept or not, by sae_id."""
+    dropped: dict[str, Histogram]
+    """Histograms of the others by sae_id; empty where all are kept."""
 
 
 @dataclass(frozen=True)
@@ -72,31 +59,48 @@ class StartedShard:
     batches: list[Future[dict[str, Nonzeros]]]
     """Nonzeros of every batch by sae_id."""
 
+    d_sae: Mapping[str, int]
+    """By sae_id."""
+
 
 def start_shard(
     subject: Subject, saes: Sequence[SAE], shard: Shard, config: HarvestConfig, workers: BatchWorkers
 ) -> StartedShard:
     """Have the subject model run once over a shard, and every SAE encode the activations at its hook."""
-    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
+    assert isinstance(config.batch_tokens, int), "the harvest has put a number in its place"
     windows = shard.windows(config.n_ctx)
     prefix = chat_prefix(subject, config)
     lengths = [len(prefix) + len(w.token_ids) for w in windows]
     batches = batches_by_length(lengths, config.batch_tokens // workers.n)
     # The largest first: what is left for the last worker to wait for is short.
     running = [
-        workers.submit(encode_batch, subject, saes, [windows[i] for i in batch], prefix, config.n_ctx)
+        workers.submit(
+            encode_batch, subject, saes, [windows[i] for i in batch], prefix, np.array(batch) * config.n_ctx
+        )
         for batch in reversed(batches)
     ]
-    return StartedShard(shard, windows, running)
+    return StartedShard(shard, windows, running, {sae.info.sae_id: sae.info.d_sae for sae in saes})
 
 
 def encode_batch(
-    subject: Subject, saes: Sequence[SAE], windows: Sequence[Window], prefix: Sequence[int], n_ctx: int
+    subject: Subject,
+    saes: Sequence[SAE],
+    windows: Sequence[Window],
+    prefix: Sequence[int],
+    first_slots: NDArray[np.int64],
 ) -> dict[str, Nonzeros]:
-    """Nonzeros of some windows by sae_id, their tokens numbered through the harvest.
+    """Nonzeros of some windows by sae_id.
+
+    Args:
+        subject: The subject model.
+        saes: SAEs that read its hooks.
+        windows: What to run.
+        prefix: Tokens before every window.
+        first_slots: Per window: the slot of its first token in the shard.
 
     Raises:
         SubjectError: the subject model gives numbers that are not finite.
+        DeviceMemoryError: memory ran out.
     """
     encoded = encode_rows(
         subject,
@@ -105,9 +109,8 @@ def encode_batch(
         prefix=prefix,
         name_row=lambda i: f"document {windows[i].document.document_id} of {windows[i].document.source}",
     )
-    first_token = np.array([w.window_id for w in windows], dtype=np.int64) * n_ctx
     return {
-        sae_id: Nonzeros(c.feature, first_token[c.row] + c.position, c.value)
+        sae_id: Nonzeros(c.feature, first_slots[c.row] + c.position, c.value)
         for sae_id, c in encoded.by_sae.items()
     }
 
@@ -128,6 +131,7 @@ def finish_shard(
 
     Raises:
         SubjectError: the subject model gives numbers that are not finite.
+        DeviceMemoryError: memory ran out.
     """
     shard, windows = started.shard, started.windows
     whole = {
@@ -139,33 +143,16 @@ def finish_shard(
     while started.batches:  # each is given up once its nonzeros are taken
         for sae_id, nonzeros in started.batches.pop(0).result().items():
             parts[sae_id].append(nonzeros)
-    joined = {sae_id: _join(of_sae) for sae_id, of_sae in parts.items()}
-    bins = {sae_id: histogram(n) for sae_id, n in joined.items()}
-    for sae_id, features in (keep or {}).items():
-        n = joined[sae_id]
-        kept = features[n.feature] | in_whole[n.token // config.n_ctx - shard.first_window]
-        joined[sae_id] = Nonzeros(n.feature[kept], n.token[kept], n.value[kept])
-    return ShardResult(shard, windows, _spell(subject, windows), list(whole.values()), joined, bins)
-
-
-def histogram(nonzeros: Nonzeros) -> Bins:
-    """Count nonzeros per feature and bin of value; histograms of two shards add up to that of both."""
-    key = nonzeros.feature.astype(np.int64) << 32 | bin_of(nonzeros.value, BIN_BITS).astype(np.int64)
-    keys, inverse = np.unique(key, return_inverse=True)
-    maximum = np.zeros(len(keys), dtype=np.float32)
-    np.maximum.at(maximum, inverse, nonzeros.value)
-    return Bins(
-        feature=(keys >> 32).astype(np.int32),
-        bin=(keys & 0xFFFFFFFF).astype(np.int32),
-        n=np.bincount(inverse, minlength=len(keys)).astype(np.int64),
-        total=np.bincount(inverse, weights=nonzeros.value, minlength=len(keys)).astype(np.float64),
-        maximum=maximum,
-    )
-
-
-def bin_middle(bins: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Value in the middle of each bin."""
-    return bin_start(2 * bins + 1, BIN_BITS + 1)
+    runs: dict[str, Run] = {}
+    dropped: dict[str, Histogram] = {}
+    for sae_id in list(parts):
+        n, d_sae = _join(parts.pop(sae_id)), started.d_sae[sae_id]
+        if keep is not None:
+            kept = keep[sae_id][n.feature] | in_whole[n.slot // config.n_ctx]
+            dropped[sae_id] = Histogram.of(n.feature[~kept], n.value[~kept], d_sae)
+            n = Nonzeros(n.feature[kept], n.slot[kept], n.value[kept])
+        runs[sae_id] = Run.of(n.feature, n.slot, n.value, d_sae=d_sae, n_slots=len(windows) * config.n_ctx)
+    return ShardResult(shard, windows, _spell(subject, windows), list(whole.values()), runs, dropped)
 
 
 def _spell(subject: Subject, windows: Sequence[Window]) -> list[tuple[str, ...]]:
@@ -176,9 +163,8 @@ def _spell(subject: Subject, windows: Sequence[Window]) -> list[tuple[str, ...]]
 
 
 def _join(parts: Sequence[Nonzeros]) -> Nonzeros:
-    """All batches in one, in the order of feature and token, so that the batches leave no trace."""
-    feature = np.concatenate([p.feature for p in parts])
-    token = np.concatenate([p.token for p in parts])
-    value = np.concatenate([p.value for p in parts])
-    order = np.lexsort((token, feature))
-    return Nonzeros(feature[order], token[order], value[order])
+    return Nonzeros(
+        np.concatenate([p.feature for p in parts]),
+        np.concatenate([p.slot for p in parts]),
+        np.concatenate([p.value for p in parts]),
+    )

@@ -16,15 +16,17 @@ class HarvestConfig(Config):
     n_tokens: PositiveInt | None = None
     """Stop after the document that reaches this many tokens; None: all of the text."""
 
-    shard_tokens: PositiveInt = 8_192
-    """Tokens a shard holds at least; a killed harvest loses the work of one shard at most."""
+    shard_tokens: PositiveInt | None = None
+    """Tokens a shard holds at least; a killed harvest loses the work of one shard at most. None: 8,192 on a CPU, on a
+    GPU up to 65,536, by the host's memory."""
 
-    batch_tokens: PositiveInt | Literal["auto"] = 2_048
+    batch_tokens: PositiveInt | Literal["auto"] | None = None
     """Tokens that go through the subject model at once, padding included, in all streams together; `auto`: the fastest
-    that fits."""
+    that fits, measured; None: 2,048 on a CPU, on a GPU what fits its free memory by arithmetic."""
 
     memory_gb: PositiveFloat | None = None
-    """Memory that `auto` stays under, in 10^9 bytes; None: four fifths of what the machine or GPU has."""
+    """Memory that batches stay under, in 10^9 bytes; None: four fifths of what the machine has, or of what is free on
+    the GPU."""
 
     features: Literal["all", "candidates", "listed"] = "all"
     """Whose nonzeros are kept: all features, the candidates that a selection nominated, or those of a list."""

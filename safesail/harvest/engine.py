@@ -14,10 +14,12 @@ import torch
 
 from safesail.errors import ConfigError, FingerprintError, SafeSailError, SubjectError
 from safesail.harvest.activations import ShardResult, finish_shard, start_shard
+from safesail.harvest.batch_size import batch_tokens_of
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.feature_list import Keep
 from safesail.harvest.shards import Shard
-from safesail.sae.protocol import SAE
+from safesail.sae.protocol import SAE, DescribedSae
+from safesail.subject.described import DescribedSubject
 from safesail.subject.protocol import Subject
 from safesail.subject.workers import BatchWorkers, open_workers
 
@@ -50,7 +52,7 @@ def run_here(
 
 
 def _workers(subject: Subject, config: HarvestConfig) -> AbstractContextManager[BatchWorkers]:
-    assert config.batch_tokens != "auto", "the harvest has put a number in its place"
+    assert isinstance(config.batch_tokens, int), "the harvest has put a number in its place"
     return open_workers(subject.device, config.batch_tokens)
 
 
@@ -119,78 +121,114 @@ class RayEngine:
     def __call__(
         self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep | None
     ) -> Generator[ShardResult, None, None]:
-        """Results, in the order of `shards`.
+        """Results, in the order of `shards`; raises what `started` and its engine raise."""
+        with self.started() as engine:
+            yield from engine(loaded, shards, config, keep)
+
+    @contextmanager
+    def started(self) -> Generator["StartedRay", None, None]:
+        """The workers, under way until the block ends: what each has loaded is not loaded again.
 
         Raises:
             ConfigError: the cluster cannot be reached, or has no room for the workers.
-            FingerprintError: a worker finds another model or SAE than this process.
-            SubjectError: a worker died again and again.
-            SafeSailError: what a shard raises, as in `run_here`.
         """
         threads = torch.get_num_threads() if self.threads is None else self.threads
         with _connected(self.cluster, threads) as ray:
             _check_room(ray, self.cluster, threads)
             options = {"num_cpus": threads, "num_gpus": self.cluster.gpus}
             remote = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **options)(_Worker)
-            kept = ray.put(keep)  # once, however many workers read it
-            told = (self.load, _identity(loaded), config, threads, kept)
-            workers = [remote.remote(*told) for _ in range(self.cluster.n_workers)]
+            workers = [remote.remote(self.load, threads) for _ in range(self.cluster.n_workers)]
             try:
-                pool = _Workers(ray, workers)
-                yield from _in_order(
-                    shards, pool.start, pool.finish, at_once=SHARDS_PER_WORKER * len(workers)
-                )
+                yield StartedRay(ray, workers)
             finally:
                 for worker in workers:
                     ray.kill(worker)
 
 
+@dataclass(frozen=True)
+class StartedRay:
+    """Ray workers that run; an `Engine`."""
+
+    _ray: Any
+    _workers: Sequence[Any]
+
+    def describe(self) -> Loaded:
+        """The model and the SAEs as the first worker has them, without their weights.
+
+        Raises:
+            SubjectError: the worker died again and again.
+            SafeSailError: what the worker could not load.
+        """
+        return _result(self._ray, self._workers[0].describe.remote(), "while it loaded model and SAEs")
+
+    def __call__(
+        self, loaded: Loaded, shards: Iterable[Shard], config: HarvestConfig, keep: Keep | None
+    ) -> Generator[ShardResult, None, None]:
+        """Results, in the order of `shards`.
+
+        Raises:
+            FingerprintError: a worker has another model or SAE than `loaded` says.
+            SubjectError: a worker died again and again.
+            SafeSailError: what a shard raises, as in `run_here`.
+        """
+        told = self._ray.put((_identity(loaded), config, keep))  # once, however many workers read it
+        pool = _Workers(self._ray, self._workers, told)
+        yield from _in_order(shards, pool.start, pool.finish, at_once=SHARDS_PER_WORKER * len(self._workers))
+
+
+Told = tuple[dict[str, str], HarvestConfig, Keep | None]
+"""What a worker needs to know of a harvest: identities of model and SAEs, settings, features to keep."""
+
+
 class _Worker:
-    """One model and its SAEs, on one worker; loaded with the first shard, so that faults are reported."""
+    """One model and its SAEs, on one worker; loaded when first asked for, so that faults are reported."""
 
-    def __init__(
-        self,
-        load: Callable[[], Loaded],
-        identity: dict[str, str],
-        config: HarvestConfig,
-        threads: int,
-        keep: Keep | None,
-    ) -> None:
-        self._load, self._identity = load, identity
-        self._config, self._threads, self._keep = config, threads, keep
+    def __init__(self, load: Callable[[], Loaded], threads: int) -> None:
+        self._load, self._threads = load, threads
         self._loaded: Loaded | None = None
+        self._batch_tokens: int | None = None
 
-    def run(self, shard: Shard) -> ShardResult:
-        subject, saes = self._loaded = self._loaded or self._checked()
-        with _workers(subject, self._config) as workers:
-            started = start_shard(subject, saes, shard, self._config, workers)
-            return finish_shard(subject, started, self._config, self._keep)
+    def describe(self) -> Loaded:
+        subject, saes = self._here()
+        return DescribedSubject.of(subject), [DescribedSae(sae.info) for sae in saes]
 
-    def _checked(self) -> Loaded:
-        torch.set_num_threads(self._threads)
-        loaded = self._load()
-        torch.set_num_threads(self._threads)  # whatever the loading set
-        if other := sorted(set(_identity(loaded).items()) ^ set(self._identity.items())):
+    def run(self, shard: Shard, told: Told) -> ShardResult:
+        identity, config, keep = told
+        subject, saes = self._here()
+        if other := sorted(set(_identity((subject, saes)).items()) ^ set(identity.items())):
             raise FingerprintError(
                 f"{other[0][0]} is not the same on every node; bring the same files to all of them"
             )
-        return loaded
+        if self._batch_tokens is None:
+            self._batch_tokens = batch_tokens_of(config, subject, saes)
+        config = config.model_copy(update={"batch_tokens": self._batch_tokens})
+        with _workers(subject, config) as workers:
+            started = start_shard(subject, saes, shard, config, workers)
+            return finish_shard(subject, started, config, keep)
+
+    def _here(self) -> Loaded:
+        if self._loaded is None:
+            torch.set_num_threads(self._threads)
+            self._loaded = self._load()
+            torch.set_num_threads(self._threads)  # whatever the loading set
+        return self._loaded
 
 
 def _identity(loaded: Loaded) -> dict[str, str]:
-    """Hashes of the weights that decide every number, by what they are of."""
+    """What decides every number, hashes of weights and the number format, by what it is of."""
     subject, saes = loaded
     return {f"SAE {sae.info.sae_id}": str(sae.info.sha256) for sae in saes} | {
-        f"model {subject.info.model_id}": str(subject.info.fingerprint)
+        f"model {subject.info.model_id}": f"{subject.info.fingerprint} {subject.info.dtype}"
     }
 
 
 class _Workers:
     """The workers of a run, and what each has to do."""
 
-    def __init__(self, ray: Any, workers: Sequence[Any]) -> None:
+    def __init__(self, ray: Any, workers: Sequence[Any], told: Any) -> None:
         self._ray = ray
         self._workers = workers
+        self._told = told
         self._worker_of: dict[Any, int] = {}
 
     def start(self, shard: Shard) -> tuple[Shard, Any]:
@@ -201,7 +239,7 @@ class _Workers:
             _, running = self._ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
         busy = Counter(self._worker_of[ref] for ref in running)
         number = min(range(len(self._workers)), key=lambda number: busy[number])
-        ref = self._workers[number].run.remote(shard)
+        ref = self._workers[number].run.remote(shard, self._told)
         self._worker_of[ref] = number
         return shard, ref
 
@@ -209,18 +247,23 @@ class _Workers:
         """Wait for the shard's result."""
         shard, ref = started
         del self._worker_of[ref]
-        try:
-            return self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SafeSailError):
-                raise error.cause from error
-            raise
-        except self._ray.exceptions.RayError as error:
-            raise SubjectError(
-                f"a Ray worker died on shard {shard.number}, and again when it was started anew "
-                f"({type(error).__name__}); what is stored is kept: run again, with fewer workers or smaller batches "
-                "if memory ran out"
-            ) from error
+        return _result(self._ray, ref, f"on shard {shard.number}")
+
+
+def _result(ray: Any, ref: Any, when: str) -> Any:
+    """What a worker gives, or raises."""
+    try:
+        return ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SafeSailError):
+            raise error.cause from error
+        raise
+    except ray.exceptions.RayError as error:
+        raise SubjectError(
+            f"a Ray worker died {when}, and again when it was started anew "
+            f"({type(error).__name__}); what is stored is kept: run again, with fewer workers or smaller batches "
+            "if memory ran out"
+        ) from error
 
 
 @contextmanager

@@ -5,13 +5,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from time import perf_counter
 
 from tqdm import tqdm
 
 from safesail.errors import ConfigError, FingerprintError
-from safesail.harvest.activations import bin_middle
-from safesail.harvest.batch_size import find_batch_tokens
+from safesail.harvest.batch_size import SHARD_TOKENS, batch_tokens_of, fitting_shard_tokens
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import Engine, run_here
 from safesail.harvest.feature_list import Keep
@@ -29,7 +29,7 @@ from safesail.store.harvest import (
     finish_harvest,
     open_harvest,
     read_harvest,
-    set_batch_tokens,
+    set_sizes,
 )
 from safesail.subject.protocol import Subject
 from safesail.text.documents import read_documents
@@ -82,20 +82,29 @@ class HarvestJob:
 
     @property
     def harvest_id(self) -> str:
-        """Hash of model, SAEs, sources and settings; batch sizes and machines do not enter."""
+        """Hash of model, number format, SAEs, sources and settings; batch sizes and machines do not enter."""
         keep = self.keep or {}
         body = {
             "model": self.subject.info.fingerprint,
             "saes": sorted((sae.info.sae_id, sae.info.sha256, sae.info.hook) for sae in self.saes),
             "sources": list(self.sources),
-            "settings": self.config.model_dump(exclude=_NOT_ROWS),
+            # A size left open is written as what it always is on a CPU; what it is stands in the store.
+            "settings": {
+                **self.config.model_dump(exclude=_NOT_ROWS),
+                "shard_tokens": self.config.shard_tokens or SHARD_TOKENS,
+            },
             "keep": {sae_id: hashlib.sha256(kept.tobytes()).hexdigest() for sae_id, kept in keep.items()},
         }
+        if (
+            self.subject.info.dtype != "float32"
+        ):  # what is not named is float32, as in stores of earlier versions
+            body["dtype"] = self.subject.info.dtype
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
     def shards(self) -> Iterator[Shard]:
         """All of the text, read anew each time."""
         config = self.config
+        assert config.shard_tokens is not None, "the harvest has put a number in its place"
         documents = read_documents(self.sources, column=config.column, seed=config.seed)
         return cut_shards(
             documents,
@@ -105,21 +114,19 @@ class HarvestJob:
             n_tokens=config.n_tokens,
         )
 
-    def check(self) -> int:
-        """Hold the settings against the subject model; tokens of the longest row.
+    def check(self) -> None:
+        """Hold the settings against the subject model.
 
         Raises:
             ConfigError: a hook, a chat template or a length that the model does not have.
         """
         for sae in self.saes:
             self.subject.check_hook(sae.info.hook)
-        n_prefix = len(chat_prefix(self.subject, self.config))
-        most = self.subject.n_ctx_max - n_prefix
+        most = self.subject.n_ctx_max - len(chat_prefix(self.subject, self.config))
         if self.config.n_ctx > most:
             raise ConfigError(
                 f"n_ctx {self.config.n_ctx} is more than {self.subject.info.model_id} takes; use {most} or less"
             )
-        return n_prefix + self.config.n_ctx
 
 
 def run_harvest(
@@ -144,21 +151,22 @@ def run_harvest(
         DataError: the store cannot be written; what is stored so far is kept.
     """
     started = perf_counter()
-    row_tokens = job.check()
+    job.check()
     with limited_memory(db, STORE_MEGABYTES):
         record = _open(db, job, replace=replace)
-        if replace and not _reads_the_same(record, job):
+        sized = _sized(db, record, job, runs_here=engine is None)
+        if replace and not _reads_the_same(record, sized):
             drop_harvests(db, record.sae_keys)
             record = _open(db, job, replace=replace)
+            sized = _sized(db, record, job, runs_here=engine is None)
         new_tokens = 0
         if not record.finished:
-            config = _with_batches(db, record, job, row_tokens)
-            new_tokens = _run_shards(db, record, job, config, engine or run_here, quiet=quiet)
-            record = _finish(db, record, job)
+            new_tokens = _run_shards(db, record, sized, engine or run_here, quiet=quiet)
+            record = _finish(db, record, sized)
         else:
             clear_staging(db, record)
             # A pipe has no name by which its text is known.
-            if "-" in job.sources and not _reads_the_same(record, job):
+            if "-" in job.sources and not _reads_the_same(record, sized):
                 raise _changed("standard input holds other text")
         documents, nonzeros = count_stored(db, record)
         empty = empty_splits(db, record)
@@ -176,7 +184,8 @@ def run_harvest(
 
 def _open(db: Db, job: HarvestJob, *, replace: bool) -> HarvestRecord:
     infos = [sae.info for sae in job.saes]
-    return open_harvest(db, job.harvest_id, job.subject.info, infos, job.config.model_dump(), replace=replace)
+    settings = {**job.config.model_dump(), "dtype": job.subject.info.dtype}
+    return open_harvest(db, job.harvest_id, job.subject.info, infos, settings, replace=replace)
 
 
 def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
@@ -184,24 +193,22 @@ def _finish(db: Db, record: HarvestRecord, job: HarvestJob) -> HarvestRecord:
     if record.n_tokens == 0:
         raise ConfigError(f"no text in {', '.join(job.sources)}")
     d_sae = {sae.info.sae_id: sae.info.d_sae for sae in job.saes}
-    finish_harvest(db, record, d_sae, job.config.precision, bin_middle)
+    finish_harvest(db, record, d_sae, job.config.precision)
     return record
 
 
-def _run_shards(
-    db: Db, record: HarvestRecord, job: HarvestJob, config: HarvestConfig, engine: Engine, *, quiet: bool
-) -> int:
+def _run_shards(db: Db, record: HarvestRecord, job: HarvestJob, engine: Engine, *, quiet: bool) -> int:
     """Run and store every shard that is not stored yet; returns the tokens run."""
     new_tokens = 0
     with (
         Writer(db, record) as writer,
         tqdm(
-            desc="harvest", unit="tok", total=config.n_tokens, initial=record.n_tokens, disable=quiet
+            desc="harvest", unit="tok", total=job.config.n_tokens, initial=record.n_tokens, disable=quiet
         ) as bar,
     ):
         missing = _missing(record, job.shards())
         # Closed at once where the writer fails: workers elsewhere must not run on.
-        with closing(engine((job.subject, job.saes), missing, config, job.keep)) as results:
+        with closing(engine((job.subject, job.saes), missing, job.config, job.keep)) as results:
             for result in results:
                 writer.put(result)
                 new_tokens += result.shard.n_tokens
@@ -210,19 +217,24 @@ def _run_shards(
     return new_tokens
 
 
-def _with_batches(db: Db, record: HarvestRecord, job: HarvestJob, row_tokens: int) -> HarvestConfig:
-    """The settings with a batch size: as asked for, as this harvest began with, or measured now."""
-    config = job.config
-    if config.batch_tokens != "auto":
-        return config
-    batch_tokens = record.settings["batch_tokens"]
-    if not isinstance(batch_tokens, int):
-        most = max(config.shard_tokens, row_tokens)
-        batch_tokens = find_batch_tokens(
-            job.subject, job.saes, row_tokens, memory_gb=config.memory_gb, most=most
-        )
-        set_batch_tokens(db, record, batch_tokens)
-    return config.model_copy(update={"batch_tokens": batch_tokens})
+def _sized(db: Db, record: HarvestRecord, job: HarvestJob, *, runs_here: bool) -> HarvestJob:
+    """The job with the sizes of its shards and batches: as given, as this harvest began with, or as fits.
+
+    Where shards run elsewhere, each worker finds the size of its batches.
+    """
+    config, stored = job.config, record.settings
+    shard_tokens = (
+        stored["shard_tokens"]
+        or config.shard_tokens
+        or fitting_shard_tokens(job.subject.device, [sae.info for sae in job.saes])
+    )
+    sized = config.model_copy(update={"shard_tokens": shard_tokens})
+    batch_tokens = stored["batch_tokens"] if config.batch_tokens in (None, "auto") else config.batch_tokens
+    if not isinstance(batch_tokens, int) and runs_here and not record.finished:
+        batch_tokens = batch_tokens_of(sized, job.subject, job.saes)
+    if (shard_tokens, batch_tokens) != (stored["shard_tokens"], stored["batch_tokens"]):
+        set_sizes(db, record, shard_tokens=shard_tokens, batch_tokens=batch_tokens)
+    return replace_fields(job, config=sized.model_copy(update={"batch_tokens": batch_tokens}))
 
 
 def _missing(record: HarvestRecord, shards: Iterable[Shard]) -> Iterator[Shard]:

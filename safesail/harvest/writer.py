@@ -7,7 +7,7 @@ import numpy as np
 from safesail.harvest.activations import ShardResult
 from safesail.store.bulk import Column
 from safesail.store.connection import Db
-from safesail.store.harvest import BinMerger, HarvestedShard, HarvestRecord, write_shard
+from safesail.store.harvest import HarvestedShard, HarvestRecord, dropped_histograms, write_shard
 
 
 class Writer:
@@ -19,7 +19,9 @@ class Writer:
     def __init__(self, db: Db, record: HarvestRecord) -> None:
         self._db = db
         self._record = record
-        self._bins = BinMerger(db, list(record.sae_keys.values()))
+        self._n_ctx = int(record.settings["n_ctx"])
+        self._shards = set(record.shards)
+        self._dropped = dropped_histograms(db, record)
         self._pool = ThreadPoolExecutor(1, "store-writer")
         self._storing: Future[None] | None = None
 
@@ -50,17 +52,14 @@ class Writer:
             n_tokens=shard.n_tokens,
             documents=_document_columns(key, result),
             windows=_window_columns(key, result),
-            nonzeros={sae_keys[sae_id]: vars(columns) for sae_id, columns in result.nonzeros.items()},
-            bins={
-                sae_keys[sae_id]: {
-                    "sae_key": np.full(len(bins.feature), sae_keys[sae_id], dtype=np.int32),
-                    **vars(bins),
-                }
-                for sae_id, bins in result.bins.items()
-            },
+            first_slot=shard.first_window * self._n_ctx,
+            nonzeros={sae_keys[sae_id]: run for sae_id, run in result.nonzeros.items()},
+            dropped={sae_keys[sae_id]: h for sae_id, h in result.dropped.items()},
         )
         write_shard(self._db, key, rows)
-        self._bins.after_shard()
+        self._shards.add(shard.number)
+        if rows.dropped:
+            self._dropped.after_shard(self._shards)
 
 
 def _document_columns(key: int, result: ShardResult) -> dict[str, Column]:

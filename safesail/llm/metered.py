@@ -104,8 +104,7 @@ class MeteredClient:
         self.costs: dict[FeatureId | None, float] = defaultdict(float)
         """What was newly spent on each feature, in the budget's unit."""
 
-        self.asked_again = 0
-        """Questions sent although an earlier run had paid for an answer, which was bad."""
+        self._asked_again: set[str] = set()
 
     @property
     def endpoint(self) -> str:
@@ -123,6 +122,11 @@ class MeteredClient:
         return self._tracker.tokens
 
     @property
+    def asked_again(self) -> int:
+        """Questions sent by those of this budget although an answer was paid for before, which was bad."""
+        return len(self._asked_again)
+
+    @property
     def unspent(self) -> float:
         """What is left of the budget, in its unit; endless where it is."""
         return self._tracker.unspent
@@ -137,7 +141,7 @@ class MeteredClient:
         budget, prices = self._tracker.budget, self._tracker.prices
         twin = MeteredClient(inner, self._ledger, budget, prices=prices, replay=self._replay)
         twin._tracker, twin._gate, twin._under_way = self._tracker, self._gate, self._under_way
-        twin.costs = self.costs
+        twin.costs, twin._asked_again = self.costs, self._asked_again
         return twin
 
     async def ask(self, request: LLMRequest, context: CallContext, check: Check | None = None) -> Answered:
@@ -167,7 +171,7 @@ class MeteredClient:
             if fault is not None:  # kept as good by a version that checked less
                 self._ledger.discard(key, type(fault).__name__)
             if self._ledger.lookup(key, bad=True) is not None:
-                self.asked_again += 1
+                self._asked_again.add(key)
             async with self._gate:
                 return Answered(await self._attempts(request, context, check), cached=False)
 

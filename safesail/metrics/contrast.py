@@ -31,8 +31,9 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MEASURES = ("i_cdf", *(f"l0_t{t}" for t in THRESHOLDS), "pair_isolation")
 """Names of the figures, in the order of every array with an axis `n_measures`."""
 
-FOLDS, REPEATS = 8, 2
-"""Parts that pairs are cut into for `pair_isolation`, and random cuts that are averaged."""
+FOLDS, REPEATS = 8, 16
+"""Parts that pairs are cut into for `pair_isolation`, and random cuts that are averaged: of 2, each leaves a concept's
+figure a standard deviation of .03."""
 
 _CELLS = 2_000_000
 """Numbers held at once while resampling: keeps memory flat in pairs, features and draws."""
@@ -141,17 +142,21 @@ def p_value(value: float, null: Float[np.ndarray, " draws"]) -> float:
 
 
 def _held_out(sides: OneSided, rng: np.random.Generator) -> Float[np.ndarray, " n_pairs"]:
+    n, folds = sides.n_pairs, min(FOLDS, sides.n_pairs)
+    active, column = np.unique(sides.feature, return_inverse=True)
     sign = np.where(sides.on_pos, 1.0, -1.0)
-    total = np.bincount(sides.feature, sign, sides.d_sae)
-    net = np.zeros(sides.n_pairs)
+    total = np.bincount(column, sign, active.size)
+    silent = sides.d_sae - active.size  # their net frequency is 0
+    net = np.zeros(n)
     for _ in range(REPEATS):
-        fold = rng.permutation(sides.n_pairs) % min(FOLDS, sides.n_pairs)
-        for part in range(min(FOLDS, sides.n_pairs)):
-            here = fold[sides.pair] == part
-            others = total - np.bincount(sides.feature[here], sign[here], sides.d_sae)
-            best = others == others.max()  # ties share
-            chosen = here & best[sides.feature]
-            net += np.bincount(sides.pair[chosen], sign[chosen], sides.n_pairs) / np.count_nonzero(best)
+        fold = rng.permutation(n) % folds
+        cell = fold[sides.pair] * active.size + column
+        others = total - np.bincount(cell, sign, folds * active.size).reshape(folds, active.size)
+        highest = others.max(axis=1, initial=0.0 if silent else -np.inf)
+        best = others == highest[:, None]
+        n_best = best.sum(axis=1) + np.where(highest == 0, silent, 0)  # ties share
+        chosen = best.ravel()[cell]
+        net += np.bincount(sides.pair[chosen], sign[chosen] / n_best[fold[sides.pair[chosen]]], n)
     return net / REPEATS
 
 

@@ -36,10 +36,10 @@ class PipelineConfig(Config):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     model: str
     device: str = "auto"
-    """As `--device` of the stages takes it."""
+    """Where the model and the SAEs run, as `--device` of the stages takes it."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the subject model; SAEs always run in float32."""
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    """Number format of the subject model; SAEs run in float32. tf32: float32, its products made in TF32 on CUDA."""
 
     saes: tuple[str | CheckpointSource, ...] = Field(min_length=1)
     """Candidates: folders (patterns allowed), checkpoints, or `release/id`; a checkpoint with its settings where no

@@ -30,6 +30,7 @@ from safesail.selection.run import run_selection
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import headline_scores
+from safesail.store.selection import RANKING
 from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
 from safesail.subject.sizes import ModelSizes, sizes_of
@@ -50,7 +51,7 @@ def run_pipeline(path: Path, *, out: Path | None = None, quiet: bool = False) ->
     # Before the model is fetched, which may take hours.
     check_here(config.saes, sizes_of(config.model) or ModelSizes(config.model, None, None))
     subject = load_subject(ModelConfig(config.model, config.device, config.dtype), quiet=quiet)
-    saes = open_saes(config.saes, subject, device=config.device)
+    saes = open_saes(config.saes, subject)
     clock.end("load")
     with open_writer(store) as db:
         concepts = load_concepts(config.concepts, config.domains)
@@ -116,7 +117,7 @@ def _why(chosen: SelectionResult) -> str:
     others = len(chosen.ranked) - 1
     interval = "" if best.low is None or best.high is None else f" [{best.low:.3f}, {best.high:.3f}]"
     value = "undefined" if best.value is None else f"{best.value:.3f}{interval}"
-    return f"pair isolation {value}, the highest; {others} other candidates scored"
+    return f"{RANKING} of concepts {value}, the highest; {others} other candidates scored"
 
 
 def mean_interval(

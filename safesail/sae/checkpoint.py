@@ -16,7 +16,7 @@ from torch import Tensor
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import SaeError
 from safesail.sae.checkpoint_config import CheckpointConfig
-from safesail.sae.protocol import ROWS, SparseActs
+from safesail.sae.protocol import SparseActs, rows_at_once
 from safesail.sae.weights import check_weights, weights_sha256
 
 _BIAS, _WEIGHT, _ENC_BIAS, _THETA = (
@@ -38,23 +38,24 @@ class EncoderOnly:
         self.info = info
 
     @torch.no_grad()
-    def encode(self, x: Float[Tensor, "n_tokens d_in"]) -> SparseActs:
-        """Feature activations greater than zero."""
-        rows = x.to(self._weights[_BIAS].device, torch.float32).split(ROWS)
-        return SparseActs.join((self._encode(part) for part in rows if len(part)), self.info.d_sae)
+    def encode(self, x: Float[Tensor, "n_tokens d_in"], slots: int | None = None) -> SparseActs:
+        """Feature activations greater than zero; see `SAE.encode`."""
+        device = self._weights[_BIAS].device
+        rows = x.to(device, torch.float32).split(rows_at_once(device, self.info.d_sae))
+        return SparseActs.join((self._encode(part, slots) for part in rows if len(part)), self.info.d_sae)
 
     def decode(self, acts: SparseActs) -> Float[Tensor, "n_tokens d_in"]:
         """Always an `SaeError`: the checkpoint has no decoder."""
         raise SaeError(f"{self.info.sae_id} has an encoder only; it cannot reconstruct activations")
 
-    def _encode(self, x: Float[Tensor, "rows d_in"]) -> SparseActs:
+    def _encode(self, x: Float[Tensor, "rows d_in"], slots: int | None) -> SparseActs:
         w = self._weights
         pre = torch.addmm(w[_ENC_BIAS], x - w[_BIAS], w[_WEIGHT])
         if self._config.architecture == "jumprelu":
-            return SparseActs.above_zero(pre * (pre > w[_THETA]))
+            return SparseActs.above_zero(pre * (pre > w[_THETA]), slots)
         if self._config.k is not None and self._config.architecture == "topk":
-            return SparseActs.largest(pre, self._config.k)
-        return SparseActs.above_zero(pre)
+            return SparseActs.largest(pre, self._config.k, slots)
+        return SparseActs.above_zero(pre, slots)
 
 
 def open_checkpoint(

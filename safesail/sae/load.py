@@ -11,18 +11,20 @@ from safesail.sae.checkpoint_config import CheckpointSource
 from safesail.sae.folders import check_here, check_settings
 from safesail.sae.protocol import SAE
 from safesail.sae.settings import CONFIG, WEIGHTS, may_be_release, read_settings
-from safesail.subject.loading import ModelConfig, choose_device, load_subject
+from safesail.subject.device import memory_faults
+from safesail.subject.loading import ModelConfig, load_subject
 from safesail.subject.protocol import Subject
 from safesail.subject.sizes import ModelSizes
 
 
-def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu") -> SAE:
+def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu", decoder: bool = True) -> SAE:
     """Load one SAE: a folder in SAELens' format, a Safe-SAIL checkpoint (`.pt`), or `release/id`.
 
     Args:
         spec: As `find_saes` gives it.
         model: The subject model it must fit; None checks nothing against a model.
         device: torch device.
+        decoder: False leaves out weights that encoding does not read, where that can be told.
 
     Raises:
         SaeError: it is missing, damaged, or does not fit the subject model.
@@ -33,7 +35,7 @@ def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu") -> SA
 
         sae: SAE = open_checkpoint(path, model=model, device=device)
     else:
-        sae = _open_saelens(spec, model, device)
+        sae = _open_saelens(spec, model, device, decoder=decoder)
     if model is not None:
         made_for = (read_settings(path) or {}).get("metadata", {}).get("model_name")
         settings = {"d_in": sae.info.d_in, "metadata": {"hook_name": sae.info.hook, "model_name": made_for}}
@@ -41,22 +43,23 @@ def open_sae(spec: str, *, model: SubjectInfo | None, device: str = "cpu") -> SA
     return sae
 
 
-def _open_saelens(spec: str, model: SubjectInfo | None, device: str) -> SAE:
+def _open_saelens(spec: str, model: SubjectInfo | None, device: str, *, decoder: bool) -> SAE:
     from safesail.sae.saelens import SaeLensWrapped
     from safesail.sae.weights import check_weights, weights_sha256
 
     path = Path(spec)
     local = path.is_dir()
     if local:
-        inner: Any = _from_folder(path, device)
+        inner: Any = _from_folder(path)
     elif path.exists() or not may_be_release(spec):
         raise SaeError(f"no SAE at {spec}: not a folder with {CONFIG}, a .pt file or release/id")
     else:
-        inner = _from_hub(spec, device)
+        inner = _from_hub(spec)
     weights = dict(inner.state_dict())
     check_weights(weights, spec)
     info = _info(path.resolve().name if local else spec, inner.cfg, model, weights_sha256(weights))
-    return SaeLensWrapped(inner, info)
+    with memory_faults(device):
+        return SaeLensWrapped(inner, info, device=device, decoder=decoder)
 
 
 def _info(name: str, config: Any, model: SubjectInfo | None, sha256: str) -> SaeInfo:
@@ -83,13 +86,13 @@ def _info(name: str, config: Any, model: SubjectInfo | None, sha256: str) -> Sae
     )
 
 
-def _from_folder(path: Path, device: str) -> Any:
+def _from_folder(path: Path) -> Any:
     from sae_lens import SAE as SaeLensSae
     from safetensors import SafetensorError
 
     read_settings(path)
     try:
-        return SaeLensSae.load_from_disk(path, device=device, dtype="float32")
+        return SaeLensSae.load_from_disk(path, device="cpu", dtype="float32")
     except SafetensorError as error:
         raise SaeError(
             f"cannot load SAE {path}: {WEIGHTS} is damaged ({_line(error)}); copy or download it again"
@@ -98,7 +101,7 @@ def _from_folder(path: Path, device: str) -> Any:
         raise SaeError(f"cannot load SAE {path}: {_line(error)}") from error
 
 
-def _from_hub(spec: str, device: str) -> Any:
+def _from_hub(spec: str) -> Any:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     from sae_lens import SAE as SaeLensSae
     from safetensors import SafetensorError
@@ -106,7 +109,7 @@ def _from_hub(spec: str, device: str) -> Any:
     release, _, sae_id = spec.partition("/")
     try:
         with _silent_hub():
-            return SaeLensSae.from_pretrained(release, sae_id, device=device)
+            return SaeLensSae.from_pretrained(release, sae_id, device="cpu")
     except LocalEntryNotFoundError as error:
         raise SaeError(
             f"cannot load SAE {spec}: it is not on this machine and the Hugging Face hub cannot be reached; "
@@ -134,7 +137,7 @@ def _line(error: Exception) -> str:
 
 
 def load_with_saes(
-    model: ModelConfig, specs: Sequence[str], *, quiet: bool = True
+    model: ModelConfig, specs: Sequence[str], *, decoders: bool = True, quiet: bool = True
 ) -> tuple[Subject, list[SAE]]:
     """Load a subject model, and SAEs of it as `open_saes` does.
 
@@ -144,23 +147,28 @@ def load_with_saes(
         SaeError: an SAE is damaged or does not fit the subject model.
     """
     subject = load_subject(model, quiet=quiet)
-    return subject, open_saes(specs, subject, device=model.device)
+    return subject, open_saes(specs, subject, decoders=decoders)
 
 
 def open_saes(
-    specs: Sequence[str | CheckpointSource], subject: Subject, *, device: str = "auto"
+    specs: Sequence[str | CheckpointSource], subject: Subject, *, decoders: bool = True
 ) -> list[SAE]:
-    """Load SAEs: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
+    """Load SAEs to the model's device: folders (patterns allowed), checkpoints, or `release/id` of SAELens' directory.
+
+    Args:
+        specs: Which.
+        subject: The model whose activations they read.
+        decoders: False leaves out weights that encoding does not read.
 
     Raises:
         ConfigError: nothing matches, or two SAEs have one name.
         SaeError: an SAE is damaged or does not fit the subject model, or a checkpoint has not been fetched yet.
     """
-    info, chosen = subject.info, choose_device(device)
+    info, device = subject.info, subject.device
     checked = check_here(specs, ModelSizes(info.model_id, info.d_model, info.n_layers))
-    saes = [open_sae(spec, model=info, device=chosen) for spec in checked]
+    saes = [open_sae(spec, model=info, device=device, decoder=decoders) for spec in checked]
     sources = [spec for spec in specs if not isinstance(spec, str)]
-    return saes + [_open_source(source, info, chosen) for source in sources]
+    return saes + [_open_source(source, info, device) for source in sources]
 
 
 def _open_source(source: CheckpointSource, model: SubjectInfo, device: str) -> SAE:

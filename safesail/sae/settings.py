@@ -63,7 +63,15 @@ def read_settings(path: Path) -> dict[str, Any] | None:
         ) from error
     if not isinstance(settings, dict):
         raise SaeError(f"{path / CONFIG} must be a JSON object")
-    k, d_sae = settings.get("k"), settings.get("d_sae")
-    if isinstance(k, int) and isinstance(d_sae, int) and not 1 <= k <= d_sae:
-        raise SaeError(f"{path}: k = {k} of {d_sae} features cannot be; correct k in its {CONFIG}")
+    _check_numbers(path, settings)
     return settings
+
+
+def _check_numbers(path: Path, settings: dict[str, Any]) -> None:
+    for name in ("d_in", "d_sae", "k"):
+        number = settings.get(name)
+        if number is not None and (isinstance(number, bool) or not isinstance(number, int | float)):
+            raise SaeError(f"{path}: {name} = {number!r:.40} is no number; correct it in its {CONFIG}")
+    k, d_sae = settings.get("k"), settings.get("d_sae")
+    if k is not None and d_sae is not None and not 1 <= k <= d_sae:
+        raise SaeError(f"{path}: k = {k} of {d_sae} features cannot be; correct k in its {CONFIG}")

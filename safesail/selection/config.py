@@ -18,6 +18,9 @@ class SelectionConfig(Config):
     min_lift: Annotated[float, Field(gt=0, le=1)] = 0.25
     """And that share exceeds the share of pairs in which it fires on q- only by at least this much."""
 
+    readout_features: PositiveInt = 5
+    """Features that together stand for a concept, at most."""
+
     keep_floor: Share = 0.25
     """Features below this share on both sides are not stored for a concept."""
 

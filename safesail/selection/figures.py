@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safesail.domain.undefined import Undefined
 from safesail.metrics.contrast import MEASURES
 from safesail.metrics.correlation import percentile_interval
+from safesail.metrics.readout import Detection
 from safesail.selection.core import ConceptResult
 from safesail.store.selection import ScoreRow
 
@@ -73,6 +74,51 @@ class Sums:
         return replace(self, **added | {"reasons": added["reasons"][:1]})
 
 
+@dataclass(frozen=True)
+class Detections:
+    """What readouts detect, added up over concepts."""
+
+    n_concepts: int
+    n_pairs: int
+    value: float
+    null: float
+    value_draws: Float[np.ndarray, " draws"]
+    above_draws: Float[np.ndarray, " draws"]
+    reasons: tuple[str, ...]
+    """Why the first concept without a figure has none; empty where all have."""
+
+    @classmethod
+    def nothing(cls, draws: int, n_pairs: int = 0, reasons: tuple[str, ...] = ()) -> Self:
+        """Of no concept, or of one without a figure."""
+        return cls(0, n_pairs, 0.0, 0.0, np.zeros(draws), np.zeros(draws), reasons)
+
+    @classmethod
+    def of(cls, detection: Detection | str, n_pairs: int, draws: int, rng: np.random.Generator) -> Self:
+        """One concept's, with its resamples of the pairs."""
+        if isinstance(detection, str):
+            return cls.nothing(draws, n_pairs, (detection,))
+        weights = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), draws) / n_pairs
+        drawn = weights @ detection.pos
+        means = float(detection.pos.mean()), float(detection.null.mean())
+        return cls(1, n_pairs, *means, drawn, drawn - weights @ detection.null, ())
+
+    def __add__(self, other: Self) -> Self:
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        return replace(self, **added | {"reasons": added["reasons"][:1]})
+
+    def rows(self, scope: str, scope_id: str) -> list[ScoreRow]:
+        """Of a concept, or the mean over concepts."""
+        row = _Row(scope, scope_id, self.n_pairs)
+        if not self.n_concepts:
+            return [row("detection", None, reason=[*self.reasons, "every concept is a control"][0])]
+        n = self.n_concepts
+        value, null = self.value / n, self.null / n
+        return [
+            row("detection", value, interval(self.value_draws / n, value), null=null),
+            row("detection_above_null", value - null, interval(self.above_draws / n, value - null)),
+        ]
+
+
 def concept_rows(result: ConceptResult, sums: Sums) -> list[ScoreRow]:
     """Every figure of one concept, from `Sums.of` it."""
     row = _Row("concept", result.concept_id, sums.n_pairs)
@@ -98,6 +144,13 @@ def group_rows(domains: Mapping[str, Sums], controls: Sequence[str]) -> list[Sco
             reason = "the lengths of the sides never differ"
             rows.append(row("pair_isolation_equal_length", adjusted, reason=reason))
     return rows
+
+
+def detection_rows(domains: Mapping[str, Detections], controls: Sequence[str]) -> list[ScoreRow]:
+    """`detection` of every domain and over all, as `group_rows`."""
+    counted = [own for domain, own in domains.items() if domain not in controls]
+    rows = [row for domain in sorted(domains) for row in domains[domain].rows("domain", domain)]
+    return [*rows, *reduce(add, counted, Detections.nothing(1)).rows("all", "all")]
 
 
 @dataclass(frozen=True)

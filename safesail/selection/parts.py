@@ -16,6 +16,7 @@ from safesail.sae.encode import Spread
 from safesail.selection.batches import Chunk
 from safesail.selection.core import ConceptResult
 from safesail.selection.figures import Sums, concept_rows
+from safesail.selection.texts import PairTexts
 from safesail.store.selection import ScoreRow
 from safesail.store.staging import read_part, write_part
 from safesail.version import __version__
@@ -57,7 +58,10 @@ class Part:
     """Figures of its concepts."""
 
     features: Mapping[str, NDArray[Any]]
-    """Columns of the store's `feature_concepts`."""
+    """Columns of the store's `feature_concepts`: every feature that fires on one side alone of any pair."""
+
+    texts: Mapping[str, PairTexts]
+    """What readouts are chosen from, by concept."""
 
     domains: Mapping[str, Sums]
     """Its concepts' figures, added up by domain."""
@@ -73,7 +77,9 @@ class Part:
         rows: list[ScoreRow] = []
         domains: dict[str, Sums] = {}
         features: list[dict[str, NDArray[Any]]] = []
+        texts: dict[str, PairTexts] = {}
         for result in results:
+            texts[result.concept_id] = result.texts
             sums = Sums.of(result, draws)
             rows += concept_rows(result, sums)
             domains = _added(domains, {result.domain: sums})
@@ -84,14 +90,15 @@ class Part:
             }
             features.append({**vars(result.features), **about})
         columns = {name: np.concatenate([own[name] for own in features]) for name in features[0]}
-        return cls(rows, columns, domains, tally, spread)
+        return cls(rows, columns, texts, domains, tally, spread)
 
     def __add__(self, other: Self) -> Self:
-        """Two chunks as one, without the rows and features, of which nothing is to be added up."""
+        """Two chunks as one, without the rows, features and texts, of which nothing is to be added up."""
         return replace(
             self,
             rows=(),
             features={},
+            texts={},
             domains=_added(self.domains, other.domains),
             tally=self.tally + other.tally,
             spread=self.spread + other.spread,
@@ -107,11 +114,17 @@ class Part:
             "sums": [{k: v for k, v in vars(s).items() if k not in _TABLES} for s in sums],
             "tally": asdict(self.tally),
             "spread": {"n": self.spread.n, "squares": self.spread.squares},
+            "texts": {concept_id: texts.d_sae for concept_id, texts in self.texts.items()},
             "seconds": self.seconds,
         }
         tables = {f"sums/{table}": np.stack([getattr(s, table) for s in sums]) for table in _TABLES}
         columns = {f"features/{key}": column for key, column in self.features.items()}
-        write_part(folder, name, text, {**tables, **columns, "spread/total": self.spread.total})
+        texts = {
+            f"texts/{i}/{key}": column
+            for i, own in enumerate(self.texts.values())
+            for key, column in own.arrays().items()
+        }
+        write_part(folder, name, text, {**tables, **columns, **texts, "spread/total": self.spread.total})
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Self:
@@ -129,6 +142,12 @@ class Part:
         return cls(
             rows=[ScoreRow(*row) for row in text["rows"]],
             features={k.removeprefix("features/"): v for k, v in arrays.items() if k.startswith("features/")},
+            texts={
+                concept_id: PairTexts(
+                    d_sae, *(arrays[f"texts/{i}/{key}"] for key in ("starts", "feature", "value", "priority"))
+                )
+                for i, (concept_id, d_sae) in enumerate(text["texts"].items())
+            },
             domains=domains,
             tally=Tally(**text["tally"]),
             spread=Spread(**text["spread"], total=arrays["spread/total"]),

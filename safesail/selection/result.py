@@ -7,16 +7,17 @@ from typing import Any
 from safesail.store.connection import Db
 from safesail.store.selection import (
     RANKING,
-    ConceptFeature,
+    SECOND,
+    ReadoutFeature,
     ScoredSae,
     ScoreRow,
-    best_features,
     candidate_features,
     ranked_saes,
     read_scores,
+    readouts,
 )
 
-_COMPANIONS = ("i_cdf", "i_cdf_above_null", "l0_t0.5", "l0_t0.5_above_null")
+_COMPANIONS = (SECOND, "i_cdf", "i_cdf_above_null", "l0_t0.5", "l0_t0.5_above_null")
 """Figures over all concepts that stand beside the ranking one."""
 
 
@@ -33,6 +34,9 @@ class RankedSae:
     domains: Mapping[str, ScoreRow]
     """The ranking figure by domain, controls included."""
 
+    concepts: Mapping[str, ScoreRow]
+    """The ranking figure by concept."""
+
     n_candidates: int
     new: bool
     """Scored in this run; False: the store had its figures."""
@@ -44,11 +48,13 @@ class RankedSae:
         return {
             "sae": sae.sae_id,
             "layer": sae.layer,
+            "hook": sae.hook.rpartition(".")[2],
             "L0": sae.l0,
             "FVU": sae.fvu,
             RANKING: sae.value,
             "low": sae.low,
             "high": sae.high,
+            "null": sae.null_value,
             **companions,
             "candidates": self.n_candidates,
             "new": self.new,
@@ -60,8 +66,8 @@ class SelectionResult:
     """SAEs, best first."""
 
     ranked: tuple[RankedSae, ...]
-    features: tuple[ConceptFeature, ...]
-    """Of the best SAE: the features that tell each concept best from its absence, by concept, best first."""
+    readouts: tuple[ReadoutFeature, ...]
+    """Of the best SAE: the features that together detect each concept, by concept, best first."""
 
     n_tokens: int
     """Tokens that the subject model saw in this run; 0 where all figures were in the store."""
@@ -78,6 +84,14 @@ class SelectionResult:
         """One row per SAE, best first."""
         return [ranked.cells() for ranked in self.ranked]
 
+    def figures(self) -> list[dict[str, Any]]:
+        """Every SAE with all its figures over all concepts, and the ranking one by domain and concept."""
+        return [
+            {"sae": r.sae, "all": list(r.overall.values()), "domains": list(r.domains.values()),
+             "concepts": list(r.concepts.values())}
+            for r in self.ranked
+        ]  # fmt: skip
+
     def domain_table(self) -> list[dict[str, Any]]:
         """One row per SAE with the ranking figure of every domain."""
         return [
@@ -85,12 +99,20 @@ class SelectionResult:
             for r in self.ranked
         ]
 
-    def feature_table(self) -> list[dict[str, Any]]:
-        """One row per concept: the best SAE's features for it, each with how much more often it fires on q+."""
+    def readout_table(self) -> list[dict[str, Any]]:
+        """One row per concept: what the best SAE's readout detects, and its features with lift and AUC on pairs."""
         by_concept: dict[str, list[str]] = {}
-        for f in self.features:
-            by_concept.setdefault(f.concept_id, []).append(f"#{f.feature} {f.lift:+.2f}")
-        return [{"concept": c, "features, lift": "  ".join(best)} for c, best in by_concept.items()]
+        for f in self.readouts:
+            by_concept.setdefault(f.concept_id, []).append(f"#{f.feature} {f.lift:+.2f} {f.auc_pairs:.2f}")
+        detected = self.ranked[0].concepts
+        return [
+            {
+                "concept": concept,
+                RANKING: detected[concept].value if concept in detected else None,
+                "features: lift, AUC on pairs": "  ".join(chosen),
+            }
+            for concept, chosen in by_concept.items()
+        ]
 
 
 def read_result(
@@ -106,13 +128,19 @@ def read_result(
         _read(db, sae, is_new=sae.sae_id in new)
         for sae in ranked_saes(db, selection_ids=list(selection_ids.values()))
     ]
-    features = best_features(db, ranked[0].sae.selection_id)
-    return SelectionResult(tuple(ranked), tuple(features), n_tokens, seconds)
+    chosen = readouts(db, ranked[0].sae.selection_id)
+    return SelectionResult(tuple(ranked), tuple(chosen), n_tokens, seconds)
 
 
 def _read(db: Db, sae: ScoredSae, *, is_new: bool) -> RankedSae:
     overall = {row.measure: row for row in read_scores(db, sae.selection_id, scope="all")}
-    by_domain = read_scores(db, sae.selection_id, scope="domain")
-    domains = {row.scope_id: row for row in by_domain if row.measure == RANKING}
+    domains, concepts = (
+        {
+            row.scope_id: row
+            for row in read_scores(db, sae.selection_id, scope=scope)
+            if row.measure == RANKING
+        }
+        for scope in ("domain", "concept")
+    )
     candidates = candidate_features(db, sae.sae_id, selection_id=sae.selection_id)
-    return RankedSae(sae, overall, domains, len(candidates), is_new)
+    return RankedSae(sae, overall, domains, concepts, len(candidates), is_new)

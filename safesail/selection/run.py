@@ -1,21 +1,21 @@
-"""Rank SAEs by how well single features isolate concepts: one pass of the subject model for all of them."""
+"""Rank SAEs by how well a few features detect concepts: one pass of the subject model for all of them."""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
-from itertools import chain
 from operator import add
 from typing import Any
 
 import torch
 
 from safesail.concepts.read import concept_set_hash
-from safesail.domain.records import Concept, SubjectInfo
+from safesail.domain.records import Concept, LoadedSubject
 from safesail.errors import ConfigError
 from safesail.sae.protocol import SAE
 from safesail.selection.config import SelectionConfig
-from safesail.selection.figures import group_rows
+from safesail.selection.figures import Sums, detection_rows, group_rows
+from safesail.selection.readouts import SaeReader
 from safesail.selection.result import SelectionResult, read_result
 from safesail.selection.single_pass import CLOCKS, Pass
 from safesail.store.concepts import write_concepts
@@ -23,6 +23,7 @@ from safesail.store.connection import Db
 from safesail.store.registry import finish_run, register_sae, register_subject, start_run
 from safesail.store.selection import (
     NEAR,
+    SelectionPiece,
     SelectionRow,
     candidate_features,
     finished_selections,
@@ -33,7 +34,7 @@ from safesail.store.sql import transaction
 from safesail.store.staging import clear, staging_dir
 from safesail.subject.protocol import Subject
 
-_FORMAT = 1
+_FORMAT = 2
 """Goes into every selection id: to be raised when the figures themselves change."""
 
 
@@ -93,7 +94,9 @@ def run_selection(
     return read_result(db, ids, new=new, n_tokens=n_tokens, seconds=seconds)
 
 
-def selection_id(subject: SubjectInfo, sae: SAE, concepts: Sequence[Concept], config: SelectionConfig) -> str:
+def selection_id(
+    subject: LoadedSubject, sae: SAE, concepts: Sequence[Concept], config: SelectionConfig
+) -> str:
     """Identity of one SAE's selection: everything that can change its figures, and nothing else."""
     body = {
         "format": _FORMAT,
@@ -102,6 +105,8 @@ def selection_id(subject: SubjectInfo, sae: SAE, concepts: Sequence[Concept], co
         "concepts": concept_set_hash(concepts),
         "settings": _settings(config),
     }
+    if subject.dtype != "float32":  # what is not named is float32, as in stores of earlier versions
+        body["dtype"] = subject.dtype
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -110,7 +115,8 @@ def record_near(db: Db, sae: SAE) -> None:
     if sae.decoder is None:
         return
     features = sorted(c.feature for c in candidate_features(db, sae.info.sae_id))
-    rows = torch.nn.functional.normalize(sae.decoder[features].float(), dim=1)
+    chosen = torch.tensor(features, dtype=torch.long).to(sae.decoder.device)
+    rows = torch.nn.functional.normalize(sae.decoder.index_select(0, chosen).cpu().float(), dim=1)
     cosine = torch.triu(rows @ rows.T, diagonal=1)
     a, b = torch.nonzero(cosine >= NEAR, as_tuple=True)
     pairs = zip(a.tolist(), b.tolist(), cosine[a, b].tolist(), strict=True)
@@ -144,5 +150,18 @@ def _record(
         fvu=None if sae.decoder is None else total.tally.fvu(total.spread),
         seconds=total.tally.seconds + total.seconds,
     )
-    rows = chain((part.rows for part in run.parts(sae)), [group_rows(total.domains, config.controls)])
-    write_selection(db, row, rows, (part.features for part in run.parts(sae)))
+    write_selection(db, row, _pieces(sae, run, concepts, config, total.domains))
+
+
+def _pieces(
+    sae: SAE, run: Pass, concepts: Sequence[Concept], config: SelectionConfig, sums: Mapping[str, Sums]
+) -> Iterator[SelectionPiece]:
+    domains = {concept.concept_id: concept.domain for concept in concepts}
+    with run.clock("contrast"):
+        reader = SaeReader(run.parts(sae), domains, sae.info.d_sae, config)
+    for part in run.parts(sae):
+        with run.clock("contrast"):
+            piece = reader.read(part)
+        yield piece
+    groups = [*group_rows(sums, config.controls), *detection_rows(reader.detections, config.controls)]
+    yield SelectionPiece(groups)

@@ -2,7 +2,8 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class _OpenPart:
         started = time.perf_counter()
         n_texts, d_sae = 2 * len(batch.pairs), self.sae.info.d_sae
         maxima = text_maxima(acts.row, acts.feature, acts.value, n_texts, d_sae)
-        self.scorer.add(batch, maxima > above)
+        self.scorer.add(batch, maxima, above)
         self.seconds += time.perf_counter() - started
 
 
@@ -90,6 +91,13 @@ class Pass:
                 self._go_at_zero(bar)
             else:
                 self._go_at_quantile(self._config.activity_quantile, bar)
+
+    @contextmanager
+    def clock(self, name: str) -> Generator[None, None, None]:
+        """Adds what is done inside to `seconds`."""
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started
 
     def parts(self, sae: SAE) -> Iterator[Part]:
         """What was measured of one SAE; read anew each time, so that no more than one part is held."""

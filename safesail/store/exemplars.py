@@ -31,7 +31,7 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     """Where a feature's activations lie.
 
     Raises:
-        NotFoundError: the store holds no finished harvest of it.
+        NotFoundError: the store holds no finished harvest of it, or its SAE has fewer features.
     """
     row = one(
         db,
@@ -43,8 +43,16 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
         [feature.sae_id, feature.index],
     )
     if row is None:
-        raise NotFoundError(f"no finished harvest of {feature} in this store; run `safesail harvest` first")
+        raise NotFoundError(_why_missing(db, feature))
     return HarvestedFeature(feature, int(row[0]), int(row[1]), int(row[2]), row[3], tuple(row[4] or ()))
+
+
+def _why_missing(db: Db, feature: FeatureId) -> str:
+    harvest_of(db, feature.sae_id)
+    (n,) = one(db, "SELECT d_sae FROM saes WHERE sae_id = ?", [feature.sae_id]) or (None,)
+    if n is not None and feature.index >= n:
+        return f"there is no {feature}: the features of {feature.sae_id} are 0 to {n - 1}"
+    return f"no harvest of {feature} in this store; run `safesail harvest` first"
 
 
 def harvest_of(db: Db, sae_id: str) -> str:

@@ -2,28 +2,31 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from safesail.domain.records import SaeInfo, SubjectInfo
 from safesail.errors import ConfigError
 from safesail.store import staging
 from safesail.store.bulk import Column, insert
-from safesail.store.ranges import feature_counts, feature_ranges
+from safesail.store.histogram import Histogram
+from safesail.store.ranges import in_turn
 from safesail.store.registry import register_sae, register_subject
+from safesail.store.runs import Merged, Run, RunReader
 from safesail.store.sql import Db, one, rows, transaction, value
-from safesail.store.statistics import Middle, merge_bins, write_features
+from safesail.store.statistics import FeatureMeasure, FeatureRows, write_features
 from safesail.store.top_tokens import token_codes
 
 Precision = Literal["f32", "u8"]
 
-BINS_PER_MERGE = 250_000
-"""Rows of histograms that shards bring at least before they are added up."""
+STAGING = 2
+"""Kind of the files beside the store: part of a harvest's settings, which tells those of earlier versions apart."""
 
-_SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "activation_bins", "harvest_saes")
-_ROWS_PER_SORT = 1_000_000
-_SORTS_AT_MOST = 64
+_SAE_TABLES = ("activations_f32", "activations_u8", "activation_scales", "harvest_saes")
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,14 @@ class HarvestedShard:
     n_tokens: int
     documents: Mapping[str, Column]
     windows: Mapping[str, Column]
-    nonzeros: Mapping[int, Mapping[str, Column]]
-    """By sae_key: feature, token, value; sorted by feature, then token."""
+    first_slot: int
+    """Number of its first token slot in the harvest."""
 
-    bins: Mapping[int, Mapping[str, Column]]
-    """By sae_key."""
+    nonzeros: Mapping[int, Run]
+    """Those that are kept, by sae_key."""
+
+    dropped: Mapping[int, Histogram]
+    """Histograms of the others, by sae_key; empty where all are kept."""
 
 
 def open_harvest(
@@ -83,19 +89,30 @@ def open_harvest(
     if known is not None:  # unless one of its SAEs was given to another harvest since
         held = rows(db, "SELECT sae_key FROM harvest_saes WHERE harvest_key = ?", [known[0]])
         if {int(r[0]) for r in held} == set(keys.values()):
-            return read_harvest(db, int(known[0]), keys)
+            record = read_harvest(db, int(known[0]), keys)
+            if not _of_another_kind(record):
+                return record
+            if not replace:
+                raise ConfigError(
+                    "this harvest was begun by another version of Safe-SAIL, whose files this one does not read; "
+                    "end it with that version, or start again with --replace"
+                )
     if not replace:
-        _check_free(db, keys)
+        _check_free(db, keys, settings)
     drop_harvests(db, keys)
     key = int(value(db, "SELECT nextval('harvest_keys')"))
     with transaction(db):
         db.execute(
             "INSERT INTO harvests VALUES (?, ?, ?, ?, ?, ?, false)",
             [key, harvest_id, subject.model_id, subject.fingerprint,
-             json.dumps(settings, sort_keys=True), settings["n_ctx"]],
+             json.dumps({**settings, "staging": STAGING}, sort_keys=True), settings["n_ctx"]],
         )  # fmt: skip
         insert(db, "harvest_saes", {"sae_key": list(keys.values()), "harvest_key": [key] * len(keys)})
     return read_harvest(db, key, keys)
+
+
+def _of_another_kind(record: HarvestRecord) -> bool:
+    return bool(record.shards) and not record.finished and record.settings.get("staging") != STAGING
 
 
 def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
@@ -114,11 +131,16 @@ def read_harvest(db: Db, key: int, sae_keys: dict[str, int]) -> HarvestRecord:
     )
 
 
-def set_batch_tokens(db: Db, record: HarvestRecord, batch_tokens: int) -> None:
-    """Remember the batch size that fits, so that a resumed harvest computes in the same batches."""
-    settings = json.dumps({**record.settings, "batch_tokens": batch_tokens}, sort_keys=True)
+def set_sizes(
+    db: Db, record: HarvestRecord, *, shard_tokens: int, batch_tokens: int | Literal["auto"] | None
+) -> None:
+    """Remember the sizes that fit, so that a resumed harvest cuts the same shards and computes in like batches."""
+    settings = {**record.settings, "shard_tokens": shard_tokens, "batch_tokens": batch_tokens}
     with transaction(db):
-        db.execute("UPDATE harvests SET settings = ? WHERE harvest_key = ?", [settings, record.key])
+        db.execute(
+            "UPDATE harvests SET settings = ? WHERE harvest_key = ?",
+            [json.dumps(settings, sort_keys=True), record.key],
+        )
 
 
 def write_shard(db: Db, key: int, shard: HarvestedShard) -> None:
@@ -128,50 +150,22 @@ def write_shard(db: Db, key: int, shard: HarvestedShard) -> None:
         DataError: the disk is full, or the store cannot be written; the shards before stay.
     """
     folder = _staging_dir(db, key)
-    for sae_key, columns in shard.nonzeros.items():
-        staging.write_nonzeros(folder, shard.number, sae_key, columns)
+    staging.write_shard_file(folder, shard.number, shard.first_slot, shard.nonzeros, shard.dropped)
     with transaction(db):
         n_documents = insert(db, "documents", shard.documents)
         n_windows = insert(db, "windows", shard.windows)
-        for columns in shard.bins.values():
-            insert(db, "activation_bins", columns)
         db.execute(
             "INSERT INTO shards VALUES (?, ?, ?, ?, ?, ?)",
             [key, shard.number, shard.content, n_documents, n_windows, shard.n_tokens],
         )
 
 
-class BinMerger:
-    """Adds up the histograms of shards whenever as many rows came as were left the last time.
-
-    So they grow with the features, not with the text, and two rows at most are added up for each that came.
-    """
-
-    def __init__(self, db: Db, sae_keys: Sequence[int], *, least: int = BINS_PER_MERGE) -> None:
-        self._db = db
-        self._sae_keys = list(sae_keys)
-        self._least = least
-        self._left = self._count()
-
-    def after_shard(self) -> None:
-        """Add up what came since, where that is due.
-
-        Raises:
-            DataError: the disk is full, or the store cannot be written; sums are the same before and after.
-        """
-        if self._count() - self._left < max(self._least, self._left):
-            return
-        merge_bins(self._db, self._sae_keys)
-        self._left = self._count()
-
-    def _count(self) -> int:
-        sql = "SELECT count(*) FROM activation_bins WHERE list_contains(?, sae_key)"
-        return int(value(self._db, sql, [self._sae_keys]))
+def dropped_histograms(db: Db, record: HarvestRecord) -> staging.DroppedHistograms:
+    """Histograms of this harvest's nonzeros that are not kept."""
+    return staging.DroppedHistograms(_staging_dir(db, record.key), list(record.sae_keys.values()))
 
 
-def finish_harvest(
-    db: Db, record: HarvestRecord, d_sae: Mapping[str, int], precision: Precision, middle: Middle
-) -> None:
+def finish_harvest(db: Db, record: HarvestRecord, d_sae: Mapping[str, int], precision: Precision) -> None:
     """Sort activations by feature into the store, compute every feature's statistics, and mark it as finished.
 
     Args:
@@ -179,23 +173,73 @@ def finish_harvest(
         record: The harvest, all of whose shards are stored.
         d_sae: Number of features of every SAE, so that features that never fired have a row too.
         precision: Of the stored values: exact, or one byte.
-        middle: Value in the middle of each bin.
 
     Raises:
         DataError: the disk is full, or shards are missing; what is stored so far is kept.
     """
     folder = _staging_dir(db, record.key)
-    paths = {key: staging.nonzero_paths(folder, record.shards, key) for key in record.sae_keys.values()}
-    stride = record.n_windows * int(record.settings["n_ctx"])
-    merge_bins(db, list(paths))
-    with transaction(db):
-        with token_codes(db, record.key, folder) as strings:
-            for sae_id, key in record.sae_keys.items():
-                _store_sorted(db, key, paths[key], precision, stride)
-                write_features(db, record.key, (sae_id, key, d_sae[sae_id]), record.n_tokens, middle, strings)
+    files = staging.shard_files(folder, record.shards)
+    dropped = dropped_histograms(db, record)
+    with transaction(db), token_codes(db, record.key, folder) as strings:
+        for sae_id, key in record.sae_keys.items():
+            reader = RunReader(files, str(key), d_sae[sae_id])
+            measure = FeatureMeasure(dropped.total(record.shards, key), d_sae[sae_id], strings)
+            _store_sae(db, record, (sae_id, key), reader, (measure, precision))
         db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
     db.execute("CHECKPOINT")
     staging.clear(folder)
+
+
+def _store_sae(
+    db: Db,
+    record: HarvestRecord,
+    sae: tuple[str, int],
+    reader: RunReader,
+    how: tuple[FeatureMeasure, Precision],
+) -> None:
+    """Bring one SAE's activations and statistics into the store, a range of features at a time.
+
+    While the store takes one range in, the next is merged and measured. Tokens go up within a feature only;
+    `feature * stride + token` goes up throughout, in small steps.
+    """
+    sae_id, sae_key = sae
+    measure, precision = how
+    stride = record.n_windows * int(record.settings["n_ctx"])
+
+    def prepare(number: int) -> tuple[dict[str, Column], FeatureRows]:
+        merged = reader.read(number)
+        features = measure(merged)
+        return _activation_columns(merged, features, stride, precision), features
+
+    measured: list[FeatureRows] = []
+    with ThreadPoolExecutor(1, "merge") as ahead:
+        for columns, features in in_turn(ahead, prepare, len(reader.ranges)):
+            constants = {"sae_key": sae_key, "stride": stride}
+            insert(db, f"activations_{precision}", columns, constants=constants)
+            measured.append(features)
+    if precision == "u8":
+        scales = {
+            "feature": np.concatenate([f.active for f in measured]),
+            "maximum": np.concatenate([f.maximum for f in measured]),
+        }
+        insert(db, "activation_scales", scales, constants={"sae_key": sae_key})
+    write_features(db, record.key, sae_id, record.n_tokens, measured)
+
+
+def _activation_columns(
+    merged: Merged, features: FeatureRows, stride: int, precision: Precision
+) -> dict[str, Column]:
+    sort_key = merged.feature.astype(np.int64)
+    sort_key *= stride
+    sort_key += merged.token
+    columns: dict[str, Column] = {"feature": merged.feature, "sort_key": sort_key}
+    if precision == "f32":
+        return {**columns, "value": merged.value}
+    # Levels at (code + 0.5) / 255.5 of the maximum: no nonzero becomes 0, the maximum is exact, and the largest error
+    # is maximum / 511.
+    maximum = features.maximum[np.searchsorted(features.active, merged.feature)].astype(np.float64)
+    code = np.maximum(np.round(merged.value / maximum * 255.5 - 0.5), 0)
+    return {**columns, "code": code.astype(np.uint8)}
 
 
 def clear_staging(db: Db, record: HarvestRecord) -> None:
@@ -207,55 +251,32 @@ def _staging_dir(db: Db, key: int) -> Path:
     return staging.staging_dir(db, "harvest") / str(key)
 
 
-def _store_sorted(db: Db, sae_key: int, paths: list[str], precision: Precision, stride: int) -> None:
-    """Bring an SAE's activations into the store, a range of features at a time so that memory stays flat.
-
-    Tokens go up within a feature only; `feature * stride + token` goes up throughout, in small steps.
-    """
-    db.execute(
-        """
-        CREATE OR REPLACE TEMP TABLE feature_maxima AS
-        SELECT sae_key, feature, max(maximum) AS maximum FROM activation_bins WHERE sae_key = ? GROUP BY ALL
-        """,
-        [sae_key],
-    )
-    if precision == "u8":
-        db.execute("INSERT INTO activation_scales SELECT * FROM feature_maxima ORDER BY feature")
-        # Levels at (code + 0.5) / 255.5 of the maximum: no nonzero becomes 0, the maximum is exact, and the
-        # largest error is maximum / 511.
-        column = (
-            "CAST(greatest(round(p.value / CAST(m.maximum AS DOUBLE) * 255.5 - 0.5), 0) AS UTINYINT) AS code"
-        )
-    else:
-        column = "p.value"
-    counts = feature_counts(db, sae_key, "sum(n)")
-    limit = max(_ROWS_PER_SORT, sum(n for _, n in counts) // _SORTS_AT_MOST)
-    for first, stop in feature_ranges(counts, limit):
-        db.execute(
-            f"""
-            INSERT INTO activations_{precision} BY NAME
-            SELECT CAST($key AS INTEGER) AS sae_key, p.feature,
-                   CAST(p.feature AS BIGINT) * $stride + p.token AS sort_key, $stride AS stride, {column}
-            FROM read_parquet($paths) p JOIN feature_maxima m USING (feature)
-            WHERE p.feature >= $first AND p.feature < $stop ORDER BY sort_key
-            """,
-            {"key": sae_key, "stride": stride, "paths": paths, "first": first, "stop": stop},
-        )
-    db.execute("DROP TABLE feature_maxima")
-
-
-def _check_free(db: Db, sae_keys: Mapping[str, int]) -> None:
+def _check_free(db: Db, sae_keys: Mapping[str, int], settings: Mapping[str, Any]) -> None:
     harvested = rows(
         db,
-        "SELECT sae_id FROM saes JOIN harvest_saes USING (sae_key) SEMI JOIN shards USING (harvest_key)"
-        " WHERE list_contains(?, sae_key) ORDER BY 1",
+        "SELECT sae_id, settings FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
+        " SEMI JOIN shards USING (harvest_key) WHERE list_contains(?, sae_key) ORDER BY 1",
         [list(sae_keys.values())],
     )
     if harvested:
         raise ConfigError(
-            f"{harvested[0][0]} was harvested into this store from other text or with other settings; "
+            f"{harvested[0][0]} was harvested into this store from other text or with other settings"
+            f"{_differences(json.loads(harvested[0][1]), settings)}; "
             "use another --store, or --replace to drop that harvest"
         )
+
+
+def _differences(stored: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Which settings differ, for people; what is not known of the stored harvest is left out."""
+    differ = [
+        f"{name} {stored[name]}, now {settings[name]}"
+        for name in settings
+        if name in stored
+        and stored[name] != settings[name]
+        and name not in ("batch_tokens", "memory_gb")
+        and settings[name] is not None
+    ]
+    return f" ({', '.join(differ)})" if differ else ""
 
 
 def drop_harvests(db: Db, sae_keys: Mapping[str, int]) -> None:

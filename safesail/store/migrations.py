@@ -51,23 +51,35 @@ def m004_origin_of_scores(db: Db) -> None:
 
 
 @migration
-def m005_aliases_of_saes(db: Db) -> None:
-    """Where an imported SAE has been proven to be one at hand, its other name is remembered."""
-    db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
+def m005_separations(db: Db) -> None:
+    """How features grade a concept's texts: empty for selections made before, which know no readout."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE separations (" in table))
 
 
 @migration
-def m005_lookup_beside_scores(db: Db) -> None:
+def m006_no_histogram_rows(db: Db) -> None:
+    """Histograms are files while a harvest is under way, and of no use once its statistics are computed."""
+    db.execute("DROP TABLE activation_bins")
+
+
+@migration
+def m007_lookup_beside_scores(db: Db) -> None:
     """Scores get the look-up baseline and the interval of what they gain over it, unknown for those there are."""
     for column in ("lookup", "gain_low", "gain_high"):
         db.execute(f"ALTER TABLE scores ADD COLUMN IF NOT EXISTS {column} DOUBLE")
 
 
 @migration
-def m006_pools(db: Db) -> None:
+def m008_pools(db: Db) -> None:
     """Which features were scored together."""
     db.execute("CREATE SEQUENCE pool_order START 1")
     db.execute(next(table for table in TABLES if "CREATE TABLE pools (" in table))
+
+
+@migration
+def m009_aliases_of_saes(db: Db) -> None:
+    """Where an imported SAE has been proven to be one at hand, its other name is remembered."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
 
 
 def migrate(db: Db) -> None:

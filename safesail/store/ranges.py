@@ -1,8 +1,10 @@
 """Cutting features into ranges that are worked on one after the other, so that memory stays flat."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from safesail.store.sql import Db, rows
+T = TypeVar("T")
 
 
 def runs(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
@@ -17,18 +19,11 @@ def runs(counts: Sequence[int], limit: int) -> list[tuple[int, int]]:
     return [*ranges, (start, len(counts))] if len(counts) else ranges
 
 
-def feature_counts(db: Db, sae_key: int, figure: str) -> list[tuple[int, int]]:
-    """Features of an SAE that have bins, ascending, each with a sum over them: `count(*)`, or `sum(n)` of nonzeros."""
-    sql = f"SELECT feature, {figure} FROM activation_bins WHERE sae_key = ? GROUP BY 1 ORDER BY 1"
-    return [(int(feature), int(n)) for feature, n in rows(db, sql, [sae_key])]
-
-
-def feature_ranges(counts: Sequence[tuple[int, int]], limit: int) -> list[tuple[int, int]]:
-    """Ranges of features [first, stop) with at most `limit` rows each, or of one feature.
-
-    Args:
-        counts: Features that have rows, ascending, and how many.
-        limit: Rows.
-    """
-    edges = [*(feature for feature, _ in counts), *(feature + 1 for feature, _ in counts[-1:])]
-    return [(edges[start], edges[stop]) for start, stop in runs([n for _, n in counts], limit)]
+def in_turn(pool: ThreadPoolExecutor, make: Callable[[int], T], n: int) -> Iterator[T]:
+    """What `make` gives for 0 to n - 1, in order; the next one is made while the caller works on this one."""
+    ahead = pool.submit(make, 0) if n else None
+    for number in range(1, n + 1):
+        assert ahead is not None
+        made = ahead.result()
+        ahead = pool.submit(make, number) if number < n else None
+        yield made

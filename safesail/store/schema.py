@@ -99,6 +99,19 @@ TABLES = (
         candidate    BOOLEAN NOT NULL           -- frequency reaches the threshold of the selection
     )
     """,
+    """
+    CREATE TABLE separations (                  -- how a candidate, or a feature of a readout, grades a concept's texts
+        selection_id TEXT NOT NULL,
+        sae_id       TEXT NOT NULL,
+        concept_id   TEXT NOT NULL,
+        feature      INTEGER NOT NULL CHECK (feature >= 0),
+        auc_pairs    DOUBLE NOT NULL,           -- q+ against q-
+        auc_wide     DOUBLE,                    -- q+ against texts of other domains; NULL: there are none
+        readout_rank INTEGER,                   -- from 1, in the concept's readout; NULL: not in it
+        scale        DOUBLE NOT NULL,           -- what the feature is divided by in a readout
+        PRIMARY KEY (selection_id, concept_id, feature)
+    )
+    """,
     "CREATE SEQUENCE harvest_keys START 1",
     """
     CREATE TABLE near_features (                -- candidates whose decoder directions are close
@@ -182,16 +195,6 @@ TABLES = (
     CREATE TABLE activation_scales (            -- of harvests with precision u8
         sae_key     INTEGER NOT NULL,
         feature     INTEGER NOT NULL,
-        maximum     FLOAT NOT NULL
-    )
-    """,
-    """
-    CREATE TABLE activation_bins (              -- histogram of every feature's nonzeros, whether they are kept or not
-        sae_key     INTEGER NOT NULL,
-        feature     INTEGER NOT NULL,
-        bin         INTEGER NOT NULL,           -- leading 15 bits of the float: 64 bins per octave
-        n           BIGINT NOT NULL,
-        total       DOUBLE NOT NULL,
         maximum     FLOAT NOT NULL
     )
     """,

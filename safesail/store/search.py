@@ -63,12 +63,14 @@ def known_concepts(db: Db) -> list[Row]:
     return rows(db, "SELECT concept_id, domain, name FROM concepts ORDER BY 1")
 
 
-def features_by_lift(
+def features_by_concept(
     db: Db, concept_ids: Sequence[str] | None, tags: Sequence[str], words: str | None, limit: int
 ) -> list[Row]:
-    """sae_id, layer, index, concept_id, lift, frequency, swapped, score, low, high, explanation, top_tokens.
+    """sae_id, layer, index, concept_id, 6 figures, score, low, high, explanation, top_tokens; best first.
 
-    One row per feature, with the concept of those asked for that it tells apart best; largest lift first.
+    The figures: lift, frequency, swapped, auc_pairs, auc_wide, readout_rank. One row per feature, with the concept of
+    those asked for that it stands for best: by its mean AUC on the concept's pairs and against other domains where
+    that is known, else by its lift. Features that a selection named are there before they are harvested.
 
     Args:
         db: An open catalog.
@@ -80,17 +82,31 @@ def features_by_lift(
     return rows(
         db,
         """
-        WITH lifts AS (
-            SELECT sae_id, feature, concept_id, frequency - swapped AS lift, frequency, swapped FROM feature_concepts
-            WHERE candidate AND ($concepts IS NULL OR list_contains($concepts, concept_id))
-            QUALIFY row_number() OVER (PARTITION BY sae_id, feature ORDER BY lift DESC, concept_id) = 1
+        WITH told AS (
+            SELECT sae_id, feature, concept_id, coalesce(f.frequency, 0) AS frequency,
+                   coalesce(f.swapped, 0) AS swapped, p.auc_pairs, p.auc_wide, p.readout_rank,
+                   (p.auc_pairs + coalesce(p.auc_wide, p.auc_pairs)) / 2 AS strength
+            FROM (SELECT * FROM feature_concepts WHERE candidate) f
+            FULL JOIN separations p USING (selection_id, sae_id, concept_id, feature)
+            WHERE f.candidate OR p.readout_rank IS NOT NULL
+        ), best AS (
+            SELECT *, frequency - swapped AS lift FROM told
+            WHERE $concepts IS NULL OR list_contains($concepts, concept_id)
+            QUALIFY row_number() OVER (
+                PARTITION BY sae_id, feature ORDER BY strength DESC NULLS LAST, lift DESC, concept_id) = 1
+        ), known AS (
+            SELECT sae_id, layer, "index", tags, score, score_low, score_high, explanation, top_tokens FROM catalog
+            UNION ALL BY NAME
+            SELECT b.sae_id, s.layer, b.feature AS "index" FROM best b JOIN saes s USING (sae_id)
+            WHERE NOT EXISTS (SELECT 1 FROM catalog k WHERE k.sae_id = b.sae_id AND k."index" = b.feature)
         )
-        SELECT k.sae_id, k.layer, k."index", l.concept_id, l.lift, l.frequency, l.swapped, k.score, k.score_low,
-               k.score_high, k.explanation, k.top_tokens
-        FROM catalog k LEFT JOIN lifts l ON l.sae_id = k.sae_id AND l.feature = k."index"
-        WHERE ($concepts IS NULL OR l.lift IS NOT NULL OR list_has_any(k.tags, $tags))
+        SELECT k.sae_id, k.layer, k."index", b.concept_id, b.lift, b.frequency, b.swapped, b.auc_pairs, b.auc_wide,
+               b.readout_rank, k.score, k.score_low, k.score_high, k.explanation, k.top_tokens
+        FROM known k LEFT JOIN best b ON b.sae_id = k.sae_id AND b.feature = k."index"
+        WHERE ($concepts IS NULL OR b.lift IS NOT NULL OR coalesce(list_has_any(k.tags, $tags), false))
           AND ($words IS NULL OR contains(lower(k.explanation), lower($words)))
-        ORDER BY l.lift DESC NULLS LAST, k.score DESC NULLS LAST, k.sae_id, k."index" LIMIT $limit
+        ORDER BY b.strength DESC NULLS LAST, b.lift DESC NULLS LAST, k.score DESC NULLS LAST, k.sae_id, k."index"
+        LIMIT $limit
         """,
         {
             "concepts": None if concept_ids is None else list(concept_ids),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from safesail.errors import NotFoundError
@@ -12,8 +12,14 @@ from safesail.store.sql import Db, one, rows, transaction
 NEAR = 0.7
 """Pairs of candidates with decoder directions at least this close are kept for later stages, which have no weights."""
 
-RANKING = "pair_isolation"
+RANKING = "detection"
 """The measure that SAEs are ranked by; see the selection stage's README."""
+
+SECOND = "pair_isolation"
+"""Ranks the SAEs of which `RANKING` is not known: one domain alone, or a selection by an earlier version."""
+
+LOOSE = 0.7
+"""A feature stands only loosely for a concept of which its mean AUC, on pairs and against other domains, is lower."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,9 @@ class CandidateFeature:
     swapped: float
     """Share in which it fires on q- only."""
 
+    loose: tuple[str, ...] = ()
+    """Those of `concept_ids` that it stands for only loosely."""
+
 
 @dataclass(frozen=True)
 class ScoredSae:
@@ -89,6 +98,8 @@ class ScoredSae:
     value: float | None
     low: float | None
     high: float | None
+    null_value: float | None
+    """Of the figure, where the sides of the pairs are drawn at random."""
 
 
 def finished_selections(db: Db, selection_ids: Iterable[str]) -> set[str]:
@@ -99,19 +110,25 @@ def finished_selections(db: Db, selection_ids: Iterable[str]) -> set[str]:
     return {str(selection_id) for (selection_id,) in result}
 
 
-def write_selection(
-    db: Db,
-    selection: SelectionRow,
-    scores: Iterable[Sequence[ScoreRow]],
-    features: Iterable[Mapping[str, Column]],
-) -> None:
+@dataclass(frozen=True)
+class SelectionPiece:
+    """Some of what one SAE's selection records."""
+
+    rows: Sequence[ScoreRow] = ()
+    features: Mapping[str, Column] = field(default_factory=dict[str, Column])
+    """Columns feature, concept_id, frequency, swapped, n_pairs and candidate."""
+
+    separations: Mapping[str, Column] = field(default_factory=dict[str, Column])
+    """Columns feature, concept_id, auc_pairs, auc_wide, readout_rank and scale."""
+
+
+def write_selection(db: Db, selection: SelectionRow, pieces: Iterable[SelectionPiece]) -> None:
     """Record one SAE's selection whole or not at all.
 
     Args:
         db: The open store.
         selection: What was scored, and how.
-        scores: All its figures, in pieces of which one at a time is held.
-        features: Likewise, columns feature, concept_id, frequency, swapped, n_pairs and candidate.
+        pieces: All that it records; one at a time is held.
     """
     names = list(ScoreRow.__dataclass_fields__)
     with transaction(db):
@@ -121,11 +138,12 @@ def write_selection(
              json.dumps(dict(selection.settings), sort_keys=True), selection.l0, selection.fvu,
              selection.seconds],
         )  # fmt: skip
-        for piece in scores:
-            columns: dict[str, Column] = {name: [getattr(row, name) for row in piece] for name in names}
-            insert(db, "sae_scores", {**_keys(selection, len(piece)), **columns})
-        for piece in features:
-            insert(db, "feature_concepts", {**_keys(selection, len(piece["feature"])), **piece})
+        for piece in pieces:
+            columns: dict[str, Column] = {name: [getattr(row, name) for row in piece.rows] for name in names}
+            insert(db, "sae_scores", {**_keys(selection, len(piece.rows)), **columns})
+            for table, own in (("feature_concepts", piece.features), ("separations", piece.separations)):
+                if own:
+                    insert(db, table, {**_keys(selection, len(own["feature"])), **own})
 
 
 def _keys(selection: SelectionRow, n: int) -> dict[str, Column]:
@@ -171,7 +189,13 @@ class KnownSelection:
     domains: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.selection_id[:8]} ({self.n_concepts} concepts of {', '.join(self.domains)})"
+        many = len(self.domains) > _DOMAINS_NAMED
+        domains = f"{len(self.domains)} domains" if many else ", ".join(self.domains)
+        return f"{self.selection_id[:8]} ({self.n_concepts} concepts of {domains})"
+
+
+_DOMAINS_NAMED = 3
+"""More are counted."""
 
 
 def selections_of(db: Db, sae_id: str) -> list[KnownSelection]:
@@ -182,7 +206,7 @@ def selections_of(db: Db, sae_id: str) -> list[KnownSelection]:
         " coalesce(list(c.scope_id ORDER BY c.scope_id) FILTER (c.scope = 'domain'), [])"
         " FROM selections s LEFT JOIN sae_scores c ON c.selection_id = s.selection_id AND c.measure = ?"
         " WHERE s.sae_id = ? GROUP BY s.selection_id, s.concept_set, s.rowid ORDER BY s.rowid DESC",
-        [RANKING, sae_id],
+        [SECOND, sae_id],
     )
     return [KnownSelection(row[0], row[1], row[2], tuple(row[3])) for row in known]
 
@@ -200,7 +224,8 @@ def ranked_saes(
     result = rows(
         db,
         """
-        SELECT l.sae_id, l.selection_id, s.hook, s.layer, s.d_sae, s.k, l.l0, l.fvu, c.value, c.low, c.high
+        SELECT l.sae_id, l.selection_id, s.hook, s.layer, s.d_sae, s.k, l.l0, l.fvu, c.value, c.low, c.high,
+               c.null_value
         FROM (
             SELECT *, rowid AS ordinal FROM selections
             WHERE coalesce(list_contains(?, selection_id), true)
@@ -209,9 +234,10 @@ def ranked_saes(
         JOIN saes s USING (sae_id)
         LEFT JOIN sae_scores c
           ON c.selection_id = l.selection_id AND c.scope = 'all' AND c.measure = ?
-        ORDER BY c.value DESC NULLS LAST, l.sae_id
+        LEFT JOIN sae_scores d ON d.selection_id = l.selection_id AND d.scope = 'all' AND d.measure = ?
+        ORDER BY c.value DESC NULLS LAST, d.value DESC NULLS LAST, l.sae_id
         """,
-        [None if selection_ids is None else list(selection_ids), measure],
+        [None if selection_ids is None else list(selection_ids), measure, SECOND],
     )
     return [ScoredSae(*row) for row in result]
 
@@ -257,10 +283,13 @@ def candidate_features(
         SELECT f.feature,
                list(f.concept_id ORDER BY f.frequency - f.swapped DESC, f.concept_id) AS concept_ids,
                arg_max(f.frequency, f.frequency - f.swapped) AS frequency,
-               arg_max(f.swapped, f.frequency - f.swapped) AS swapped
+               arg_max(f.swapped, f.frequency - f.swapped) AS swapped,
+               coalesce(list(f.concept_id ORDER BY f.concept_id)
+                        FILTER ((p.auc_pairs + coalesce(p.auc_wide, p.auc_pairs)) / 2 < ?), []) AS loose
         FROM feature_concepts f
         JOIN concepts c USING (concept_id)
         JOIN selections s USING (selection_id)
+        LEFT JOIN separations p USING (selection_id, concept_id, feature)
         WHERE f.selection_id = ? AND f.candidate
           AND coalesce(list_contains(?, f.concept_id), list_contains(?, c.domain),
                        NOT list_contains(CAST(s.settings -> '$.controls' AS TEXT[]), c.domain))
@@ -268,39 +297,50 @@ def candidate_features(
         ORDER BY max(f.frequency - f.swapped) DESC, count(*) DESC, f.feature
         LIMIT ?
         """,
-        [identity, *(None if names is None else list(names) for names in (concepts, domains)), limit],
+        [LOOSE, identity, *(None if names is None else list(names) for names in (concepts, domains)), limit],
     )
-    return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3]) for row in result]
+    return [CandidateFeature(row[0], tuple(row[1]), row[2], row[3], tuple(row[4])) for row in result]
 
 
 @dataclass(frozen=True)
-class ConceptFeature:
-    """A feature that fires on a concept's q+ more often than on its q-."""
+class ReadoutFeature:
+    """A feature of a concept's readout."""
 
     concept_id: str
     sae_id: str
+    rank: int
+    """From 1: the feature that separates best stands first, and is the best single one."""
+
     feature: int
     lift: float
     """Share of pairs in which it fires on q+ only, minus the share in which it fires on q- only."""
 
-    candidate: bool
+    auc_pairs: float
+    """AUC of its largest activation on a text, q+ against q-."""
+
+    auc_wide: float | None
+    """The same, q+ against texts of other domains; None: there are none."""
+
+    scale: float
+    """Its largest activation on any text of the pairs: a readout averages activations divided by it."""
 
 
-def best_features(db: Db, selection_id: str, *, per_concept: int = 3) -> list[ConceptFeature]:
-    """The features of a selection with the largest lift, by concept, best first; controls left out."""
+def readouts(db: Db, selection_id: str) -> list[ReadoutFeature]:
+    """The readout of every concept of a selection, controls left out; best first."""
     features = rows(
         db,
         """
-        SELECT concept_id, f.sae_id, f.feature, frequency - swapped AS lift, candidate
-        FROM feature_concepts f JOIN concepts c USING (concept_id) JOIN selections s USING (selection_id)
-        WHERE selection_id = ? AND frequency > swapped
+        SELECT p.concept_id, p.sae_id, p.readout_rank, p.feature, coalesce(f.frequency - f.swapped, 0), p.auc_pairs,
+               p.auc_wide, p.scale
+        FROM separations p JOIN concepts c USING (concept_id) JOIN selections s USING (selection_id)
+        LEFT JOIN feature_concepts f USING (selection_id, concept_id, feature)
+        WHERE p.selection_id = ? AND p.readout_rank IS NOT NULL
           AND NOT list_contains(CAST(s.settings -> '$.controls' AS TEXT[]), c.domain)
-        QUALIFY row_number() OVER (PARTITION BY concept_id ORDER BY lift DESC, f.feature) <= ?
-        ORDER BY concept_id, lift DESC, f.feature
+        ORDER BY p.concept_id, p.readout_rank
         """,
-        [selection_id, per_concept],
+        [selection_id],
     )
-    return [ConceptFeature(*row) for row in features]
+    return [ReadoutFeature(*row) for row in features]
 
 
 def write_near(db: Db, sae_id: str, pairs: Sequence[tuple[int, int, float]]) -> None:

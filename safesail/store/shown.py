@@ -60,10 +60,11 @@ def tag_rows(db: Db, feature: FeatureId) -> list[Row]:
 
 
 def concept_rows(db: Db, feature: FeatureId) -> list[Row]:
-    """concept_id, frequency, swapped, n_pairs; of concepts that the feature tells apart."""
+    """concept_id, frequency, swapped, n_pairs, auc_pairs, auc_wide; of concepts that the feature tells apart."""
     return rows(
         db,
-        "SELECT concept_id, max(frequency), min(swapped), max(n_pairs) FROM feature_concepts"
+        "SELECT concept_id, max(frequency), min(swapped), max(n_pairs), max(auc_pairs), max(auc_wide)"
+        " FROM feature_concepts LEFT JOIN separations USING (selection_id, sae_id, concept_id, feature)"
         " WHERE sae_id = ? AND feature = ? AND candidate GROUP BY 1 ORDER BY 2 DESC, 1",
         [feature.sae_id, feature.index],
     )

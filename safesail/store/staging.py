@@ -6,26 +6,20 @@ once, packed. A file has its name only once it is whole; what a killed run left 
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from safesail.errors import DataError
 from safesail.files import whole_file
-from safesail.store.bulk import Column
+from safesail.store.histogram import Histogram
+from safesail.store.runs import Run
+from safesail.store.sections import SectionFile, write_sections
 from safesail.store.sql import Db, value
 
-_NONZEROS: dict[str, Any] = {  # pyarrow takes a list of columns for a dictionary; its stubs do not know
-    "row_group_size": 1 << 16,
-    "compression": "zstd",
-    "use_dictionary": ["feature"],
-    "column_encoding": {"token": "DELTA_BINARY_PACKED", "value": "BYTE_STREAM_SPLIT"},
-}
 _TEXT = "_text"
 
 
@@ -43,39 +37,106 @@ def clear(folder: Path) -> None:
         folder.parent.rmdir()
 
 
-def write_nonzeros(folder: Path, shard: int, sae_key: int, columns: Mapping[str, Column]) -> None:
-    """Write one SAE's nonzeros of one shard; whole and on disk when this returns.
+def write_shard_file(
+    folder: Path, shard: int, first_slot: int, runs: Mapping[int, Run], dropped: Mapping[int, Histogram]
+) -> None:
+    """Write the nonzeros of one shard; whole and on disk when this returns.
 
     Args:
         folder: Made where it is missing.
         shard: Number of the shard.
-        sae_key: Of the SAE.
-        columns: feature, token, value; sorted by feature, then token.
+        first_slot: Number of its first token slot in the harvest.
+        runs: Nonzeros that are kept, by sae_key.
+        dropped: Histograms of the others, by sae_key; empty where all are kept.
 
     Raises:
         DataError: the disk is full, or the folder cannot be written.
     """
-    with whole_file(_nonzeros(folder, shard, sae_key), private=True) as partial:
-        pq.write_table(pa.table(dict(columns)), partial, **_NONZEROS)
+    if dropped:
+        with write_sections(_dropped(folder, shard), {}) as file:
+            for sae_key, histogram in dropped.items():
+                histogram.save(file, str(sae_key))
+    with write_sections(_run_file(folder, shard), {"first_slot": first_slot}) as file:
+        for sae_key, run in runs.items():
+            run.save(file, str(sae_key))
 
 
-def nonzero_paths(folder: Path, shards: Iterable[int], sae_key: int) -> list[str]:
-    """Files of one SAE, in the order of the shards.
+def shard_files(folder: Path, shards: Iterable[int]) -> list[SectionFile]:
+    """Files of nonzeros, in the order of the shards.
 
     Raises:
-        DataError: one is missing.
+        DataError: one is missing, or damaged.
     """
-    paths = [_nonzeros(folder, shard, sae_key) for shard in sorted(shards)]
-    if lost := next((path for path in paths if not path.is_file()), None):
-        raise DataError(
-            f"{lost} is missing; {folder.parent.name} must lie beside its store until the harvest has ended: "
-            "put it back, or start again with --replace"
-        )
-    return [str(path) for path in paths]
+    return [SectionFile.open(_run_file(folder, shard)) for shard in sorted(shards)]
 
 
-def _nonzeros(folder: Path, shard: int, sae_key: int) -> Path:
-    return folder / f"{shard:07}-{sae_key}.parquet"
+class DroppedHistograms:
+    """Histograms of nonzeros that are not kept: added up on disk whenever as much came as there was.
+
+    So they grow with the features, not with the text, and no more than one SAE's is in memory. The sum names the
+    shards in it, so that a run killed at any moment counts none twice.
+    """
+
+    def __init__(self, folder: Path, sae_keys: Sequence[int], *, least: int = 1 << 26) -> None:
+        """`least`: Bytes that shards bring at least before they are added up."""
+        self._folder, self._sae_keys, self._least = folder, list(sae_keys), least
+
+    def after_shard(self, shards: Iterable[int]) -> None:
+        """Add up what the stored shards brought, where that is due.
+
+        Raises:
+            DataError: the disk is full, or the folder cannot be written; what was there stays.
+        """
+        pending = self._pending(shards)
+        size = sum(_dropped(self._folder, shard).stat().st_size for shard in pending)
+        if size >= max(self._least, self._sum.stat().st_size if self._sum.is_file() else 0):
+            self._add_up(pending)
+
+    def total(self, shards: Iterable[int], sae_key: int) -> Histogram | None:
+        """One SAE's sum over the stored shards; None where nothing was dropped.
+
+        Raises:
+            DataError: a file is missing, or damaged.
+        """
+        parts = [SectionFile.open(_dropped(self._folder, shard)) for shard in self._pending(shards)]
+        whole = [SectionFile.open(self._sum)] if self._sum.is_file() else []
+        return self._of(sae_key, [*whole, *parts])
+
+    @property
+    def _sum(self) -> Path:
+        return self._folder / "dropped.sum"
+
+    def _covered(self) -> list[int]:
+        return list(SectionFile.open(self._sum).about["shards"]) if self._sum.is_file() else []
+
+    def _pending(self, shards: Iterable[int]) -> list[int]:
+        left = sorted(set(shards) - set(self._covered()))
+        return [shard for shard in left if _dropped(self._folder, shard).is_file()]
+
+    def _of(self, sae_key: int, files: Sequence[SectionFile]) -> Histogram | None:
+        name = str(sae_key)
+        parts = [Histogram.load(file, name) for file in files if f"{name}/key" in file]
+        return Histogram.add_up(parts) if parts else None
+
+    def _add_up(self, pending: list[int]) -> None:
+        files = [SectionFile.open(_dropped(self._folder, shard)) for shard in pending]
+        covered = self._covered()
+        whole = [SectionFile.open(self._sum)] if covered else []
+        with write_sections(self._sum, {"shards": [*covered, *pending]}) as file:
+            for sae_key in self._sae_keys:
+                summed = self._of(sae_key, [*whole, *files])
+                if summed is not None:
+                    summed.save(file, str(sae_key))
+        for shard in pending:
+            _dropped(self._folder, shard).unlink()
+
+
+def _run_file(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:07}.run"
+
+
+def _dropped(folder: Path, shard: int) -> Path:
+    return folder / f"{shard:07}.dropped"
 
 
 def has_part(folder: Path, name: str) -> bool:

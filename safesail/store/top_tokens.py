@@ -5,32 +5,39 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+import pyarrow as pa
+from jaxtyping import Float32, Int, UInt64
 from numpy.typing import NDArray
 
 from safesail.errors import DataError
+from safesail.metrics.grouped import sort_pairs, starts
 from safesail.store.arrow import ArrowBatch
-from safesail.store.ranges import runs
+from safesail.store.runs import Merged
 from safesail.store.sql import Db, value
 
 N_TOP_TOKENS = 10
-_ROWS_AT_ONCE = 1 << 17
-_ROWS_PER_RUN = 1 << 18
-"""Nonzeros of features that are counted together: their distinct strings are held at once."""
 
 
 @dataclass(frozen=True)
 class TokenCodes:
     """The string at each token of a harvest, as a number."""
 
-    strings: tuple[str, ...]
-    order: Int[np.ndarray, " n_strings"]
-    """Rank of each string in the order of their characters."""
+    strings: Any
+    """Arrow array of the different strings, in the order of their characters."""
+
+    rank: UInt64[np.ndarray, " n_strings"]
+    """By code: where its string stands in `strings`."""
 
     codes: Int[np.ndarray, " n_slots"]
-    """Into `strings`, by window_id * n_ctx + position; a mapped file."""
+    """By window_id * n_ctx + position; a mapped file."""
+
+    @property
+    def bits(self) -> int:
+        """That hold any rank."""
+        return max(1, (len(self.rank) - 1).bit_length())
 
 
 @contextmanager
@@ -62,31 +69,62 @@ def token_codes(db: Db, harvest_key: int, folder: Path) -> Generator[TokenCodes,
         sql = f"SELECT window_id, tokens FROM windows WHERE harvest_key = {int(harvest_key)}"
         for batch in db.sql(sql).to_arrow_reader(2_048):
             _code(batch, n_ctx, known, codes)
-        strings = tuple(known)
-        order = np.empty(len(strings), np.int64)
-        order[sorted(range(len(strings)), key=strings.__getitem__)] = np.arange(len(strings))
-        yield TokenCodes(strings, order, codes)
+        strings = sorted(known)
+        rank = np.empty(len(strings), np.uint64)
+        rank[[known[string] for string in strings]] = np.arange(len(strings), dtype=np.uint64)
+        yield TokenCodes(pa.array(strings, pa.string()), rank, codes)
     finally:
         path.unlink(missing_ok=True)
 
 
-def top_tokens(
-    db: Db, sae_key: int, first: int, n_active: NDArray[np.int64], known: TokenCodes
-) -> dict[int, list[str]]:
+def top_tokens(merged: Merged, known: TokenCodes) -> Any:
     """Per feature, the strings with the largest summed activation among the kept nonzeros; ties in their order.
 
     Args:
-        db: Store, in which the SAE's activations are sorted.
-        sae_key: Of the SAE.
-        first: First of the features asked about.
-        n_active: Nonzeros of each of them.
-        known: The strings of the SAE's harvest.
+        merged: All kept nonzeros of a range of features.
+        known: The strings of the harvest.
+
+    Returns:
+        Arrow lists, one per feature of the range; null where nothing is kept.
     """
-    best: dict[int, list[str]] = {}
-    for start, stop in runs(n_active.tolist(), _ROWS_PER_RUN):
-        features, masses = _masses(db, sae_key, (first + start, first + stop), known)
-        best |= _best(features, masses, known)
-    return best
+    size, bits = merged.stop - merged.first, known.bits
+    key = (merged.feature - np.int32(merged.first)).astype(np.uint64)
+    key <<= np.uint64(bits)
+    key |= known.rank[known.codes[merged.token]]
+    keys, values = sort_pairs(key, merged.value, size << bits)
+    groups = starts(keys)
+    masses = np.add.reduceat(values.astype(np.float64), groups) if len(groups) else np.zeros(0)
+    feature, rank = _strongest(keys[groups], masses.astype(np.float32), size << bits, bits)
+    n_chosen = np.bincount(feature, minlength=size)
+    offsets = pa.array(np.append(0, np.cumsum(n_chosen)).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, known.strings.take(pa.array(rank)), mask=pa.array(n_chosen == 0))
+
+
+def _strongest(
+    key: UInt64[np.ndarray, " n"], mass: Float32[np.ndarray, " n"], largest: int, bits: int
+) -> tuple[Int[np.ndarray, " n_chosen"], Int[np.ndarray, " n_chosen"]]:
+    """Features and ranks of strings of the largest masses of each feature, largest first.
+
+    Args:
+        key: Feature, and below it in `bits` bits the rank of the string; ascending.
+        mass: Rounded to float32, so that the order in which the sum was made leaves no trace.
+        largest: No key is larger.
+        bits: Of a rank.
+    """
+    feature = (key >> np.uint64(bits)).astype(np.int64)
+    first = starts(feature)
+    low = np.uint64((1 << bits) - 1)
+    if largest >> 33:
+        ordered = key[np.lexsort((key, -mass, feature))] & low
+    else:  # 31 bits are free between them
+        packed = (key & ~low) << np.uint64(31)
+        packed |= np.uint64(0x7FFFFFFF) - mass.view(np.uint32).astype(np.uint64) << np.uint64(bits)
+        packed |= key & low
+        packed.sort()
+        ordered = packed & low
+    position = np.arange(len(feature)) - np.repeat(first, np.diff(np.append(first, len(feature))))
+    chosen = position < N_TOP_TOKENS
+    return feature[chosen], ordered[chosen].astype(np.int64)
 
 
 def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[np.int32]) -> None:
@@ -100,42 +138,3 @@ def _code(batch: ArrowBatch, n_ctx: int, known: dict[str, int], codes: NDArray[n
         return
     starts = np.repeat(batch.column("window_id").to_numpy() * n_ctx - (np.cumsum(lengths) - lengths), lengths)
     codes[starts + np.arange(len(starts))] = numbers[encoded.indices.to_numpy()]
-
-
-def _masses(
-    db: Db, sae_key: int, features: tuple[int, int], known: TokenCodes
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Keys `feature * n_strings + string` that occur, and the summed activation of each."""
-    keys, masses = np.zeros(0, np.int64), np.zeros(0)
-    sql = (
-        f"SELECT feature, token, value FROM activations WHERE sae_key = {int(sae_key)}"
-        f" AND feature >= {int(features[0])} AND feature < {int(features[1])}"
-    )
-    for batch in db.sql(sql).to_arrow_reader(_ROWS_AT_ONCE):
-        feature, token, value = (batch.column(name).to_numpy() for name in ("feature", "token", "value"))
-        new = feature.astype(np.int64) * len(known.strings) + known.codes[token]
-        keys, masses = _added(np.concatenate([keys, new]), np.concatenate([masses, value]))
-    return keys, masses
-
-
-def _added(
-    keys: Int[np.ndarray, " n"], masses: Float[np.ndarray, " n"]
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    return distinct, np.bincount(inverse, weights=masses, minlength=len(distinct))
-
-
-def _best(
-    keys: Int[np.ndarray, " n"], masses: Float[np.ndarray, " n"], known: TokenCodes
-) -> dict[int, list[str]]:
-    feature, code = np.divmod(keys, max(1, len(known.strings)))
-    # Rounded, so that the order in which the sum was made leaves no trace.
-    rank = np.lexsort((known.order[code], -masses.astype(np.float32), feature))
-    feature, code = feature[rank], code[rank]
-    starts = np.flatnonzero(np.r_[True, feature[1:] != feature[:-1]]) if len(feature) else np.zeros(0, int)
-    return {
-        int(feature[start]): [
-            known.strings[c] for c in code[start : min(start + N_TOP_TOKENS, stop)].tolist()
-        ]
-        for start, stop in zip(starts, np.r_[starts[1:], len(feature)], strict=True)
-    }

@@ -56,7 +56,7 @@ class CausalModel(TransformerSubject):
         cls, path: Path, tokenizer: PreTrainedTokenizerBase, name: str, sha256: str, options: dict[str, Any]
     ) -> "CausalModel":
         """Load a Hugging Face directory; `options` go to transformers, `device` among them."""
-        device = torch.device(options.pop("device"))
+        device, dtype = torch.device(options.pop("device")), str(options.pop("number_format"))
         whole = AutoModelForCausalLM.from_pretrained(path, **options)
         nn.Module.to(whole, device)
         taken_apart, modules = twin(whole)
@@ -66,8 +66,8 @@ class CausalModel(TransformerSubject):
             trust_remote_code=False,
         )  # fmt: skip
         info = LoadedSubject(
-            name, fingerprint=sha256, d_model=int(bridge.cfg.d_model), n_layers=int(bridge.cfg.n_layers)
-        )
+            name, fingerprint=sha256, d_model=int(bridge.cfg.d_model), n_layers=int(bridge.cfg.n_layers), dtype=dtype,
+        )  # fmt: skip
         return cls(
             HookedModel(whole, boundaries(bridge, modules), info.n_layers, causal=True),
             bridge,

@@ -41,13 +41,14 @@ class TextEncoder(TransformerSubject):
         cls, path: Path, tokenizer: PreTrainedTokenizerBase, name: str, sha256: str, options: dict[str, Any]
     ) -> "TextEncoder":
         """Load a Hugging Face directory; `options` go to transformers, `device` among them."""
-        device = torch.device(options.pop("device"))
+        device, dtype = torch.device(options.pop("device")), str(options.pop("number_format"))
         model = AutoModel.from_pretrained(path, **options)
         nn.Module.to(model, device)
         config = model.config
         info = LoadedSubject(
-            name, fingerprint=sha256, d_model=int(config.hidden_size), n_layers=int(config.num_hidden_layers)
-        )
+            name, fingerprint=sha256, d_model=int(config.hidden_size), n_layers=int(config.num_hidden_layers),
+            dtype=dtype,
+        )  # fmt: skip
         hooked = HookedModel(model, boundaries(model, info.n_layers), info.n_layers, causal=False)
         # RoBERTa and its like count positions from pad_token_id + 1 on.
         spare = config.pad_token_id + 1 if re.search("roberta|camembert|mpnet", config.model_type) else 0

@@ -135,6 +135,7 @@ class ForwardPass:
             {hook: self.seen[hook] for hook in self.request.capture},
             None if logits is None else logits[:, self.inputs.text.start - 1 :],
             state,
+            self.inputs.text_mask,
         )
 
     def _apply(self, edit: Edit, activations: Tensor) -> Tensor:

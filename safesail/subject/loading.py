@@ -21,7 +21,8 @@ class ModelConfig:
 
     device: str = "auto"
     dtype: str = "float32"
-    """bfloat16 is many times slower than float32 on most CPUs."""
+    """float32, bfloat16 or float16; tf32: float32 whose products on CUDA have 10 bits of mantissa, the SAEs' too.
+    bfloat16 is many times slower than float32 on most CPUs."""
 
     threads: int | None = None
     """CPU threads torch may use; None leaves torch's own choice."""
@@ -42,24 +43,30 @@ def load_subject(config: ModelConfig, *, quiet: bool = True) -> Subject:
     from transformers import AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
+    from safesail.subject.device import memory_faults
+
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     transformers_logging.disable_progress_bar()
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         options = {
-            "dtype": getattr(torch, config.dtype),
+            "dtype": _number_format(config.dtype, device),
+            "number_format": config.dtype,
             "device": device,
             "local_files_only": True,
             "trust_remote_code": False,  # a folder's own code is never run
         }
-        return kind.load(path, tokenizer, config.model, fingerprint(path), options)
+        with memory_faults(device):
+            return kind.load(path, tokenizer, config.model, fingerprint(path), options)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         if "trust_remote_code" in str(error):
             reason = (
                 "it needs Python code of its own, which is never run; use a model that transformers knows"
             )
+        if "ignore_mismatched_sizes" in str(error):
+            reason = "its weights have other shapes than its config.json says; fetch the model again"
         raise SubjectError(f"cannot load model {config.model!r} from {path}: {reason}") from error
 
 
@@ -90,4 +97,26 @@ def choose_device(name: str) -> str:
         raise ConfigError(
             f"torch cannot use device {name!r} on this machine; use auto, cpu, or cuda where there is a CUDA GPU"
         ) from error
+    try:
+        torch.empty(0, device=name, dtype=torch.float64)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigError(
+            f"device {name!r} has no float64, in which sums are made; use cpu, or cuda where there is a CUDA GPU"
+        ) from error
     return name
+
+
+def _number_format(name: str, device: str) -> Any:
+    """The torch dtype; sets how float32 products are made on CUDA, for the whole process.
+
+    Raises:
+        ConfigError: TF32 where there is none.
+    """
+    import torch
+
+    cuda = torch.device(device).type == "cuda"
+    if name == "tf32" and not cuda:
+        raise ConfigError(f"dtype tf32 needs a CUDA GPU, not {device}; use float32")
+    if cuda:
+        torch.backends.cuda.matmul.allow_tf32 = name == "tf32"
+    return torch.float32 if name == "tf32" else getattr(torch, name)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from safesail.domain.records import LoadedSubject
 from safesail.errors import SubjectError
+from safesail.subject.device import to_device
 from safesail.subject.hooked import HookedModel, PassRequest
 from safesail.subject.protocol import Intervention, ModelInputs, ResidualState, SubjectOutput, unknown_hook
 from safesail.subject.tokens import TokenSpeller
@@ -120,7 +121,8 @@ class TransformerSubject:
         )
 
     def _inputs(self, rows: Tensor, mask: Tensor | None) -> ModelInputs:
-        """Rows with special tokens round them, moved to the model's device once."""
+        """Rows with special tokens round them, and how long they are, moved to the model's device in one transfer."""
+        rows = rows.cpu()
         n_rows, n_pos = rows.shape
         if n_pos > self.n_ctx_max:
             raise ValueError(f"rows of {n_pos} tokens; {self.info.model_id} takes {self.n_ctx_max}")
@@ -131,16 +133,20 @@ class TransformerSubject:
                 f"{self.info.model_id} knows {self._n_vocabulary} tokens, its tokenizer gives number "
                 f"{int(rows.max())}: the tokenizer belongs to another model"
             )
-        keep = None if mask is None or bool(mask.all()) else mask.to("cpu", torch.bool)
+        lengths = torch.full((n_rows,), n_pos) if mask is None else mask.to("cpu", torch.long).sum(dim=1)
         first, last = len(self._special.prefix), len(self._special.suffix)
         ids = torch.full((n_rows, first + n_pos + last), self._special.padding, dtype=torch.long)
         ids[:, :first] = torch.tensor(self._special.prefix, dtype=torch.long)
-        ids[:, first : first + n_pos] = rows.cpu()
-        lengths = torch.full((n_rows,), n_pos) if keep is None else keep.sum(dim=1)
+        ids[:, first : first + n_pos] = rows
         for i, token in enumerate(self._special.suffix):
             ids[torch.arange(n_rows), first + lengths + i] = token
-        attended = torch.arange(ids.shape[1]) < (first + lengths + last)[:, None]
-        text_mask = None if keep is None else keep.to(self.device)
+        sent = to_device(torch.cat([ids, lengths[:, None]], dim=1), self.device)
+        ids, ends = sent[:, :-1], sent[:, -1:]
+        position = torch.arange(ids.shape[1], device=sent.device)
+        padded = bool((lengths < n_pos).any())
         return ModelInputs(
-            ids.to(self.device), attended.to(self.device), slice(first, first + n_pos), text_mask
+            ids,
+            position < ends + first + last,
+            slice(first, first + n_pos),
+            position[:n_pos] < ends if padded else None,
         )

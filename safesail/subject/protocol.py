@@ -1,7 +1,7 @@
 """What every subject model can do, whatever runs it: text to tokens, tokens to activations and logits, with edits."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -65,6 +65,9 @@ class SubjectOutput:
     state: ResidualState | None
     """Where `keep_block` asked for it."""
 
+    text_mask: Bool[Tensor, "batch pos"] | None = None
+    """False on padding, on the model's device; None: no padding."""
+
 
 @runtime_checkable
 class Subject(Protocol):
@@ -78,6 +81,11 @@ class Subject(Protocol):
     @property
     def device(self) -> str:
         """Where it runs, as torch names it."""
+        ...
+
+    @property
+    def hooks(self) -> Iterable[str]:
+        """Names of all hooks."""
         ...
 
     @property

@@ -14,6 +14,9 @@ R = TypeVar("R")
 TOKENS_PER_WORKER = 512
 """A batch of fewer tokens does not keep a core busy."""
 
+AT_ONCE = 2
+"""Batches under way on a GPU: it has the next one before the host has read what the last one gave."""
+
 
 @dataclass(frozen=True)
 class BatchWorkers:
@@ -32,13 +35,16 @@ def open_workers(device: str, tokens_at_once: int) -> Generator[BatchWorkers, No
     """BatchWorkers that share the CPU threads torch may use here; what has not begun is dropped at the end.
 
     Args:
-        device: torch device; only on a CPU is there more than one stream.
+        device: torch device. Streams of a CPU share a batch; a GPU takes each batch whole.
         tokens_at_once: Tokens in all streams together: few tokens make few streams.
     """
     threads = torch.get_num_threads()
     n = max(1, min(threads, tokens_at_once // TOKENS_PER_WORKER)) if device == "cpu" else 1
     pool = ThreadPoolExecutor(
-        n, "stream", initializer=torch.set_num_threads, initargs=(max(1, threads // n),)
+        n if device == "cpu" else AT_ONCE,
+        "stream",
+        initializer=torch.set_num_threads,
+        initargs=(max(1, threads // n),),
     )
     try:
         yield BatchWorkers(n, pool)

@@ -86,7 +86,7 @@ class TrainConfig(Config):
     device: str = "cpu"
     """Where the subject model and the SAEs run, as torch names it; `auto`: a GPU where there is one."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     """Number format of the subject model; the SAEs are trained in float32."""
 
     threads: PositiveInt | None = None

@@ -129,7 +129,7 @@ def auxk_loss(
     k_aux = min(weights.w_dec.shape[1] // 2, int(candidates.numel()))
     chosen = top_k(pre[:, candidates], k_aux)
     w_dead = weights.w_dec[candidates]
-    dense = torch.zeros(len(pre), len(candidates)).scatter(1, chosen.index, chosen.value)
+    dense = pre.new_zeros(len(pre), len(candidates)).scatter(1, chosen.index, chosen.value)
     return (error.detach() - dense @ w_dead).pow(2).mean() / power
 
 

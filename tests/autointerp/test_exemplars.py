@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_windows_and_another_one_others(db: Db, fea
 
 
 def test_a_feature_that_was_not_harvested_is_an_error(db: Db) -> None:
-    with pytest.raises(NotFoundError, match="no finished harvest of tiny-l0#3"):
+    with pytest.raises(NotFoundError, match="tiny-l0 has no harvest in this store; run"):
         collect(db, FeatureId("tiny-l0", 3), "train", CONFIG)
 
 

@@ -59,7 +59,7 @@ BLIND: list[dict[str, float]] = [{"square": 8}, {"all": 3}, {"again": 9}, {"soup
 
 
 @pytest.mark.parametrize(
-    ("predicted", "verdict"), [(KNOWS, "yes"), (BLIND, "no"), ([{"bomb": 8}] * 4, "not shown")]
+    ("predicted", "verdict"), [(KNOWS, "yes"), (BLIND, "no"), ([{"bomb": 4, "fired": 3}] * 4, "not shown")]
 )
 def test_the_gain_is_paired_over_windows(
     predicted: list[dict[str, float]], verdict: Literal["yes", "no", "not shown"]

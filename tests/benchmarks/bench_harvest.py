@@ -129,7 +129,7 @@ def speed(n_tokens: int) -> dict[str, Any]:
                     documents,
                     loaded[0].tokenize,
                     n_ctx=N_CTX,
-                    shard_tokens=config.shard_tokens,
+                    shard_tokens=n_tokens // 4,
                     n_tokens=n_tokens,
                 )
             )

@@ -5,9 +5,10 @@ knows the truth and errs. Tokens are those of a feature's score with its chance 
 SmolLM2's tokenizer. Reliability: correlation over features of the scores of two halves of the windows, corrected to
 the whole. Agreement: correlation over features with the token score over ALL held-out windows, by the same simulator.
 
-    python -m tests.benchmarks.bench_pooled --store FILE [--rounds N] [--simulators NAME ...] [--plot FILE]
+    python -m tests.benchmarks.bench_pooled [--store FILE] [--rounds N] [--simulators NAME ...] [--plot FILE]
 
-Prints one JSON object; `--add FILE` takes the rows of an earlier run into the figure.
+Prints one JSON object. Without --store the demo pipeline makes one first. `--add FILE` takes the rows of an earlier
+run into the figure.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,8 @@ from safesail.llm.builtin_prompts import count_tokens, write_ratings
 from safesail.llm.lexical import LexicalModel
 from safesail.llm.metered import CallRecord, MeteredClient
 from safesail.llm.types import LLMRequest
-from safesail.resources import cache_dir
+from safesail.pipeline.run import run_pipeline
+from safesail.resources import cache_dir, resource_dir
 from safesail.store.connection import Db, open_reader
 from safesail.store.exemplars import find_feature
 from safesail.store.explanations import explained_features, read_explanation
@@ -63,7 +66,7 @@ COUNTED = 8
 def main() -> None:
     """Run, draw what was asked for, and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--store", type=Path)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--simulators", nargs="+", default=["lexical", "oracle", "embedding"])
     parser.add_argument("--plot", type=Path)
@@ -72,7 +75,7 @@ def main() -> None:
     started = time.process_time()
     real = real_counter(cache_dir() / "models" / "smollm2")
     rows: list[dict[str, Any]] = json.loads(asked.add.read_text())["rows"] if asked.add else []
-    with open_reader(asked.store) as db:
+    with TemporaryDirectory() as folder, open_reader(asked.store or _demo(Path(folder))) as db:
         sae_id = best_sae(db)
         features = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)]
         explanations = [read_explanation(db, f) for f in features]
@@ -91,6 +94,11 @@ def main() -> None:
         "cpu_seconds": round(time.process_time() - started),
     }
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+def _demo(folder: Path) -> Path:
+    run_pipeline(resource_dir("pipelines") / "demo.yaml", out=folder, quiet=True)
+    return folder / "safesail.duckdb"
 
 
 def of_simulator(

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 
 from safesail.metrics.contrast import MEASURES, Contrast, contrast, one_sided
 from safesail.metrics.correlation import bootstrap_interval
+from safesail.metrics.readout import Detection, Maxima, Negatives, Wide, read_concept
+from safesail.selection.readouts import WIDE_TEXTS
 from tests.benchmarks.baselines import contrast_baselines
 from tests.spearman import spearman
 
@@ -106,7 +108,7 @@ def our_figures(tables: Tables) -> dict[str, float]:
     ]
     known = [c for c in found if isinstance(c, Contrast)]
     value, null = (np.mean([getattr(c, side) for c in known], axis=0) for side in ("value", "null"))
-    figures: dict[str, float] = {}
+    figures = detection(tables)
     for name in ("pair_isolation", "i_cdf", "l0_t0.5", "l0_t0.7"):
         i = MEASURES.index(name)
         figures[name] = float(value[i])
@@ -114,6 +116,31 @@ def our_figures(tables: Tables) -> dict[str, float]:
             figures[f"{name}_above_null"] = float(value[i] - null[i])
     figures["i_cdf_share_above_null"] = figures["i_cdf_above_null"] / figures["i_cdf"]
     return figures
+
+
+def detection(tables: Tables) -> dict[str, float]:
+    """`detection` and what is above its null; every other concept counts as another domain."""
+    rows = np.concatenate(tables, axis=1).reshape(-1, D_SAE)
+    concept = np.repeat(np.arange(N_CONCEPTS), 2 * N_PAIRS)
+    drawn = np.random.default_rng(0).permutation(len(rows))[:WIDE_TEXTS]
+    halves = [(concept[own], Negatives.of(_maxima(rows[own]))) for own in (drawn[0::2], drawn[1::2])]
+    found: list[Detection] = []
+    for number, (pos, neg) in enumerate(zip(*tables, strict=True)):
+        wide = Wide(*(negatives.only(of != number) for of, negatives in halves))
+        sides = _maxima(pos), _maxima(neg)
+        rng = np.random.default_rng(number)
+        _, detected = read_concept(*sides, wide, np.ones(D_SAE), limit=5, rng=rng)
+        assert detected is not None
+        found.append(detected)
+    above = np.mean([d.pos.mean() - d.null.mean() for d in found])
+    return {"detection": float(np.mean([d.pos.mean() for d in found])), "detection_above_null": float(above)}
+
+
+def _maxima(fires: Bool[np.ndarray, "n_texts d_sae"]) -> Maxima:
+    text, feature = np.nonzero(fires)
+    return Maxima(
+        fires.shape[0], fires.shape[1], text, feature.astype(np.int32), np.ones(text.size, np.float32)
+    )
 
 
 def baselines(sae: PlantedSae, tables: Tables, seed: int) -> dict[str, float]:

@@ -1,6 +1,10 @@
 """Real labelled texts for concepts: texts that have one beside texts of the same source that have not.
 
-Labels are their makers'; which concept of ours a label stands for is our reading, said in `Task.label`. Texts are data.
+Labels are their makers'; which concept of ours a label stands for is our reading, said in `Task.label`, and fixed
+before any figure was measured on it. Texts are data.
+
+Tasks whose labels mean nearly the same are one cluster (`CLUSTERS`): intervals draw clusters, not tasks, and a cluster
+is whole in one half. One half may be looked at while a readout is chosen, the other reports.
 """
 
 import csv
@@ -9,7 +13,34 @@ import json
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+CLUSTERS = {
+    "hate.dehumanising": "hate", "hate.stereotyping": "hate", "hate.exclusion": "hate", "hate.sexism": "sexism",
+    "violence.insult.name_calling": "insult", "violence.insult.bullying_humiliation": "harassment",
+    "violence.physical_violence.killing": "killing", "violence.physical_violence.beating_assault": "assault",
+    "violence.cybersecurity.malware_ransomware": "malware",
+    "violence.cybersecurity.hacking_data_breach": "intrusion",
+    "violence.cybersecurity.phishing_account_theft": "deception",
+    "self_harm.suicidal_crisis": "self-harm",
+    "pornography.sexual_behaviour.consensual_sex": "sex", "pornography.sexual_behaviour.adult_media": "sex",
+    "terror.terrorism.terrorist_attack": "terror", "terror.weapons.explosives": "bombing",
+    "terror.terrorism.hostage_taking": "kidnapping", "terror.weapons.firearms": "firearms",
+    "privacy.doxxing": "privacy", "privacy.covert_surveillance": "surveillance",
+    "fraud.investment_scam": "scam", "illegal_goods.counterfeit_goods": "counterfeit",
+    "misinformation.fabricated_news": "fabrication", "politics.political_event.election": "election",
+    "politics.ideology.socialism": "socialism", "politics.ideology.nationalism": "nationalism",
+    "politics.ideology.fascism": "fascism", "refusal_jailbreak.instruction_override": "override",
+    "refusal_jailbreak.roleplay_bypass": "roleplay", "ordinary.grief": "grief",
+    "ordinary.medicine": "medicine", "ordinary.fashion": "fashion",
+}  # fmt: skip
+"""Kind of label by concept."""
+
+_KINDS: dict[str, Literal["prompts", "written"]] = {
+    "xstest": "prompts", "catqa": "prompts", "cyberseceval": "prompts",
+    "edos_sexism": "written", "openai_moderation_eval": "written", "muc4_terror_news": "written", "bold": "written",
+    "cold_zh": "written",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -24,6 +55,22 @@ class Task:
     pos: tuple[str, ...]
     neg: tuple[str, ...]
     lang: str = "en"
+
+    @property
+    def cluster(self) -> str:
+        """Kind of label."""
+        return CLUSTERS[self.concept]
+
+    @property
+    def kind(self) -> Literal["prompts", "written", "constructed"]:
+        """Prompts to an assistant; news, posts and articles that people wrote; or statements made for a test."""
+        return _KINDS.get(self.source, "constructed")
+
+    @property
+    def half(self) -> Literal["choose", "report"]:
+        """Whether it may be looked at while a readout is chosen: every other cluster, in the order of a hash."""
+        ordered = sorted(set(CLUSTERS.values()), key=lambda c: hashlib.sha256(c.encode()).digest())
+        return "choose" if ordered.index(self.cluster) % 2 == 0 else "report"
 
 
 def read_tasks(data: Path, *, per_side: int, seed: int) -> list[Task]:
@@ -47,9 +94,14 @@ def _draw(texts: Collection[str], n: int, seed: int) -> tuple[str, ...]:
 def _hatecheck(data: Path) -> Iterator[Task]:
     rows = _csv(data / "hatecheck" / "test_suite_cases.csv")
     neutral = _where(rows, "functionality", {"ident_neutral_nh", "ident_pos_nh"}, "test_case")
-    for concept, kind in (("hate.dehumanising", "derog_dehum_h"), ("violence.insult.name_calling", "slur_h")):
-        pos = _where(rows, "functionality", {kind}, "test_case")
-        yield Task(concept, "hatecheck", f"{kind} / ident_neutral_nh, ident_pos_nh", pos, neutral)
+    for concept, kinds in (
+        ("hate.dehumanising", {"derog_dehum_h"}),
+        ("hate.stereotyping", {"derog_neg_attrib_h"}),
+        ("hate.exclusion", {"threat_norm_h"}),
+        ("violence.insult.name_calling", {"slur_h"}),
+    ):
+        pos = _where(rows, "functionality", kinds, "test_case")
+        yield Task(concept, "hatecheck", f"{min(kinds)} / ident_neutral_nh, ident_pos_nh", pos, neutral)
 
 
 def _toxigen(data: Path) -> Iterator[Task]:
@@ -64,6 +116,8 @@ def _edos(data: Path) -> Iterator[Task]:
     for concept, vector in (
         ("hate.stereotyping", "3.2 immutable gender differences and gender stereotypes"),
         ("violence.insult.name_calling", "3.1 casual use of gendered slurs, profanities, and insults"),
+        ("hate.sexism", "2.1 descriptive attacks"),
+        ("hate.sexism", "4.2 supporting systemic discrimination against women as a group"),
     ):
         yield Task(
             concept,
@@ -78,6 +132,7 @@ def _moderation(data: Path) -> Iterator[Task]:
     rows = _jsonl(data / "openai_moderation_eval" / "samples.jsonl")
     for concept, key in (
         ("violence.physical_violence.killing", "V"),
+        ("hate.stereotyping", "H"),
         ("violence.insult.bullying_humiliation", "HR"),
         ("self_harm.suicidal_crisis", "SH"),
         ("pornography.sexual_behaviour.consensual_sex", "S"),
@@ -126,6 +181,12 @@ def _catqa(data: Path) -> Iterator[Task]:
         ("politics.political_event.election", {"Political Campaigning"}, economic | advice),
         ("privacy.covert_surveillance", {"Surveillance", "Tracking and location monitoring"}, economic | deception),
         ("violence.physical_violence.beating_assault", {"Assault and battery"}, economic | deception),
+        ("terror.weapons.firearms", {"Weapon", "Weapon making"}, economic | deception),
+        ("hate.stereotyping", {"Racial or ethnic hate", "Religious intolerance"}, economic | deception),
+        ("pornography.sexual_behaviour.adult_media", {"Adult Content"}, economic | deception),
+        ("illegal_goods.counterfeit_goods", {"Counterfeiting", "Intellectual property theft"}, advice),
+        ("misinformation.fabricated_news", {"Political misinformation", "False advertising"}, advice),
+        ("violence.cybersecurity.hacking_data_breach", {"Cybercrime", "Data theft"}, economic | {"Weapon", "Drug"}),
     ):  # fmt: skip
         pos = tuple(r["question"] for r in rows if kinds & {r["category"], r["subcategory"]})
         neg = tuple(r["question"] for r in rows if others & {r["category"], r["subcategory"]})
@@ -143,6 +204,26 @@ def _injections(data: Path) -> Iterator[Task]:
         others = {row["injection_variant"] for row in rows} - kinds - unclear
         neg = _where(rows, "injection_variant", others, "user_input")
         yield Task(concept, "cyberseceval", f"{', '.join(sorted(kinds))} / other injections", pos, neg)
+
+
+def _interpreter(data: Path) -> Iterator[Task]:
+    rows = json.loads((data / "cyberseceval" / "interpreter.json").read_text(encoding="utf-8"))
+    social = {"Social Engineering"}
+    pos, neg = (
+        tuple(r["mutated_prompt"] for r in rows if (set(r["attack_type"]) == social) == own)
+        for own in (True, False)
+    )
+    label = "Social Engineering / other attacks through a code interpreter"
+    yield Task("violence.cybersecurity.phishing_account_theft", "cyberseceval", label, pos, neg)
+
+
+def _persona(data: Path) -> Iterator[Task]:
+    """By topic, whatever the stance."""
+    folder = data / "anthropic_persona"
+    pos = tuple(r["statement"] for r in _jsonl(folder / "believes-in-gun-rights.jsonl"))
+    others = ("anti-immigration", "believes-abortion-should-be-illegal", "politically-liberal")
+    neg = tuple(r["statement"] for name in others for r in _jsonl(folder / f"{name}.jsonl"))
+    yield Task("terror.weapons.firearms", "anthropic_persona", f"gun rights / {', '.join(others)}", pos, neg)
 
 
 def _emotions(data: Path) -> Iterator[Task]:
@@ -180,7 +261,8 @@ def _cold(data: Path) -> Iterator[Task]:
 
 
 _READERS: tuple[Callable[[Path], Iterator[Task]], ...] = (
-    _hatecheck, _toxigen, _edos, _moderation, _muc, _xstest, _catqa, _injections, _emotions, _bold, _cold,
+    _hatecheck, _toxigen, _edos, _moderation, _muc, _xstest, _catqa, _injections, _interpreter, _persona, _emotions,
+    _bold, _cold,
 )  # fmt: skip
 
 

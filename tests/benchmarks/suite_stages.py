@@ -45,6 +45,7 @@ Maxima = Float32[np.ndarray, "2 n_pairs d_sae"]
 """Largest activation of each feature on both sides of pairs."""
 
 OURS = {
+    "detection": "detection",
     "pair_isolation": "pair_isolation",
     "pair_isolation, equal length": "pair_isolation_equal_length",
     "L_0,0.5 above null": "l0_t0.5_above_null",

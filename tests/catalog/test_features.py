@@ -62,20 +62,16 @@ def test_unknown_names_say_what_there_is(store: Path) -> None:
         listed(store, domain="cooking")
 
 
-def test_the_command_prints_a_table_or_json(store: Path) -> None:
+def test_the_command_prints_a_table_or_json(store: Path, release: Path) -> None:
     run = CliRunner().invoke
     table = run(cli, ["catalog", "features", "--concept", "slur", "--store", str(store)]).output
-    assert table.splitlines()[0].split() == [
-        "feature",
-        "lift",
-        "score",
-        "explanation",
-        "concept",
-        "top",
-        "text",
-    ]
-    assert table.splitlines()[1].startswith("toy-l2#0  0.900  0.600  People smuggling across borders")
+    header = "feature readout lift AUC, pairs AUC, others score explanation concept top text"
+    assert table.splitlines()[0].split() == header.split()
+    assert table.splitlines()[1].split()[:3] == ["toy-l2#0", "-", "0.900"]
+    assert "0.600  People smuggling across borders" in table.splitlines()[1]
     as_json = run(cli, ["catalog", "features", "--domain", "fraud", "--json", "--store", str(store)]).output
     assert [(f["index"], f["top_texts"]) for f in json.loads(as_json)] == [(9, [])]
+    of_release = ["catalog", "features", "--concept", "slur", "--json", "--store", str(release)]
+    assert [f["index"] for f in json.loads(run(cli, of_release).output)] == [0, 1]
     nothing = run(cli, ["catalog", "features", "--store", str(store)])
     assert (nothing.exit_code, "name a --concept, a --domain or a --text" in nothing.output) == (2, True)

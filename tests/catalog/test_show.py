@@ -1,5 +1,6 @@
 """One feature, and the whole in numbers."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safesail.catalog.api import catalog_stats, show
 from safesail.catalog.show import highlight, render_feature
 from safesail.cli.main import cli
 from safesail.domain.ids import FeatureId
-from safesail.errors import NotFoundError
+from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.store.connection import open_writer
 from tests.catalog.toy import SAE, TEXTS
 
@@ -71,6 +72,13 @@ def test_marks_survive_a_pipe_and_long_explanations_are_cut(store: Path) -> None
     assert "…" not in CliRunner().invoke(cli, [*command, "--full"]).output
 
 
+def test_no_line_is_broken_in_a_pipe(store: Path) -> None:
+    with open_writer(store) as db:
+        db.execute("UPDATE explanations SET text = ? WHERE feature = 0", ["long words " * 90])
+    out = CliRunner().invoke(cli, ["catalog", "show", f"{SAE}#0", "--full", "--store", str(store)]).output
+    assert ("long words " * 90).strip() in [line.strip() for line in out.splitlines()]
+
+
 def test_pieces_of_one_character_are_shown_as_that_character(store: Path) -> None:
     with open_writer(store) as db:
         db.execute(r"UPDATE windows SET tokens = ['在\xe4', '\xb8', '\x80'] WHERE window_id = 0")
@@ -102,6 +110,30 @@ def test_stats_by_hand(store: Path, tmp_path: Path) -> None:
     assert stats.domains["illegal_goods"].scored == 1
     assert stats.tags == {"illegal_goods": 1, "insult": 1, "smuggling": 1, "violence": 1}
     assert (tmp_path / "plots" / "scores.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_of_scores_has_a_title_a_dot_per_score_and_counted_names(
+    store: Path, tmp_path: Path
+) -> None:
+    catalog_stats(store, plot=tmp_path / "scores.svg")
+    drawn = (tmp_path / "scores.svg").read_text()
+    for text in (
+        "Scores of 3 explanations",
+        "by layer",
+        "by domain",
+        "2 (3)",
+        "illegal_goods (1)",
+        "violence (1)",
+    ):
+        assert f"<!-- {text} -->" in drawn, text
+    dots = re.findall(r"PathCollection_\d+.*?</g>\s*</g>", drawn, re.DOTALL)
+    assert [part.count("<use ") for part in dots] == [3, 1, 1]
+    with pytest.raises(
+        ConfigError, match=r"st.foo: a plot is written as \.png, \.svg, \.pdf; name such a file"
+    ):
+        catalog_stats(store, plot=tmp_path / "st.foo")
+    with pytest.raises(DataError, match=r"cannot write /proc/scores.png"):
+        catalog_stats(store, plot=Path("/proc/scores.png"))
 
 
 def test_tags_outside_the_taxonomy_stand_for_themselves(store: Path) -> None:

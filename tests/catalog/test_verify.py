@@ -27,6 +27,7 @@ from safesail.errors import (
     SchemaVersionError,
 )
 from safesail.resources import cache_dir
+from tests.release_fuzz import fuzz
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -189,6 +190,7 @@ TABLES_WITH_FAULTS: dict[str, tuple[str, dict[str, list[Any]], type[SafeSailErro
     "q90 above q99": ("features", {"q90": [2.6] + [2.0] * 4}, DataError, "must ascend"),
     "mean above the maximum": ("features", {"mean": [3.5] + [1.5] * 4}, DataError, "mean must not be above"),
     "another layer": ("features", {"layer": [3] + [2] * 4}, DataError, "'toy-l2#3' is not in saes, by sae_id, layer"),
+    "no layer": ("features", {"layer": [None] + [2] * 4}, DataError, "a feature has no layer, and its SAE has"),
     "null top token": ("features", {"top_tokens": [[None]] + [["a"]] * 4}, DataError, "top token must not be null"),
     "false maximum": ("exemplars", {"maximum": [9.0, 2.5, 0.5]}, DataError, "must be the largest activation"),
     "negative activation": (
@@ -212,6 +214,16 @@ def test_a_forged_table_is_refused(case: str, release: Path, tmp_path: Path) -> 
     table, cells, kind, message = TABLES_WITH_FAULTS[case]
     rewrite(release, table, **cells)
     refused(release, kind, message, tmp_path)
+
+
+def test_random_changes_are_refused_with_a_line_or_leave_a_sound_release(
+    release: Path, tmp_path: Path
+) -> None:
+    """The whole of it is `tests/benchmarks/bench_fuzz.py`."""
+    outcome = fuzz(release, tmp_path / "cases", 14, range(30), round_trip_every=4)
+    assert outcome.clean, outcome
+    assert outcome.refused.total() >= 15 and outcome.accepted.total() >= 3
+    assert len(outcome.kinds) >= 7 and outcome.round_trips >= 1
 
 
 def test_other_columns_and_types_are_refused(release: Path, tmp_path: Path) -> None:

@@ -71,7 +71,21 @@ def test_select_sae_reads_what_is_scored_already(made: Made, store: Path) -> Non
     assert found["llm_tokens"] == found["tokens"] == 0
     assert {row["new"] for row in found["ranking"]} == {False}
     assert plot.read_bytes().startswith(b"\x89PNG")
-    assert "best: tiny-l" in run("select-sae", *arguments, "--config", config, "--store", store).stdout
+    few = run("select-sae", *arguments, "--config", config, "--store", store).stdout
+    assert "best: tiny-l" in few
+    assert few.split()[:9] == [
+        "sae",
+        "layer",
+        "L0",
+        "FVU",
+        "pair_isolation",
+        "low",
+        "high",
+        "candidates",
+        "new",
+    ]
+    every = run("select-sae", *arguments, "--config", config, "--store", store, "--all").stdout
+    assert "l0_t0.5_above_null" in every.splitlines()[0]
 
 
 def test_harvest_of_a_finished_harvest_runs_no_token(made: Made, store: Path) -> None:
@@ -225,6 +239,11 @@ def test_train_sae_writes_loadable_saes(made: Made, tmp_path: Path) -> None:
     assert len(rows) == 2
     assert len(list((tmp_path / "trained").glob("*/sae_weights.safetensors"))) == 2
     assert len(run_json("train-sae", *arguments[:-1], tmp_path / "other", "--quiet")) == 2
+    wide = ["1.5x" if a == "48" else a for a in arguments[:-1]]  # of the d_model in the folder's config.json
+    rows = run_json("train-sae", *wide, tmp_path / "wide", "--quiet", "--device", "cpu")
+    assert {row["features"] for row in rows} == {48}
+    card = (tmp_path / "wide" / rows[0]["sae"] / "README.md").read_text()
+    assert "texts.jsonl | " in card and "gutenberg" not in card.lower()
 
 
 def test_a_store_that_is_not_there_is_one_line(tmp_path: Path) -> None:

@@ -87,6 +87,12 @@ def test_domains_and_concepts_narrow_what_a_selection_nominated(store: Path) -> 
         explain(store, "--concept", "violence.knive")
     with pytest.raises(ConfigError, match=r"no domain 'violense' .*did you mean 'violence'?"):
         explain(store, "--domain", "violense")
+    with open_writer(store) as db:
+        db.execute("UPDATE feature_concepts SET candidate = false WHERE concept_id = 'violence.market'")
+    with pytest.raises(
+        ConfigError, match=r"nominates no feature of .* for violence.market; choose by --densest or"
+    ):
+        explain(store, "--concept", "violence.market")
 
 
 def test_features_are_explained_by_name_without_any_selection(
@@ -109,7 +115,9 @@ def test_features_are_explained_by_name_without_any_selection(
     assert explained(store) == set(dense[:2])
     assert "3 features that fire on most tokens" in explain(store, "--densest", 3, "--sae", sae_id)
     assert explained(store) == set(dense)
-    with pytest.raises(NotFoundError, match=r"no finished harvest of"):
+    with pytest.raises(
+        NotFoundError, match=rf"there is no {sae_id}#999999: the features of {sae_id} are 0 to \d+$"
+    ):
         explain(store, "--feature", f"{sae_id}#999999")
     with pytest.raises(ConfigError, match=r"one SAE is explained at a time"):
         explain(store, "--feature", "other#1", "--feature", f"{sae_id}#1")
@@ -139,7 +147,8 @@ def test_explain_without_a_harvest_or_with_one_under_way_says_so(store: Path) ->
 
 def test_a_budget_that_can_do_nothing_is_an_error(store: Path) -> None:
     with pytest.raises(
-        BudgetExceededError, match=r"finishes no feature of tiny-l.: the next call may cost .* tokens"
+        BudgetExceededError,
+        match=r"finishes no feature of tiny-l.: .* are left; a feature costs about .* tokens",
     ):
         explain(store, budget="10")
     with open_reader(store) as db:
@@ -167,7 +176,7 @@ def test_new_and_old_are_told_apart_and_the_reserve_that_stopped_it_is_named(sto
     said = explain(store, budget=str(n))  # enough for the tokens of one more, and not for its worst case
     assert "new tokens (features paid for: 1, from the cache: 1)\n" in said
     assert re.search(
-        r"ended before \d+ more \(.*\b(the next call may cost|are left; a feature has cost)\b", said
+        r"ended before \d+ more \(.*\b(the next call may cost|are left; a feature costs about)\b", said
     )
 
 
@@ -175,6 +184,22 @@ def test_the_commonest_failures_reason_is_printed(store: Path) -> None:
     with serving(lambda _: chat("I'm sorry, I can't help with that.")) as url:
         said = explain(store, "--explainer", "m", "--base-url", url)
     assert re.search(r"most failures \((\d+) of \1\): RefusedAnswerError: the model declined", said)
+
+
+def test_a_run_says_what_it_paid_for_again_since_the_earlier_answer_was_bad(made: Made, store: Path) -> None:
+    one = ("--explainer", "m", "--feature", f"{made.summary.sae_id}#{min(candidates_of(store))}")
+    with serving(lambda _: chat('{"explanation": "a \\ud800 b"}')) as url:
+        said = explain(store, *one, "--base-url", url)
+        assert "asked and paid again" not in said
+        assert "UnparsableAnswerError" in said
+        assert "1 question was asked and paid again: the earlier answer was bad" in explain(
+            store, *one, "--base-url", url
+        )
+
+
+def candidates_of(store: Path) -> set[int]:
+    with open_reader(store) as db:
+        return {r[0] for r in rows(db, "SELECT feature FROM feature_concepts WHERE candidate")}
 
 
 def test_help_says_that_the_explainer_also_simulates() -> None:
@@ -193,6 +218,9 @@ def test_the_ledger_has_dates_an_order_and_a_total(store: Path) -> None:
         re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", row[end]) for row in by_stage for end in ("from", "to")
     )
     table = run("ledger", "--store", store, "--by", "stage").stdout.splitlines()
+    assert table[0].split() == [
+        "stage", "from", "tokens", "in", "tokens", "out", "calls", "failed", "seconds", "partly", "estimated", "to",
+    ]  # fmt: skip
     assert table[-1].split()[0] == "total"
     assert f"{sum(row['calls'] for row in by_stage)}" in table[-1].split()
 
@@ -217,7 +245,7 @@ def test_a_score_on_other_windows_stands_beside_the_first_and_the_headline_is_un
     report = explain_store(store, FeatureChoice(made.summary.sae_id), chat, config, quiet=True)
     assert len(report.scored) > 1
     first, before = scores(store), shown(store)
-    run("score", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
+    run("score", "--scoring", "segment", "--budget", "1M", "--store", store, "--quiet", "--chance-every", 0)
     assert set(first) < set(scores(store))
     assert len(scores(store)) == 2 * len(first)
     assert shown(store) == before

@@ -69,6 +69,18 @@ def test_standard_input_is_one_document(base: list[str], tmp_path: Path) -> None
     assert json.loads(result.stdout)["n_documents"] == 1
 
 
+def test_a_split_without_text_is_warned_of_and_a_table_names_what_matters(
+    base: list[str], tmp_path: Path
+) -> None:
+    command = [*base, "--text", "-", "--store", str(tmp_path / "s.duckdb")]
+    result = CliRunner().invoke(cli, command, input=TEXTS[0], catch_exceptions=False)
+    (empty,) = [
+        line for line in result.stderr.splitlines() if line.startswith("warning: no text of the split")
+    ]
+    assert "harvest more documents" in empty
+    assert result.stdout.split()[:3] == ["sae_ids", "n_tokens", "new_tokens"]
+
+
 def test_options_decide_what_is_stored(made: Made, base: list[str], tmp_path: Path) -> None:
     texts = ["--text", str(made.file.parent / "texts.jsonl")]
     listed = tmp_path / "listed.txt"

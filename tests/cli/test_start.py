@@ -3,9 +3,15 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
+
+from safesail.cli.main import cli
 
 HEAVY = {
     "torch",
@@ -108,6 +114,25 @@ def safesail(*arguments: str) -> subprocess.CompletedProcess[str]:
 def run(code: str, *arguments: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+
+
+def leaves(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from leaves(command, *path, name)
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("command", list(leaves(cli)), ids=" ".join)
+def test_the_help_of_every_command_has_an_example_of_it(command: tuple[str, ...]) -> None:
+    text = CliRunner().invoke(cli, [*command, "--help"]).output
+    heading, example = re.search(r"\n  (Examples?:)\n((?:      .+\n)+)", text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    assert f"safesail {' '.join(command)}" in example
+    assert heading == ("Examples:" if example.count(f"safesail {' '.join(command)}") > 1 else "Example:")
+    lines = example.splitlines()
+    for line, following in pairwise(lines):  # what goes on, goes on as a shell reads it
+        assert line.endswith(" \\") == following.startswith("          ")
 
 
 def test_help_shows_examples_line_by_line() -> None:

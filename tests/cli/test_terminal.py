@@ -174,3 +174,25 @@ def test_what_finds_no_room_is_named_on_stderr(store: Path) -> None:
     wide = in_pipe("catalog", "query", "--store", str(store), sql)
     assert "column_8" in wide[1]
     assert wide[2] == ""
+
+
+def test_names_that_differ_at_their_end_differ_in_a_narrow_table_too() -> None:
+    """Of features the number, of an SAE's file the last folder, is what tells one from the next."""
+    long = "gemma-scope-2b-pt-mlp-canonical/layer_12/width_16k/average_l0_82#"
+    rows = [
+        {
+            "feature": f"smollm2-l14-mlp-k16#{i}",
+            "explanation": "word " * 40,
+            "source": f"{long}{i}",
+            "lift": 0.1,
+        }
+        for i in (123, 124)
+    ]
+    lines, left_out = layout(rows, width=80, full=False)
+    assert [line.split()[0] for line in lines[1:]] == ["smollm2-l14-mlp-k16#123", "smollm2-l14-mlp-k16#124"]
+    assert left_out == ["source"]
+    long_first = [{"source": row["source"], "explanation": row["explanation"]} for row in rows]
+    lines, _ = layout(long_first, width=60, full=False)  # 14 for the explanation, 2 between
+    assert [len(line.split()[0]) for line in lines[1:]] == [44, 44]
+    assert lines[1].split()[0].startswith("gemma-scope-2b") and lines[1].split()[0].endswith("l0_82#123")
+    assert lines[2].split()[0].endswith("l0_82#124")

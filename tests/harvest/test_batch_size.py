@@ -5,7 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safesail.harvest.batch_size import SMALLEST, search
+from safesail.domain.records import LoadedSubject, SaeInfo
+from safesail.errors import DeviceMemoryError
+from safesail.harvest.batch_size import (
+    CPU_BATCH_TOKENS,
+    SHARD_TOKENS,
+    SMALLEST,
+    fitting_batch_tokens,
+    fitting_shard_tokens,
+    search,
+)
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
@@ -26,7 +35,7 @@ class ModelConfig:
     def run(self, size: int) -> None:
         self.ran.append(size)
         if size * self.bytes_a_token > self.there:
-            raise RuntimeError("out of memory")
+            raise DeviceMemoryError("out of memory")
         self.peak = max(self.peak, size * self.bytes_a_token)
         self.now += self.fixed + self.per_token * size
 
@@ -88,3 +97,31 @@ def test_a_memory_limit_below_what_is_used_takes_the_smallest(subject: Subject, 
 def test_settings_refuse_nonsense() -> None:
     with pytest.raises(ValueError, match="batch_tokens"):
         HarvestConfig.model_validate({"batch_tokens": "fast"})
+
+
+def test_sizes_that_fit_by_arithmetic() -> None:
+    llama = LoadedSubject("llama", fingerprint="f" * 64, d_model=4096, n_layers=32, dtype="bfloat16")
+    saes = [
+        SaeInfo(f"s{i}", "llama", f"blocks.{i}.hook_mlp_out", 4096, 32_768, "topk", "a" * 64, "made", k=50)
+        for i in range(32)
+    ]
+    # A token: 24 * 4096 * 2 + 3 * 4 * 32 * 4096 + 28 * 32 * 50 = 1,814,272 bytes, two batches at once; dense rows:
+    # 3 * 2^28. Of 46.6 GB, (0.8 * 46.6e9 - 8.05e8) / 3,628,544 = 10,052.
+    assert fitting_batch_tokens(llama, saes, 46.6e9) == 8_192
+    assert fitting_batch_tokens(llama, saes, 6.6e9) == 1_024
+    assert fitting_batch_tokens(llama, saes, 1e9) == SMALLEST
+    assert fitting_shard_tokens("cpu", saes) == 8_192
+    # 40 * 32 * 50 = 64 kB of host memory per token; half a terabyte would be 2 million.
+    assert 8_192 <= fitting_shard_tokens("cuda", saes) <= 65_536
+    assert fitting_shard_tokens("cuda", saes * 10_000) == 8_192
+
+
+def test_a_size_that_is_left_open_is_remembered(
+    db: Db, subject: Subject, saes: list[SAE], text_file: Path
+) -> None:
+    open_sizes = HarvestJob(subject, saes, [str(text_file)], HarvestConfig(n_ctx=16))
+    run_harvest(db, open_sizes, quiet=True)
+    stored = rows(db, "SELECT settings->>'batch_tokens', settings->>'shard_tokens' FROM harvests")
+    assert stored == [(str(CPU_BATCH_TOKENS), str(SHARD_TOKENS))]
+    given = HarvestConfig(n_ctx=16, shard_tokens=SHARD_TOKENS)
+    assert HarvestJob(subject, saes, [str(text_file)], given).harvest_id == open_sizes.harvest_id

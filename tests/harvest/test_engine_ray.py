@@ -3,7 +3,7 @@
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from safesail.errors import ConfigError, FingerprintError, SubjectError
+from safesail.errors import ConfigError, FingerprintError, SaeError, SubjectError
 from safesail.harvest.config import HarvestConfig
 from safesail.harvest.engine import Cluster, Loaded, RayEngine
 from safesail.harvest.run import HarvestJob, run_harvest
@@ -34,7 +34,7 @@ if find_spec("ray") is None:
     pytest.skip("Ray is not installed (extra `ray`)", allow_module_level=True)
 
 CONFIG = HarvestConfig(n_ctx=16, shard_tokens=60, batch_tokens=64)
-TABLES = ("documents", "windows", "activations_f32", "activation_bins", "features", "shards", "harvest_saes")
+TABLES = ("documents", "windows", "activations_f32", "features", "shards", "harvest_saes")
 
 
 def digest(db: Db) -> dict[str, str]:
@@ -75,7 +75,7 @@ def connected() -> Iterator[None]:
     ray.shutdown()
 
 
-def job(subject: Subject, saes: list[SAE], path: Path, **settings: object) -> HarvestJob:
+def job(subject: Subject, saes: Sequence[SAE], path: Path, **settings: object) -> HarvestJob:
     return HarvestJob(subject, saes, [str(path)], CONFIG.model_copy(update=settings))
 
 
@@ -123,7 +123,7 @@ def test_one_and_two_workers_store_the_bytes_of_a_local_run(
     for name, used in (("here", None), ("ray", replace(engine, cluster=Cluster(n_workers)))):
         with open_writer(tmp_path / f"{name}.duckdb") as db:
             report = run_harvest(db, work, engine=used, quiet=True)
-            assert report.new_tokens == report.n_tokens > 8 * CONFIG.shard_tokens
+            assert report.new_tokens == report.n_tokens > 8 * (CONFIG.shard_tokens or 0)
             stored.append(digest(db))
     assert stored[0] == stored[1]
     assert import_module("ray").is_initialized()  # the caller's connection is left as it was
@@ -200,6 +200,36 @@ def test_a_worker_with_other_weights_is_refused(
     other = RayEngine(partial(load_from, places[0], places[1][:1]), Cluster(1))
     with pytest.raises(FingerprintError, match="SAE tiny-l2 is not the same on every node"):
         run_harvest(db, job(subject, saes, texts), engine=other, quiet=True)
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_driver_loads_no_weights_and_each_worker_once(
+    places: tuple[str, list[str]], texts: Path, tmp_path: Path
+) -> None:
+    loads = tmp_path / "loads"
+    loads.mkdir()
+
+    def load() -> Loaded:
+        (loads / f"{os.getpid()}-{len(list(loads.iterdir()))}").touch()
+        return load_from(*places)
+
+    with RayEngine(load, Cluster(2)).started() as engine, open_writer(tmp_path / "ray.duckdb") as db:
+        subject, saes = engine.describe()
+        with pytest.raises(SubjectError, match="not loaded in this process"):
+            subject.run(torch.zeros((1, 1), dtype=torch.long))
+        with pytest.raises(SaeError, match="not loaded in this process"):
+            saes[0].encode(torch.zeros(1, 32))
+        with pytest.raises(ConfigError, match="near names"):
+            subject.check_hook("blocks.0.hook_mlp_put")
+        # The workers find the size of their batches.
+        work = job(subject, list(saes), texts, batch_tokens=None)
+        run_harvest(db, work, engine=engine, quiet=True)
+        stored = rows(db, "SELECT sae_key, feature, token FROM activations ORDER BY ALL")
+    pids = [int(path.name.split("-")[0]) for path in loads.iterdir()]
+    assert len(pids) == len(set(pids)) == 2 and os.getpid() not in pids
+    with open_writer(tmp_path / "here.duckdb") as db:
+        run_harvest(db, job(*load_from(*places), texts), quiet=True)
+        assert rows(db, "SELECT sae_key, feature, token FROM activations ORDER BY ALL") == stored
 
 
 @pytest.mark.usefixtures("connected")

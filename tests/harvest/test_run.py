@@ -229,6 +229,23 @@ def test_candidates_keep_their_nonzeros_and_whole_documents_all(
     assert kept_all == len(slow_nonzeros(subject, saes, 16)) > len(stored)
 
 
+def test_statistics_do_not_depend_on_what_is_kept(
+    subject: Subject, saes: list[SAE], text_file: Path, tmp_path: Path
+) -> None:
+    of = "SELECT sae_id, feature, n_active, maximum, q90, q99, q999, mean FROM features ORDER BY 1, 2"
+    stored = []
+    for name, features, keep in (
+        ("all", "all", None),
+        ("few", "listed", {sae.info.sae_id: np.arange(sae.info.d_sae) < 5 for sae in saes}),
+    ):
+        config = CONFIG.model_copy(update={"features": features, "whole_documents": 0.3})
+        with open_writer(tmp_path / f"{name}.duckdb") as db:
+            run_harvest(db, HarvestJob(subject, saes, [str(text_file)], config, keep), quiet=True)
+            stored.append(rows(db, of))
+    assert [r[:-1] for r in stored[0]] == [r[:-1] for r in stored[1]]
+    assert [r[-1] for r in stored[1]] == [r[-1] and pytest.approx(r[-1], rel=1e-12) for r in stored[0]]
+
+
 def test_candidates_without_a_selection_are_refused(db: Db, subject: Subject, saes: list[SAE]) -> None:
     config = HarvestConfig(features="candidates")
     with pytest.raises(NotFoundError, match="run `safesail select-sae` first"):

@@ -44,8 +44,8 @@ def test_the_local_engine_gives_every_shard_in_order(
     assert len(shards) > 2
     (alone,) = run_here((subject, saes), shards[1:2], CONFIG, None)
     for name, nonzeros in alone.nonzeros.items():
-        assert nonzeros.token.tolist() == results[1].nonzeros[name].token.tolist()
-        assert nonzeros.value.tolist() == results[1].nonzeros[name].value.tolist()
+        assert nonzeros.entry.tolist() == results[1].nonzeros[name].entry.tolist()
+        assert nonzeros.feature.tolist() == results[1].nonzeros[name].feature.tolist()
 
 
 def test_the_local_engine_runs_one_shard_ahead(
@@ -96,7 +96,7 @@ def test_a_fault_on_the_thread_ends_the_harvest_and_keeps_what_is_done(
     folder.write_text("a file where the folder was")
     later = read_harvest(db, record.key, record.sae_keys)
     with (
-        pytest.raises(DataError, match=r"cannot write .*0000001-1\.parquet"),
+        pytest.raises(DataError, match=r"cannot write .*0000001\.run"),
         Writer(db, later) as writer,
     ):
         for result in results[1:] * 5:

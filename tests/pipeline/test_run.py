@@ -1,8 +1,10 @@
 """A whole pipeline: what it leaves, and that a second run pays nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
@@ -15,6 +17,7 @@ from safesail.pipeline.config import find_pipeline
 from safesail.pipeline.run import run_pipeline
 from safesail.store.connection import open_reader, open_writer
 from safesail.store.sql import rows, value
+from tests import pretend_device
 from tests.pipeline.conftest import Made
 
 
@@ -90,3 +93,19 @@ def test_summary_says_score_chance_and_cost(made: Made) -> None:
     text = made.summary.as_text()
     assert "chance line" in text
     assert f"{made.summary.tokens_spent:,} in this run" in text
+
+
+def test_on_another_device_it_comes_to_the_same_end(made: Made, tmp_path: Path) -> None:
+    pretend_device.install()
+    file = tmp_path / "there.yaml"
+    plan = yaml.safe_load(made.file.read_text()) | {"device": pretend_device.NAME}
+    file.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    there = run_pipeline(file, out=tmp_path / "out", quiet=True)
+    assert (there.sae_id, there.features_scored) == (made.summary.sae_id, made.summary.features_scored)
+    of = "SELECT sae_id, feature, token, value FROM activations JOIN saes USING (sae_key) ORDER BY ALL"
+    stored = []
+    for out in (made.out, tmp_path / "out"):
+        with open_reader(out / "safesail.duckdb") as db:
+            stored.append(rows(db, of))
+    assert [r[:3] for r in stored[0]] == [r[:3] for r in stored[1]]
+    assert [r[3] for r in stored[1]] == pytest.approx([r[3] for r in stored[0]], rel=1e-5)

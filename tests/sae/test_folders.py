@@ -78,6 +78,14 @@ def test_a_k_that_cannot_be(k: int, write_sae: Write, model_dir: str) -> None:
             refuse()
 
 
+@pytest.mark.parametrize("name", ["k", "d_in", "d_sae"])
+@pytest.mark.parametrize("value", ["x", [4], True, {}])
+def test_a_size_that_is_no_number(name: str, value: object, write_sae: Write, model_dir: str) -> None:
+    folder = set_config(write_sae("a"), **{name: value})
+    with pytest.raises(SaeError, match=rf"a: {name} = .* is no number; correct it in its cfg\.json"):
+        check_saes([str(folder)], model_dir)
+
+
 def test_a_k_above_the_features_of_a_checkpoint(tmp_path: Path) -> None:
     weights = {
         "pre_encoder_bias._bias_reference": torch.zeros(1, 6), "encoder.weight": torch.zeros(1, 6, 20),

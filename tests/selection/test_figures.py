@@ -9,9 +9,19 @@ from jaxtyping import Int
 from safesail.domain.records import Concept
 from safesail.domain.undefined import Undefined
 from safesail.metrics.contrast import MEASURES, Contrast, contrast, one_sided
+from safesail.metrics.readout import Detection
 from safesail.selection.config import SelectionConfig
 from safesail.selection.core import ConceptResult, FeatureColumns
-from safesail.selection.figures import Sums, concept_rows, equal_length_pair_isolation, group_rows, interval
+from safesail.selection.figures import (
+    Detections,
+    Sums,
+    concept_rows,
+    detection_rows,
+    equal_length_pair_isolation,
+    group_rows,
+    interval,
+)
+from safesail.selection.texts import PairTexts
 from safesail.store.selection import ScoreRow
 
 DRAWS = 40
@@ -48,7 +58,9 @@ def result(
     gaps: Int[np.ndarray, " n_pairs"] = np.array([1, -1]),  # noqa: B008  read only
 ) -> ConceptResult:
     p = None if isinstance(found, Undefined) else 0.01
-    return ConceptResult(concept_id, concept_id.split(".")[0], n_pairs, found, gaps, p, NONE)
+    return ConceptResult(
+        concept_id, concept_id.split(".")[0], n_pairs, found, gaps, p, NONE, PairTexts.join([], 0)
+    )
 
 
 def row(rows: list[ScoreRow], scope_id: str, measure: str) -> ScoreRow:
@@ -122,19 +134,45 @@ def test_length_is_regressed_out_with_one_slope_and_an_intercept_per_concept() -
     assert equal_length_pair_isolation(summed(found)) == pytest.approx(np.mean(intercepts))
 
 
+def test_detection_averages_concepts_and_its_null_is_drawn_sides() -> None:
+    def of(pos: float, neg: float) -> Detections:
+        found = Detection(np.array([pos, pos]), np.array([neg, neg]))
+        return Detections.of(found, 2, DRAWS, np.random.default_rng(0))
+
+    missing = Detections.of("no text", 2, DRAWS, np.random.default_rng(0))
+    domains = {"a": of(0.9, 0.5) + of(0.7, 0.5), "b": missing, "ordinary": of(0.1, 0.1)}
+    rows = detection_rows(domains, ["ordinary"])
+    got = row(rows, "a", "detection")
+    assert (got.value, got.null_value, got.low, got.n_pairs) == pytest.approx((0.8, 0.65, 0.8, 4))
+    assert row(rows, "a", "detection_above_null").value == pytest.approx(0.15)
+    assert (row(rows, "b", "detection").value, row(rows, "b", "detection").reason) == (None, "no text")
+    overall = row(rows, "all", "detection")
+    assert (overall.value, overall.n_pairs) == (pytest.approx(0.8), 6)
+    only = detection_rows({"ordinary": domains["ordinary"]}, ["ordinary"])
+    assert row(only, "all", "detection").reason == "every concept is a control"
+
+
+def test_intervals_of_detection_resample_pairs() -> None:
+    found = Detection(np.array([0.0, 1.0] * 8), np.full(16, 0.5))
+    (got, above) = Detections.of(found, 16, 4000, np.random.default_rng(1)).rows("concept", "a.x")
+    # The mean of 16 fair coins: 0.5, standard deviation 0.125.
+    assert (got.low, got.high) == (pytest.approx(0.255, abs=0.04), pytest.approx(0.745, abs=0.04))
+    # Above the null, (pos - neg) / 2: half as far.
+    assert (above.low, above.high) == (pytest.approx(-0.1225, abs=0.02), pytest.approx(0.1225, abs=0.02))
+
+
 def test_candidates_need_the_threshold_and_the_lift() -> None:
     pos = np.zeros((4, 5), bool)
     neg = np.zeros((4, 5), bool)
     pos[:, 0] = True  # f = 1, s = 0: candidate
     pos[:2, 1] = neg[2:, 1] = True  # f = s = 0.5: no lift
-    pos[:1, 2] = True  # f = 0.25: kept, no candidate
-    neg[:3, 3] = True  # s = 0.75: kept as a mirror
+    pos[:1, 2] = True  # f = 0.25
+    neg[:3, 3] = True  # s = 0.75: a mirror
     found = contrast(one_sided(pos, neg), draws=1, rng=np.random.default_rng(0))
     assert not isinstance(found, Undefined)
     got = FeatureColumns.of(found, SelectionConfig())
     assert got.feature.tolist() == [0, 1, 2, 3]
     assert got.candidate.tolist() == [True, False, False, False]
-    assert FeatureColumns.of(found, SelectionConfig(keep_floor=0.9)).feature.tolist() == [0]
 
 
 def test_a_concept_without_pairs_is_undefined_not_a_crash() -> None:

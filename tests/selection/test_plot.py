@@ -9,18 +9,24 @@ from safesail.store.selection import ScoredSae, ScoreRow
 
 
 def ranked(
-    name: str, l0: float, value: float | None, *, fvu: float | None = 0.5, layer: int = 1
+    name: str,
+    l0: float,
+    value: float | None,
+    *,
+    fvu: float | None = 0.5,
+    layer: int = 1,
+    place: str = "hook_mlp_out",
 ) -> RankedSae:
-    hook = f"blocks.{layer}.hook_mlp_out"
-    row = ScoreRow("all", "all", "pair_isolation", value, 0.1, 0.6, 0.0, value, 4, None)
-    sae = ScoredSae(name, name, hook, layer, 8, None, l0, fvu, value, 0.1, 0.6)
-    return RankedSae(sae, {"pair_isolation": row}, {}, 0, new=True)
+    hook = f"blocks.{layer}.{place}"
+    row = ScoreRow("all", "all", "detection", value, 0.1, 0.6, 0.15, value, 4, None)
+    sae = ScoredSae(name, name, hook, layer, 8, int(l0), l0, fvu, value, 0.1, 0.6, 0.15)
+    return RankedSae(sae, {"detection": row}, {}, {}, 0, new=True)
 
 
 def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
     result = SelectionResult(
         (ranked("mid", 16, 0.5), ranked("low", 4, 0.2), ranked("other", 8, 0.3, layer=2, fvu=None),
-         ranked("none", 2, None)), (), 10, {},
+         ranked("stream", 64, 0.4, layer=2, place="hook_resid_post"), ranked("none", 2, None)), (), 10, {},
     )  # fmt: skip
     draw(result, tmp_path / "deep" / "figure.svg")
     drawn = (tmp_path / "deep" / "figure.svg").read_text(encoding="utf-8")
@@ -28,7 +34,10 @@ def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
         "blocks.1.hook_mlp_out, 8 features",
         "blocks.2.hook_mlp_out, 8 features",
         "L0 (mean active",
-        "How well single features isolate concepts, 3 SAEs",
+        "detection by sparsity, 4 SAEs",
+        "detection by layer and hook",
+        "hook_resid_post",
+        "k 64",
         "best: mid",
     ):
         assert f"<!-- {text}" in drawn, text
@@ -40,5 +49,5 @@ def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
 def test_nothing_to_draw_and_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"written as \.png, \.svg"):
         draw(SelectionResult((ranked("a", 1, 0.2),), (), 1, {}), tmp_path / "figure.gif")
-    with pytest.raises(ConfigError, match="no SAE has the figure 'pair_isolation'"):
+    with pytest.raises(ConfigError, match="no SAE has the figure 'detection'"):
         draw(SelectionResult((ranked("a", 1, None),), (), 1, {}), tmp_path / "figure.png")

@@ -17,10 +17,12 @@ from safesail.store.selection import (
     latest_selection,
     ranked_saes,
     read_scores,
+    readouts,
 )
 from safesail.store.sql import rows, value
 from safesail.subject.causal import CausalModel
 from safesail.subject.protocol import Subject
+from tests.selection.conftest import concept, swap_word
 
 CONFIG = SelectionConfig(draws=50)
 MakeSae = Callable[..., SAE]
@@ -54,6 +56,17 @@ def test_planted_saes_rank_as_they_were_planted(
     result = run_selection(db, subject, saes, concepts, CONFIG, quiet=True)
     assert [r.sae.sae_id for r in result.ranked][:2] == ["both", "half"]
     assert result.best == "both" == best_sae(db)
+    # Every q+ outdoes every negative by its word, its twin ties with them: 1, null (1 + 1/2) / 2.
+    assert figure(db, "both", "detection") == 1.0
+    assert figure(db, "both", "detection_above_null") == pytest.approx(
+        0.25, abs=0.02
+    )  # noise joins in some folds
+    assert 0.4 < (figure(db, "ordinary", "detection") or 0) < 0.6
+    assert figure(db, "ordinary", "detection", "domain", "ordinary") == 1.0
+    chosen = [f for f in readouts(db, latest_selection(db, "both")) if f.rank == 1]  # noise may come after
+    assert [(f.concept_id, f.feature, f.lift, f.auc_pairs, f.auc_wide) for f in chosen] == [
+        ("terror.gun", 1, 1.0, 1.0, 1.0), ("violence.bomb", 0, 1.0, 1.0, 1.0)
+    ]  # fmt: skip
     # By hand: both words are told apart in every pair; one of two; none.
     assert figure(db, "both", "pair_isolation") == 1.0
     assert figure(db, "ordinary", "pair_isolation") == 0.0
@@ -94,6 +107,27 @@ def test_l0_and_fvu_by_hand(
     assert result.n_tokens == len(x)
     assert result.ranked[0].sae.l0 == pytest.approx(len(acts.value) / len(x))
     assert result.ranked[0].sae.fvu == pytest.approx(float(residual / spread), rel=1e-4)
+
+
+def test_one_concept_alone_has_a_readout_but_no_detection(
+    db: Db, subject: Subject, make_sae: MakeSae, concepts: tuple[Concept, ...]
+) -> None:
+    saes = [make_sae("none", noise=2), make_sae("one", detects=("bomb",))]
+    result = run_selection(db, subject, saes, concepts[:1], CONFIG, quiet=True)
+    assert result.best == "one"  # by pair_isolation
+    (row,) = (
+        r for r in read_scores(db, latest_selection(db, "one"), scope="all") if r.measure == "detection"
+    )
+    assert (row.value, row.reason) == (None, "fewer than 16 texts of other concepts")
+    (chosen,) = result.readouts
+    assert (chosen.feature, chosen.auc_pairs, chosen.auc_wide) == (0, 1.0, None)
+
+
+def test_in_one_domain_other_concepts_are_the_negatives(db: Db, subject: Subject, make_sae: MakeSae) -> None:
+    words = (("bomb", "cake"), ("gun", "hat"), ("dog", "man"))
+    one_domain = [concept(f"violence.{w}", swap_word(w, other, 12, i)) for i, (w, other) in enumerate(words)]
+    run_selection(db, subject, [make_sae("one", detects=("bomb",))], one_domain, CONFIG, quiet=True)
+    assert figure(db, "one", "detection", "concept", "violence.bomb") == 1.0
 
 
 def test_batches_leave_no_trace(
@@ -278,8 +312,16 @@ def test_tables_for_people(
 ) -> None:
     result = run_selection(db, subject, [make_sae("one", detects=("bomb",))], concepts, CONFIG, quiet=True)
     (row,) = result.table()
-    assert {k: row[k] for k in ("sae", "layer", "pair_isolation", "low", "high", "candidates", "new")} == {
-        "sae": "one", "layer": 0, "pair_isolation": 0.5, "low": 0.5, "high": 0.5, "candidates": 1, "new": True,
+    # One of two words detected for certain, the other not at all: (1 + 1/2) / 2; nulls 3/4 and 1/2.
+    assert [row[k] for k in ("detection", "low", "high", "null")] == pytest.approx([0.75, 0.75, 0.75, 0.625])
+    shown = ("sae", "layer", "hook", "pair_isolation", "l0_t0.5", "l0_t0.5_above_null", "candidates", "new")
+    assert {k: row[k] for k in shown} == {
+        "sae": "one", "layer": 0, "hook": "hook_resid_pre",
+        "pair_isolation": 0.5, "l0_t0.5": 0.5, "l0_t0.5_above_null": row["l0_t0.5_above_null"],
+        "candidates": 1, "new": True,
     }  # fmt: skip
-    assert result.domain_table() == [{"sae": "one", "ordinary": 0.0, "terror": 0.0, "violence": 1.0}]
+    assert result.domain_table() == [{"sae": "one", "ordinary": 0.5, "terror": 0.5, "violence": 1.0}]
+    assert result.readout_table() == [
+        {"concept": "violence.bomb", "detection": 1.0, "features: lift, AUC on pairs": "#0 +1.00 1.00"}
+    ]
     assert np.isfinite([result.seconds[k] for k in ("model", "encode", "contrast")]).all()

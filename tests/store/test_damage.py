@@ -180,9 +180,7 @@ def test_a_store_is_its_owners_alone_with_all_that_lies_beside_it(tmp_path: Path
     with open_writer(path) as db, limited_memory(db, 60):
         with transaction(db):
             db.execute("INSERT INTO subject_models VALUES ('m', 'f', 8, 2)")
-        staging.write_nonzeros(
-            tmp_path / "s.duckdb.harvest", 0, 1, {"feature": [1], "token": [1], "value": [1.0]}
-        )
+        staging.write_shard_file(tmp_path / "s.duckdb.harvest", 0, 0, {}, {})
         staging.write_part(tmp_path / "s.duckdb.selection", "one", {}, {})
         db.execute("SET threads = 1")
         sorted_rows = db.execute("SELECT i, md5(concat(i)) AS m FROM range(4_000_000) t(i) ORDER BY m")

@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import SaeInfo, SaeRecord, SubjectInfo
-from safesail.errors import DataError
-from safesail.harvest.activations import Nonzeros, bin_middle, histogram
+from safesail.errors import ConfigError, DataError
 from safesail.store.connection import Db, open_writer
 from safesail.store.harvest import (
-    BinMerger,
     HarvestedShard,
     HarvestRecord,
     Precision,
@@ -30,6 +28,7 @@ from safesail.store.harvest import (
 )
 from safesail.store.imports import IMPORT_N_CTX, add_tables, begin_import
 from safesail.store.registry import register_sae
+from safesail.store.runs import Run
 from safesail.store.shown import exemplar_rows
 from safesail.store.sql import rows, value
 
@@ -47,13 +46,8 @@ def begin(db: Db) -> HarvestRecord:
 def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]]) -> HarvestedShard:
     """One document of one window, in which token i has the i-th nonzero."""
     feature = np.array([r[0] for r in made], dtype=np.int32)
-    order = np.argsort(feature, kind="stable")
-    nonzeros = Nonzeros(
-        feature[order],
-        np.arange(len(made), dtype=np.int64)[order] + number * N_CTX,
-        np.array([r[1] for r in made], dtype=np.float32)[order],
-    )
-    bins = histogram(nonzeros)
+    values = np.array([r[1] for r in made], dtype=np.float32)
+    run = Run.of(feature, np.arange(len(made)), values, d_sae=SAE.d_sae, n_slots=N_CTX)
     key, name = record.sae_keys[SAE.sae_id], f"d{number}"
     return HarvestedShard(
         number=number, content=f"content {number}", n_tokens=N_CTX,
@@ -65,8 +59,7 @@ def shard(record: HarvestRecord, number: int, made: Sequence[tuple[int, float]])
             "harvest_key": [record.key], "window_id": [number], "document_id": [name], "start": [0],
             "split": ["train"], "token_ids": [list(range(N_CTX))], "tokens": [["t"] * N_CTX],
         },
-        nonzeros={key: vars(nonzeros)},
-        bins={key: {"sae_key": np.full(len(bins.n), key, dtype=np.int32), **vars(bins)}},
+        first_slot=number * N_CTX, nonzeros={key: run}, dropped={},
     )  # fmt: skip
 
 
@@ -76,7 +69,7 @@ def store(db: Db, record: HarvestRecord, number: int, made: Sequence[tuple[int, 
 
 def finish(db: Db, record: HarvestRecord, precision: Precision) -> None:
     done = read_harvest(db, record.key, record.sae_keys)
-    finish_harvest(db, done, {SAE.sae_id: SAE.d_sae}, precision, bin_middle)
+    finish_harvest(db, done, {SAE.sae_id: SAE.d_sae}, precision)
 
 
 def harvested(made: Sequence[tuple[int, float]], precision: Precision) -> list[tuple[int, int, float]]:
@@ -118,27 +111,18 @@ def test_one_byte_codes_by_hand(db: Db) -> None:
     assert value(db, "SELECT count(*) FROM activations_f32") == 0
 
 
-def test_rows_lie_sorted_by_feature_and_histograms_are_merged(db: Db) -> None:
+def test_rows_lie_sorted_by_feature_and_statistics_count_all_shards(db: Db) -> None:
     record = begin(db)
     draw = np.random.default_rng(0)
     made = [
         [(int(f), float(v)) for f, v in zip(draw.integers(0, 6, 40), draw.integers(1, 6, 40), strict=True)]
         for _ in range(19)
     ]
-    bins = BinMerger(db, list(record.sae_keys.values()), least=200)
-    n_bins: list[tuple[int, int]] = []
     for number, nonzeros in enumerate(made):
         store(db, record, number, nonzeros)
-        came = value(db, "SELECT count(*) FROM activation_bins")
-        bins.after_shard()
-        n_bins.append((came, value(db, "SELECT count(*) FROM activation_bins")))
-    # Six features at five values: at most 30 rows are left when they are added up, which is not after every shard.
-    assert max(came for came, _ in n_bins) <= 30 + 200 + 30
-    assert 1 <= sum(left < came for came, left in n_bins) <= 3
     finish(db, record, "f32")
     lie = rows(db, "SELECT feature, sort_key FROM activations_f32")
     assert lie == sorted(lie) and len(lie) == 40 * len(made)
-    assert value(db, "SELECT sum(n) FROM activation_bins") == 40 * len(made)
     flat = np.array([v for nonzeros in made for f, v in nonzeros if f == 3], dtype=np.float32)
     found = rows(db, "SELECT n_active, mean, maximum, density FROM features WHERE feature = 3")[0]
     assert found[0] == len(flat)
@@ -154,19 +138,33 @@ def test_a_shard_that_fails_leaves_nothing(db: Db) -> None:
     with pytest.raises(Exception, match="NOT NULL"):
         write_shard(db, record.key, broken)
     assert value(db, "SELECT count(*) FROM documents") == 1
-    assert value(db, "SELECT count(*) FROM activation_bins") == 1
     store(db, record, 1, [(1, 2.0)])  # the file that was left behind is written again
     finish(db, record, "f32")
     assert rows(db, "SELECT token, value FROM activations ORDER BY 1") == [(0, 1.0), (N_CTX, 2.0)]
 
 
+def test_a_harvest_that_another_version_began_is_not_gone_on_with(db: Db, tmp_path: Path) -> None:
+    record = begin(db)
+    db.execute("UPDATE harvests SET settings = ?", [f'{{"n_ctx": {N_CTX}}}'])
+    assert begin(db).key == record.key  # nothing is stored yet: nothing to mix
+    store(db, record, 0, [(1, 1.0)])
+    with pytest.raises(ConfigError, match="begun by another version of Safe-SAIL"):
+        begin(db)
+    again = open_harvest(db, "h", SUBJECT, [SAE], {"n_ctx": N_CTX}, replace=True)
+    assert again.shards == {} and again.key != record.key
+    assert not list((tmp_path / "store.duckdb.harvest").rglob("*.run"))
+    db.execute("UPDATE harvests SET finished = true, settings = ?", [f'{{"n_ctx": {N_CTX}}}'])
+    store(db, again, 0, [(1, 1.0)])
+    assert begin(db).finished  # an old one that has ended is as good as any
+
+
 def test_a_lost_file_is_named_and_nothing_is_marked_as_finished(db: Db, tmp_path: Path) -> None:
     record = begin(db)
     store(db, record, 0, [(1, 1.0)])
-    (lost,) = (tmp_path / "store.duckdb.harvest").rglob("*.parquet")
+    (lost,) = (tmp_path / "store.duckdb.harvest").rglob("*.run")
     kept = lost.read_bytes()
     lost.unlink()
-    with pytest.raises(DataError, match=r"0000000-1\.parquet is missing"):
+    with pytest.raises(DataError, match=r"0000000\.run is missing"):
         finish(db, record, "f32")
     assert value(db, "SELECT bool_or(finished) FROM harvests") is False
     lost.write_bytes(kept)

@@ -1,5 +1,6 @@
-"""Top tokens: streamed in batches and runs of features, the same as one plain sum."""
+"""Top tokens: of any range of features, the same as one plain sum."""
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safesail.store import top_tokens as module
 from safesail.store.connection import Db, open_memory
+from safesail.store.runs import Merged
 from safesail.store.sql import rows
 from safesail.store.top_tokens import N_TOP_TOKENS, token_codes, top_tokens
 
@@ -61,15 +62,20 @@ def plainly(db: Db) -> dict[int, list[str]]:
     }
 
 
-@pytest.mark.parametrize(("rows_at_once", "rows_a_run"), [(1 << 17, 1 << 21), (7, 1 << 21), (50, 100)])
+def merged(db: Db, first: int, stop: int) -> Merged:
+    of = "SELECT feature, token, value FROM activations WHERE feature >= ? AND feature < ? ORDER BY ALL"
+    feature, token, value = db.execute(of, [first, stop]).fetchnumpy().values()
+    return Merged(first, stop, feature.astype(np.int32), token.astype(np.int64), value.astype(np.float32))
+
+
+@pytest.mark.parametrize("edges", [[0, N_FEATURES], [0, 5, 6, N_FEATURES]])
 def test_they_are_those_of_a_plain_sum_whatever_is_held_at_once(
-    db: Db, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_at_once: int, rows_a_run: int
+    db: Db, tmp_path: Path, edges: list[int]
 ) -> None:
-    monkeypatch.setattr(module, "_ROWS_AT_ONCE", rows_at_once)
-    monkeypatch.setattr(module, "_ROWS_PER_RUN", rows_a_run)
     n_active = fill(db)
     with token_codes(db, 1, tmp_path / "codes") as known:
-        found = top_tokens(db, 5, 0, n_active, known)
-    assert found == plainly(db)
-    assert len(found) == N_FEATURES - 1
+        lists = [top_tokens(merged(db, a, b), known).to_pylist() for a, b in itertools.pairwise(edges)]
+    flat = [strings for part in lists for strings in part]
+    assert {j: strings for j, strings in enumerate(flat) if strings is not None} == plainly(db)
+    assert [strings is None for strings in flat] == (n_active == 0).tolist()
     assert list((tmp_path / "codes").iterdir()) == []

@@ -108,6 +108,16 @@ def test_a_token_that_the_model_does_not_know_is_named(tiny_dir: Path, encoder_d
             model.run(torch.tensor([[5, 5000]]), capture=["blocks.0.hook_resid_post"])
 
 
+def test_weights_of_other_shapes_than_the_config_says_are_one_line(tiny_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dir, tmp_path / "m")
+    settings = json.loads((tmp_path / "m" / "config.json").read_text(encoding="utf-8"))
+    (tmp_path / "m" / "config.json").write_text(json.dumps(settings | {"vocab_size": 100}), encoding="utf-8")
+    with pytest.raises(
+        SubjectError, match=r"its weights have other shapes than its config\.json says; fetch"
+    ):
+        load_subject(ModelConfig(str(tmp_path / "m"), "cpu"))
+
+
 def test_sizes_are_known_from_the_config_alone(tiny_dir: Path, encoder_dir: Path, tmp_path: Path) -> None:
     for folder in (tiny_dir, encoder_dir):
         bare = tmp_path / folder.name

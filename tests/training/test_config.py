@@ -65,3 +65,14 @@ def test_the_recipe_of_our_own_saes_is_readable_and_names_what_is_there() -> Non
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no file at"):
         TrainConfig.from_yaml(tmp_path / "absent.yaml")
+
+
+def test_the_next_suite_and_the_grid_fit_what_is_said_of_them() -> None:
+    suite = TrainConfig.from_yaml(resource_dir("data") / "saes" / "suite.yaml")
+    float16, d_in = 2, 576
+    size = sum(2 * d_in * plan.d_sae * float16 for plan in suite.plans())
+    assert size < 40e6
+    assert {plan.hook.rpartition(".")[2] for plan in suite.plans()} == {"hook_resid_post", "hook_mlp_out"}
+    grid = TrainConfig.from_yaml(Path(__file__).parents[1] / "benchmarks" / "sae_grid.yaml")
+    assert len(grid.plans()) == 24
+    assert len({(plan.hook, plan.k) for plan in grid.plans()}) == 24

@@ -22,7 +22,7 @@ class Axes:
         self.info = SaeInfo("axes", "tiny", HOOK, d_in, 2 * d_in, "relu", "0" * 64, "test")
         self._kept = kept
 
-    def encode(self, x: Tensor) -> SparseActs:
+    def encode(self, x: Tensor, slots: int | None = None) -> SparseActs:
         both = torch.cat([x, -x], dim=1).relu()
         lost = torch.arange(x.shape[1]) >= self._kept
         return SparseActs.above_zero(both * ~torch.cat([lost, lost]))
@@ -35,7 +35,10 @@ def taken_in(total: Accumulator, x: Tensor, sae: Axes) -> None:
     acts = sae.encode(x)
     error = (x - sae.decode(acts)).square().sum().item()
     row, feature = acts.token.numpy().astype(np.int32), acts.feature.numpy().astype(np.int32)
-    total.add(SparseColumns(row, row, feature, acts.value.numpy(), error, 0.0), Spread.of(x))
+    total.add(
+        SparseColumns(row, row, feature, acts.value.numpy(), error, 0.0),
+        Spread.read(len(x), Spread.sums(x).numpy()),
+    )
 
 
 def test_figures_by_hand() -> None:

@@ -46,9 +46,6 @@ SELECTION_BYTES = 4_800
 NONZERO_BYTES = {"f32": 4.4, "u8": 2.3}
 """In the store, measured on 25.6M nonzeros."""
 
-BIN_BYTES, BINS_PER_FEATURE = 12.8, 128
-"""A row of a feature's histogram, and how many values of a feature fill without end."""
-
 TEXT_BYTES = 10.0
 """In the store, per token: the text, its tokens and their ids."""
 
@@ -101,7 +98,7 @@ def cpu_speed(cores: int, dtype: str) -> Speed:
     """What a machine without a stated speed is assumed to do."""
     flops = cores * CORE_FLOPS
     encoder = Estimate(flops, f"{cores} CPU cores of {CORE_FLOPS / 1e9:.0f} GFLOP/s each, assumed")
-    if dtype == "float32":
+    if dtype in ("float32", "tf32"):
         return Speed(encoder, encoder)
     why = f"{dtype} is 8 to 150 times slower than float32 on a CPU; say --tflops of the GPU"
     return Speed(Estimate(None, why), encoder)
@@ -163,10 +160,10 @@ def harvest(
 
 def _harvest_disk(sae: SaePart, text: TextPart, config: PipelineConfig, chosen: str) -> Estimate:
     kept = _kept(sae, text, config.harvest, config.max_features)
-    each, d_sae = NONZERO_BYTES[config.harvest.precision], sae.d_sae or 0
-    statistics = _histograms((text.tokens * (sae.l0 or 0)).value or 0, d_sae) + FEATURE_BYTES * d_sae
+    each = NONZERO_BYTES[config.harvest.precision]
+    statistics = FEATURE_BYTES * (sae.d_sae or 0)
     return (kept * each + text.tokens * TEXT_BYTES + statistics).on(
-        f"{kept.basis}, {each} bytes each; histograms; {TEXT_BYTES:.0f} bytes per token of text; {chosen}"
+        f"{kept.basis}, {each} bytes each; {TEXT_BYTES:.0f} bytes per token of text; {chosen}"
     )
 
 
@@ -256,10 +253,3 @@ def _kept(sae: SaePart, text: TextPart, config: HarvestConfig, n_features: int) 
             f"{config.whole_documents:.0%} of the documents whole)"
         )
     return (text.tokens * (l0 * share)).on(basis)
-
-
-def _histograms(nonzeros: float, d_sae: int) -> float:
-    """Bytes of the histograms of all features, whose bins fill as values come."""
-    if d_sae == 0:
-        return 0.0
-    return BIN_BYTES * d_sae * BINS_PER_FEATURE * -math.expm1(-nonzeros / d_sae / BINS_PER_FEATURE)

@@ -78,7 +78,7 @@ def measure(
 
     clock = StageClock()
     subject = load_subject(ModelConfig(config.model, config.device, config.dtype))
-    saes = open_saes(config.saes, subject, device=config.device)
+    saes = open_saes(config.saes, subject)
     clock.end("load")
     select, best, n_pairs = _select(config, concepts, subject, saes)
     sae = next(sae for sae in saes if sae.info.sae_id == best)

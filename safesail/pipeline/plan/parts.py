@@ -20,7 +20,7 @@ from safesail.subject.fetch import local_dir
 from safesail.subject.fingerprint import weight_files
 from safesail.subject.sizes import ModelSizes, sizes_of
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}
 
 SMOLLM2_WHEEL = 93e6
 """Bytes of the package that carries SmolLM2."""
