@@ -280,15 +280,19 @@ def release(
     )  # fmt: skip
     manifest = build_release(store, out, options, quiet=quiet)
     counts = plain(manifest.counts.model_dump())
-    first = ("features", "explained", "scored", "mean_score", "mean_chance")
-    summary: dict[str, Any] = {"release": str(out)} | {name: counts[name] for name in first} | counts
-    summary["sha256"] = release_digest(manifest)
-    summary |= {"SAEs": len(manifest.weights)} if manifest.weights else {}
     pushed = None if target is None else _push(out, target, yes=yes, public=public, quiet=quiet)
     if as_json:
+        summary = {
+            "release": str(out),
+            "sha256": release_digest(manifest),
+            **counts,
+            "SAEs": len(manifest.weights),
+        }
         print_json(summary if pushed is None else {**summary, "push": pushed})
         return
-    print_table([summary])
+    first = ("features", "explained", "scored", "mean_score", "mean_chance")
+    summary = {name: counts[name] for name in first} | counts
+    print_table([{"release": str(out), **summary, "sha256": release_digest(manifest)}])
     if pushed is not None:
         print_table(pushed.pop("files"))
         print_table([pushed])

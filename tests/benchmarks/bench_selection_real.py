@@ -33,8 +33,8 @@ from tqdm import tqdm
 from safesail.concepts.read import load_concepts
 from safesail.domain.ids import layer_of
 from safesail.resources import cache_dir, expand
-from safesail.sae.folders import find_saes
 from safesail.sae.load import open_sae
+from safesail.sae.settings import find_saes
 from safesail.selection.batches import tokenize_pairs
 from safesail.selection.config import SelectionConfig
 from safesail.subject.fetch import fetch
