@@ -180,11 +180,17 @@ def finish_harvest(db: Db, record: HarvestRecord, d_sae: Mapping[str, int], prec
     folder = _staging_dir(db, record.key)
     files = staging.shard_files(folder, record.shards)
     dropped = dropped_histograms(db, record)
-    with transaction(db), token_codes(db, record.key, folder) as strings:
+    with transaction(db):  # of a run that was killed here
+        for table in ("activations_f32", "activations_u8", "activation_scales"):
+            db.execute(
+                f"DELETE FROM {table} WHERE list_contains(?, sae_key)", [list(record.sae_keys.values())]
+            )
+    with token_codes(db, record.key, folder) as strings:
         for sae_id, key in record.sae_keys.items():
             reader = RunReader(files, str(key), d_sae[sae_id])
             measure = FeatureMeasure(dropped.total(record.shards, key), d_sae[sae_id], strings)
             _store_sae(db, record, (sae_id, key), reader, (measure, precision))
+    with transaction(db):
         db.execute("UPDATE harvests SET finished = true WHERE harvest_key = ?", [record.key])
     db.execute("CHECKPOINT")
     staging.clear(folder)
@@ -215,15 +221,17 @@ def _store_sae(
     with ThreadPoolExecutor(1, "merge") as ahead:
         for columns, features in in_turn(ahead, prepare, len(reader.ranges)):
             constants = {"sae_key": sae_key, "stride": stride}
-            insert(db, f"activations_{precision}", columns, constants=constants)
+            with transaction(db):  # one each: DuckDB holds 16 bytes per row that is not committed
+                insert(db, f"activations_{precision}", columns, constants=constants)
             measured.append(features)
-    if precision == "u8":
-        scales = {
-            "feature": np.concatenate([f.active for f in measured]),
-            "maximum": np.concatenate([f.maximum for f in measured]),
-        }
-        insert(db, "activation_scales", scales, constants={"sae_key": sae_key})
-    write_features(db, record.key, sae_id, record.n_tokens, measured)
+    with transaction(db):
+        if precision == "u8":
+            scales = {
+                "feature": np.concatenate([f.active for f in measured]),
+                "maximum": np.concatenate([f.maximum for f in measured]),
+            }
+            insert(db, "activation_scales", scales, constants={"sae_key": sae_key})
+        write_features(db, record.key, sae_id, record.n_tokens, measured)
 
 
 def _activation_columns(

@@ -202,7 +202,7 @@ def test_a_worker_with_other_weights_is_refused(
         run_harvest(db, job(subject, saes, texts), engine=other, quiet=True)
 
 
-@pytest.mark.usefixtures("connected")
+@pytest.mark.usefixtures("connected", "subject", "saes")  # the last two write what `places` finds
 def test_the_driver_loads_no_weights_and_each_worker_once(
     places: tuple[str, list[str]], texts: Path, tmp_path: Path
 ) -> None:
