@@ -46,6 +46,8 @@ def join_pieces(
         tokens: Bytes of broken characters are spelled `\xe4`.
         activations: One per token.
     """
+    if not any("\\x" in token or token == _UNKNOWN for token in tokens):
+        return tuple(tokens), tuple(activations)  # nearly every window, and many are read
     texts: list[str] = []
     strongest: list[float] = []
     start = 0
