@@ -172,6 +172,9 @@ class PoolScorer:
         self._paid_parts = 0
         """What was newly paid, in the budget's unit, and for how many parts of features in prompts."""
 
+        self._estimate: tuple[float, float] | None = None
+        """What `expected` says as long as nothing was paid."""
+
         self.stopped_by: str | None = None
 
     def gathered(self, explanation: Explanation) -> Gathered:
@@ -210,6 +213,11 @@ class PoolScorer:
         """
         if self._paid_parts:
             return self._paid / self._paid_parts, 0.0
+        if self._estimate is None:
+            self._estimate = self._priced(features, budget)
+        return self._estimate
+
+    def _priced(self, features: Sequence[FeatureId], budget: Budget) -> tuple[float, float]:
         of = features[: self._scoring.pool.features]
         members = Pool(tuple(PoolMember(f.index, "", 0) for f in of))
         units = [

@@ -53,6 +53,9 @@ class PooledWalk(Walk):
         self._explaining: list[float] = []
         """What each explanation newly cost, in the budget's unit."""
 
+        self._estimate: float | None = None
+        """What one is expected to cost, as long as none was paid for."""
+
     async def run(self, plan: Plan, *, quiet: bool) -> RunReport:
         """Explain and score the features of `plan`, the first one first.
 
@@ -169,7 +172,9 @@ class PooledWalk(Walk):
         if math.isinf(client.unspent):
             return min(len(waiting), at_once * self._config.explain.call_features)
         paid = [cost for cost in self._explaining if cost > 0]
-        explaining = sum(paid) / len(paid) if paid else self._expected_explaining(waiting)
+        if not paid and self._estimate is None:
+            self._estimate = self._expected_explaining(waiting)
+        explaining = sum(paid) / len(paid) if paid else self._estimate or 0.0
         part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
         scoring = part * self._config.scoring.pool.min_rounds
         left = client.unspent - max(reserve, client.gap) - unscored * scoring
