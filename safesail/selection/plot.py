@@ -7,7 +7,7 @@ from typing import Any
 from safesail.errors import ConfigError
 from safesail.files import check_plot, whole_file
 from safesail.selection.result import RankedSae, SelectionResult
-from safesail.store.selection import RANKING
+from safesail.store.selection import RANKING, SECOND
 
 
 def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None:
@@ -31,6 +31,8 @@ def draw(result: SelectionResult, path: Path, *, measure: str = RANKING) -> None
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
+    if measure == RANKING and all(_value(r, measure) is None for r in result.ranked):
+        measure = SECOND  # what ranks where there is no text of another domain
     shown = [r for r in result.ranked if r.sae.l0 and _value(r, measure) is not None]
     if not shown:
         raise ConfigError(f"no SAE has the figure {measure!r} over all concepts; nothing to draw")

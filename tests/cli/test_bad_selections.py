@@ -68,9 +68,9 @@ CASES: dict[str, Case] = {
         r"set\.yaml: concept 'x\.y' is twice there; ids must be unique",
     ),
     "unknown model": ({"--model": "smolm2"}, GOOD, None, r"no model 'smolm2': .*did you mean smollm2\?"),
-    "no network": (
+    "a hub SAE of another model": (  # said before it is looked for
         {"--sae": "llama_scope_lxm_8x/l0m_8x"}, GOOD, None,
-        r"cannot load SAE llama_scope_lxm_8x/l0m_8x: it is not on this machine and the Hugging Face hub cannot be",
+        r"llama_scope_lxm_8x/l0m_8x reads 4096 numbers per token, \S+tiny has \d+; use --model llama",
     ),
     "damaged weights": (
         {}, GOOD, damaged, r"bad: sae_weights\.safetensors is damaged \(.*\); copy or download it again",

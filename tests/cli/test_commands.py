@@ -73,17 +73,9 @@ def test_select_sae_reads_what_is_scored_already(made: Made, store: Path) -> Non
     assert plot.read_bytes().startswith(b"\x89PNG")
     few = run("select-sae", *arguments, "--config", config, "--store", store).stdout
     assert "best: tiny-l" in few
-    assert few.split()[:9] == [
-        "sae",
-        "layer",
-        "L0",
-        "FVU",
-        "pair_isolation",
-        "low",
-        "high",
-        "candidates",
-        "new",
-    ]
+    columns = few.splitlines()[0].split()
+    assert columns[:8] == ["sae", "layer", "hook", "L0", "FVU", "detection", "low", "high"]
+    assert "l0_t0.5_above_null" not in columns
     every = run("select-sae", *arguments, "--config", config, "--store", store, "--all").stdout
     assert "l0_t0.5_above_null" in every.splitlines()[0]
 

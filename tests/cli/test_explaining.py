@@ -174,7 +174,7 @@ def test_new_and_old_are_told_apart_and_the_reserve_that_stopped_it_is_named(sto
     assert (report["paid"], report["stopped_by"]) == (1, None)
     n = report["tokens"]
     said = explain(store, budget=str(n))  # enough for the tokens of one more, and not for its worst case
-    assert "new tokens (features paid for: 1, from the cache: 1)\n" in said
+    assert "\n0 new tokens (features paid for: 0, from the cache: 1)\n" in said
     assert re.search(
         r"ended before \d+ more \(.*\b(the next call may cost|are left; a feature costs about)\b", said
     )

@@ -38,5 +38,5 @@ def test_memory_does_not_grow_with_the_resamples_of_concepts(
     sae = make_sae("one", detects=("bomb",), noise=12)
     peak(tmp_path / "warm.duckdb", subject, sae, 4)
     few, many = (peak(tmp_path / f"{n}.duckdb", subject, sae, n) for n in (16, 64))
-    # Held for 400 resamples, a concept would take 70 kB. Its tokens and texts are held.
-    assert (many - few) / 48 < 10_000
+    # Held for 400 resamples, a concept would take 70 kB. Its tokens, its texts and what fires on them are held.
+    assert (many - few) / 48 < 30_000

@@ -49,5 +49,5 @@ def test_the_figure_has_curves_axes_and_the_peak(tmp_path: Path) -> None:
 def test_nothing_to_draw_and_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"written as \.png, \.svg"):
         draw(SelectionResult((ranked("a", 1, 0.2),), (), 1, {}), tmp_path / "figure.gif")
-    with pytest.raises(ConfigError, match="no SAE has the figure 'detection'"):
+    with pytest.raises(ConfigError, match="no SAE has the figure 'pair_isolation'"):
         draw(SelectionResult((ranked("a", 1, None),), (), 1, {}), tmp_path / "figure.png")
