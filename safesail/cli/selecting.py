@@ -1,7 +1,7 @@
 """`safesail select-sae`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -89,19 +89,18 @@ def select_sae(
         result = run_selection(db, subject, candidates, chosen, settings, quiet=quiet)
     if plot is not None:
         draw(result, plot)
-    if as_json:
-        print_json(
-            {
-                "ranking": result.table(),
-                "domains": result.domain_table(),
-                "figures": result.figures(),
-                "readouts": result.readouts,
-                "tokens": result.n_tokens,
-                "llm_tokens": 0,
-            }
-        )
-    else:
-        _print(result, every=every)
+    print_json(_as_json(result)) if as_json else _print(result, every=every)
+
+
+def _as_json(result: "SelectionResult") -> dict[str, Any]:
+    return {
+        "ranking": result.table(),
+        "domains": result.domain_table(),
+        "figures": result.figures(),
+        "readouts": result.readouts,
+        "tokens": result.n_tokens,
+        "llm_tokens": 0,
+    }
 
 
 _BEHIND_ALL = ("i_cdf", "i_cdf_above_null", "l0_t0.5", "l0_t0.5_above_null")

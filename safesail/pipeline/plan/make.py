@@ -49,10 +49,7 @@ def plan_pipeline(
     saes = sae_parts(config.saes, model)
     concepts, tokenizer = load_concepts(config.concepts, config.domains), open_tokenizer(config.model)
     pairs, text = count_pairs(concepts, config, tokenizer), count_texts(config, tokenizer)
-    chat = ChatSettings(
-        config.chat.explainer, config.chat.simulator, Budget("unlimited", float("inf")),
-        config.chat.base_url, config.chat.prices or None, concurrency=config.autointerp.concurrency,
-    )  # fmt: skip
+    chat = _chat(config)
     sample = _enough(text.sample, tokenizer.cut)
     timings = measure(config, concepts, text.tokens.value, sample, chat) if measured else None
     usual = _usual(sample, config, chat, timings)
@@ -65,6 +62,7 @@ def plan_pipeline(
         raise ConfigError(
             f"{path}: a budget in dollars needs the models' prices; name them under chat.prices"
         )
+    n_explained = n if finished is None else finished
     basis = (
         f"{usual.n_features} stand-in features made of the text's words, with all windows that are asked for"
     )
@@ -73,19 +71,21 @@ def plan_pipeline(
         costs.load(model, saes, config.dtype),
         costs.select(model, saes, pairs, speed),
         costs.harvest(model, sae, text, config, speed, why),
-        costs.explain(
-            usual.of(n if finished is None else finished),
-            n if finished is None else finished,
-            config,
-            call_seconds,
-            basis,
-        ),
-        costs.release(n if finished is None else finished),
+        costs.explain(usual.of(n_explained), n_explained, config, call_seconds, basis),
+        costs.release(n_explained),
     ]
     if timings is not None:
         stages = _with_times(stages, timings, finished or 0)
     folder = Path("runs") / config.name if out is None else out
     return RunPlan(config.name, model, saes, stages, n, finished, config.budget, _free(folder), _memory())
+
+
+def _chat(config: PipelineConfig) -> ChatSettings:
+    """Whom the pipeline would ask, as if its budget had no end."""
+    return ChatSettings(
+        config.chat.explainer, config.chat.simulator, Budget("unlimited", float("inf")),
+        config.chat.base_url, config.chat.prices or None, concurrency=config.autointerp.concurrency,
+    )  # fmt: skip
 
 
 def _usual(
