@@ -1,7 +1,7 @@
 """Asking an explainer what one feature stands for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from safesail.prompting.parse import (
     parse_explanations,
     parse_sentence,
 )
-from safesail.prompting.templates import load_template
+from safesail.prompting.templates import Rendered, load_template
 
 N_LEVELS = 10
 STAGE = "explain"
@@ -101,14 +101,7 @@ def make_several(endpoint: str, shown: Sequence[Shown], config: ExplainConfig) -
         tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
-    return LLMRequest(
-        model=config.model,
-        endpoint=endpoint,
-        system=rendered.system,
-        prompt=rendered.prompt,
-        temperature=config.temperature,
-        max_tokens=config.max_tokens * len(shown),
-    )
+    return _request(endpoint, rendered, config, len(shown))
 
 
 async def _ask(
@@ -158,14 +151,18 @@ def make_request(
         tags=taxonomy().explained_tags() if config.asks_tags else (),
         max_words=config.max_words,
     )
+    request = _request(endpoint, rendered, config, 1)
+    return replace(request, json_schema=EXPLANATION_SCHEMA if config.asks_tags else None)
+
+
+def _request(endpoint: str, rendered: Rendered, config: ExplainConfig, n_features: int) -> LLMRequest:
     return LLMRequest(
         model=config.model,
         endpoint=endpoint,
         system=rendered.system,
         prompt=rendered.prompt,
         temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        json_schema=EXPLANATION_SCHEMA if config.asks_tags else None,
+        max_tokens=config.max_tokens * n_features,
     )
 
 
