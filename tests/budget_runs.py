@@ -14,8 +14,9 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -199,36 +200,33 @@ class Found:
 def run(plan: Plan, folder: Path, context: ForkServerContext) -> Found:
     """All lives of one run."""
     store, bills, kills = folder / f"{plan.seed}.duckdb", Bills(plan), 0
+    name = f"run {plan.seed}"
     with serving(bills) as url:
         for until in (*plan.kill_after, None):
-            if _lived(context, (str(store), url, plan), bills, until):
+            process = context.Process(target=life, name=name, args=(str(store), url, plan))
+            if lived(process, lambda: bills.calls, until):
                 break
             kills += 1
         Path(f"{store}.outcomes").rename(f"{store}.outcomes.kept")
         before = bills.calls
-        _lived(context, (str(store), url, _known(store, plan)), bills, None)
+        process = context.Process(target=life, name=name, args=(str(store), url, _known(store, plan)))
+        lived(process, lambda: bills.calls, None)
         _wait_for_server()
     return _found(store, plan, bills, (kills, bills.calls - before))
 
 
-def _lived(
-    context: ForkServerContext,
-    arguments: tuple[str, str, Plan],
-    bills: Bills,
-    until: tuple[int, float] | None,
-) -> bool:
+def lived(process: ForkServerProcess, calls: Callable[[], int], until: tuple[int, float] | None) -> bool:
     """Whether a life came to its end by itself; killed so many calls and seconds on."""
-    process = context.Process(target=life, args=arguments)
-    before = bills.calls
+    before = calls()
     process.start()
     if until is not None:
-        while process.is_alive() and bills.calls < before + until[0]:
+        while process.is_alive() and calls() < before + until[0]:
             time.sleep(0.001)
         process.join(until[1])
         process.kill()
     process.join()
     if process.exitcode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"run {arguments[2].seed} ended with {process.exitcode}")
+        raise RuntimeError(f"{process.name} ended with {process.exitcode}")
     return process.exitcode == 0
 
 

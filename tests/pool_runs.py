@@ -9,9 +9,7 @@ import json
 import multiprocessing
 import random
 import shutil
-import signal
 import tempfile
-import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from multiprocessing.context import ForkServerContext
@@ -33,7 +31,7 @@ from safesail.store.bulk import insert
 from safesail.store.calls import export_calls, import_calls
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.sql import Row, rows, value
-from tests.budget_runs import FREE_FAULTS
+from tests.budget_runs import FREE_FAULTS, lived
 from tests.loopback import Reply, chat, serving
 
 SAE, N_FEATURES, N_WORDS = "planted", 10, 24
@@ -200,14 +198,16 @@ def run_one(drawn: Drawn, folder: Path, made: Path, context: ForkServerContext) 
     store = folder / f"{drawn.seed}.duckdb"
     shutil.copy(made, store)
     books, kills = Books(drawn), 0
+    name = f"run {drawn.seed}"
     with serving(books) as url:
+        arguments = (str(store), url, drawn, False)
         for until in (*drawn.kill_after, None):
-            if _lived(context, (str(store), url, drawn, False), books, until):
+            if lived(context.Process(target=live, name=name, args=arguments), lambda: books.calls, until):
                 break
             kills += 1
         with open_reader(store) as db:
             before, clean = _scores(db), drawn.budget == "unlimited" and _none_failed(db)
-        _lived(context, (str(store), url, drawn, False), books, None)
+        lived(context.Process(target=live, name=name, args=arguments), lambda: books.calls, None)
         with open_reader(store) as db:
             second = _spent_of_last_run(db) if clean else 0  # a failed explanation is asked for again
             wrong = sum(books.answers.get(prompt) != answer for prompt, answer in _good(db))
@@ -285,27 +285,6 @@ def _lost_with_a_life(db: Db, books: Books) -> int:
     """Good answers that were under way when a life ended: billed, and no endpoint hands them out again."""
     lost = rows(db, "SELECT request ->> '$.prompt', count(*) FROM llm_calls WHERE status = 'lost' GROUP BY 1")
     return sum(min(int(n), books.good[str(prompt)] - 1) for prompt, n in lost if books.good[str(prompt)] > 1)
-
-
-def _lived(
-    context: ForkServerContext,
-    arguments: tuple[str, str, Drawn, bool],
-    books: Books,
-    until: tuple[int, float] | None,
-) -> bool:
-    """Whether a life came to its end by itself; killed so many calls and seconds on."""
-    process = context.Process(target=live, args=arguments)
-    before = books.calls
-    process.start()
-    if until is not None:
-        while process.is_alive() and books.calls < before + until[0]:
-            time.sleep(0.002)
-        process.join(until[1])
-        process.kill()
-    process.join()
-    if process.exitcode not in (0, -signal.SIGKILL):
-        raise RuntimeError(f"run {arguments[2].seed} ended with {process.exitcode}")
-    return process.exitcode == 0
 
 
 def run_pools(n: int, seed: int = 0) -> dict[str, Any]:
