@@ -21,8 +21,8 @@ venv: .venv/.installed  ## Make .venv with everything pinned in constraints.txt.
 demo: venv  ## The whole pipeline on a small real model, with no key: minutes, not hours.
 	$(BIN)/safesail run demo
 
-test: venv  ## All tests, with line coverage.
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+test: venv  ## All tests, a file per core at a time, with line coverage.
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: venv  ## Format, lint, types and import layers; repairs nothing.
 	$(BIN)/ruff format --check .
