@@ -10,7 +10,7 @@ import click
 from safesail.cli.concepts import concepts
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
-from safesail.cli.machine import doctor
+from safesail.cli.machine import doctor, migrate
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
 from safesail.cli.public import catalog
@@ -52,7 +52,7 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, migrate, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 
