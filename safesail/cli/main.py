@@ -52,7 +52,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, migrate, doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, migrate,
+    doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

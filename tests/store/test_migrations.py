@@ -62,7 +62,7 @@ def test_an_older_store_is_read_after_it_was_migrated(tmp_path: Path) -> None:
         pass
     with one_more(m900_adds):
         with (
-            pytest.raises(SchemaVersionError, match="lacks m900_adds.*safesail migrate --store"),
+            pytest.raises(SchemaVersionError, match=r"lacks m900_adds.*safesail migrate --store"),
             open_reader(path),
         ):
             pass
