@@ -120,13 +120,13 @@ _CHANGES: Mapping[Condition, Change] = {"ablate": ablate, "double": scale(2.0)}
 def _coefficients(
     group: tuple[Condition, Texts], f: Float[Tensor, "n_rows edited"], clean: CleanPass, amount: float
 ) -> Float[Tensor, "n_rows edited"]:
-    """F' - f, per token."""
+    """What is added to the feature at every token."""
     condition, texts = group
     if condition == "steer":
         return (
             torch.full(clean.x.shape[:2], amount, device=f.device) if texts == "neutral" else amount * (f > 0)
         )
-    return _CHANGES[condition](f) - f
+    return _CHANGES[condition](f.flatten()).reshape(f.shape) - f
 
 
 def _names(task: FeatureTask, group: tuple[Condition, Texts]) -> list[str]:
