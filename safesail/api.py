@@ -45,7 +45,9 @@ class LoadedModel:
     known: pd.DataFrame
     """By feature: 0.999 quantile (q999), density, mean, maximum, explanation, score; empty without a catalog."""
 
-    _edits: "list[FeatureEdit]" = field(default_factory=list["FeatureEdit"], init=False, repr=False, compare=False)
+    _edits: "list[FeatureEdit]" = field(
+        default_factory=list["FeatureEdit"], init=False, repr=False, compare=False
+    )
 
     def features(self, prompt: str) -> pd.DataFrame:
         """Which features fire on a prompt, and how strongly: one row per token and feature.
@@ -87,7 +89,6 @@ class LoadedModel:
         strongest_first = frame.sort_values("value", ascending=False).sort_values("position", kind="stable")
         return strongest_first.reindex(columns=list(COLUMNS)).reset_index(drop=True)
 
-
     @contextmanager
     def intervene(
         self, changes: Mapping[str, str], *, where: "Where" = "everywhere", part: "Part" = "all"
@@ -108,7 +109,9 @@ class LoadedModel:
         from safesail.intervene.edits import FeatureEdit, parse_change
 
         named = {parse_feature(name): text for name, text in changes.items()}
-        edit = FeatureEdit({f: parse_change(text, f, self._size(f)) for f, text in named.items()}, where, part)
+        edit = FeatureEdit(
+            {f: parse_change(text, f, self._size(f)) for f, text in named.items()}, where, part
+        )
         edit.interventions(self.saes, 0)  # refuses what cannot be
         self._edits.append(edit)
         try:
@@ -116,9 +119,7 @@ class LoadedModel:
         finally:
             self._edits.remove(edit)
 
-    def generate(
-        self, prompt: str, *, max_tokens: int = 40, temperature: float = 0.0, seed: int = 0
-    ) -> str:
+    def generate(self, prompt: str, *, max_tokens: int = 40, temperature: float = 0.0, seed: int = 0) -> str:
         """What the model says after a prompt; within `intervene`, with the edits.
 
         Args:

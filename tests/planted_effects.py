@@ -36,7 +36,15 @@ THRESHOLD, MAGNITUDE = 1.5, 4.0
 SET = 10
 PER_TOKEN = 3
 CONFIG = InterveneConfig(
-    n_texts=6, n_neutral=6, context=4, edited=2, n_null_features=8, n_random=2, set_size=SET, draws=100, strength=2.0,
+    n_texts=6,
+    n_neutral=6,
+    context=4,
+    edited=2,
+    n_null_features=8,
+    n_random=2,
+    set_size=SET,
+    draws=100,
+    strength=2.0,
 )
 
 
@@ -57,7 +65,14 @@ class PlantedWorld:
 
 
 def make_world(
-    folder: Path, *, n_features: int, n_planted: int, d_model: int, vocabulary: int, strength: float, device: str = "cpu"
+    folder: Path,
+    *,
+    n_features: int,
+    n_planted: int,
+    d_model: int,
+    vocabulary: int,
+    strength: float,
+    device: str = "cpu",
 ) -> PlantedWorld:
     """Build it, write it to `folder`, and load it."""
     torch.manual_seed(0)
@@ -84,7 +99,9 @@ def make_world(
     sae = _sae(folder / "planted", directions, subject)
     values = acts.numpy()
     sizes = {
-        j: FeatureSize(float((values[:, j] > 0).mean()), float(values[:, j].mean()), float(values[:, j].max()))
+        j: FeatureSize(
+            float((values[:, j] > 0).mean()), float(values[:, j].mean()), float(values[:, j].max())
+        )
         for j in range(n_features)
         if (values[:, j] > 0).any()
     }
@@ -107,9 +124,9 @@ def _load(folder: Path, embeddings: torch.Tensor, head: torch.Tensor, device: st
     model.save_pretrained(folder)
     words = {f"w{i}": i for i in range(vocabulary)}
     inner = Tokenizer(WordLevel(words, unk_token="w2"))
-    PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="w0", eos_token="w1", unk_token="w2").save_pretrained(
-        folder
-    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="w0", eos_token="w1", unk_token="w2"
+    ).save_pretrained(folder)
     return load_subject(ModelConfig(str(folder), device))
 
 
@@ -126,7 +143,9 @@ def _sae(folder: Path, directions: torch.Tensor, subject: Subject) -> SAE:
     return open_sae(str(folder), model=subject.info, device=subject.device)
 
 
-def measured(world: PlantedWorld, features: list[int], db: Db, *, seed: int = 0) -> dict[tuple[int, str], float]:
+def measured(
+    world: PlantedWorld, features: list[int], db: Db, *, seed: int = 0
+) -> dict[tuple[int, str], float]:
     """q of the planted sets' log-odds, by feature and condition (steered: on neutral text)."""
     rng = np.random.default_rng(seed)
     n_vocabulary = len(world.fires)
@@ -137,7 +156,10 @@ def measured(world: PlantedWorld, features: list[int], db: Db, *, seed: int = 0)
         return Span("d", tuple(ids.tolist()))
 
     neutral = Neutral.run(
-        world.subject, HOOK, [span(lambda: int(rng.integers(2, n_vocabulary))) for _ in range(CONFIG.n_neutral)], CONFIG
+        world.subject,
+        HOOK,
+        [span(lambda: int(rng.integers(2, n_vocabulary))) for _ in range(CONFIG.n_neutral)],
+        CONFIG,
     )
     made = MeasuredIn("{}", "settings", 0, "model", "sae", "texts", "run")
     for j in features:
@@ -145,7 +167,9 @@ def measured(world: PlantedWorld, features: list[int], db: Db, *, seed: int = 0)
         spans = [span(lambda tokens=tokens: int(rng.choice(tokens))) for _ in range(CONFIG.n_texts)]
         nulls = null_features(world.sae, j, world.sizes, CONFIG.n_null_features)
         directions = with_nulls(world.sae, j, nulls, n_random=CONFIG.n_random, seed=0)
-        task = FeatureTask(j, world.sizes[j].maximum, spans, {"followers": world.sets[j]}, directions, len(nulls))
+        task = FeatureTask(
+            j, world.sizes[j].maximum, spans, {"followers": world.sets[j]}, directions, len(nulls)
+        )
         effects = measure_feature(world.subject, world.sae, task, neutral, CONFIG)
         write_effects(db, FeatureId("planted", j), made, effects)
     rank_effects(db, "planted", "settings")

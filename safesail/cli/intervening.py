@@ -39,18 +39,30 @@ class Finite(click.ParamType[float]):
 @click.option("--feature", "named", multiple=True, metavar="SAE#INDEX", help="This feature; repeatable.")
 @click.option("--concept", help="Candidates of the newest selection for this concept.")
 @click.option("--top", type=click.IntRange(1), help="So many candidates, the most distinguishing first.")
-@click.option("--of", "sae_id", metavar="SAE", help="SAE of the candidates; default: the best of the selection.")
-@click.option("--text", "texts", multiple=True, help="Texts to measure on, in place of the harvest's test split.")
+@click.option(
+    "--of", "sae_id", metavar="SAE", help="SAE of the candidates; default: the best of the selection."
+)
+@click.option(
+    "--text", "texts", multiple=True, help="Texts to measure on, in place of the harvest's test split."
+)
 @click.option("--config", type=click.Path(path_type=Path), help="YAML with the settings of the measurement.")
-@click.option("--generate", "prompt", metavar="PROMPT", help="Show what the model says with and without the edit.")
-@click.option("--strength", type=Finite(), help="Steer by so many times the feature's maximum; default: found.")
-@click.option("--change", help="With --generate: ablate, mean, scale:X, add:X or clamp:X in place of steering.")
+@click.option(
+    "--generate", "prompt", metavar="PROMPT", help="Show what the model says with and without the edit."
+)
+@click.option(
+    "--strength", type=Finite(), help="Steer by so many times the feature's maximum; default: found."
+)
+@click.option(
+    "--change", help="With --generate: ablate, mean, scale:X, add:X or clamp:X in place of steering."
+)
 @click.option("--where", type=click.Choice(["everywhere", "firing"]), default="everywhere", show_default=True,
               help="With --generate: on every token, or where the feature fires.")  # fmt: skip
 @click.option("--part", type=click.Choice(["all", "prompt", "answer"]), default="all", show_default=True,
               help="With --generate: which tokens are edited.")  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1), default=40, show_default=True, help="With --generate.")
-@click.option("--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest.")
+@click.option(
+    "--temperature", type=click.FloatRange(0), default=0.0, show_default=True, help="0: the likeliest."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of draws.")
 @device_options
 @store_option()
@@ -109,7 +121,9 @@ def _measure(
         return
     print_table(rows)
     n = {word: sum(row["effect"] == word for row in rows) for word in ("yes", "not shown", "no")}
-    click.echo(f"shown to do something: {n['yes']}, not shown: {n['not shown']}, less than any push: {n['no']}")
+    click.echo(
+        f"shown to do something: {n['yes']}, not shown: {n['not shown']}, less than any push: {n['no']}"
+    )
 
 
 def _generate(
@@ -118,7 +132,9 @@ def _generate(
     if not named:
         raise ConfigError("no feature to edit; name one with --feature")
     if (options["change"] is None) == (options["strength"] is None):
-        raise ConfigError("say what becomes of the feature: --strength X steers it, --change ablate switches it off")
+        raise ConfigError(
+            "say what becomes of the feature: --strength X steers it, --change ablate switches it off"
+        )
     from safesail.intervene.edits import FeatureEdit, continuations, parse_change
     from safesail.store.connection import open_reader
     from safesail.store.effects import feature_sizes
@@ -162,7 +178,9 @@ def _load(
     wanted = list(dict.fromkeys(f.sae_id for f in features))
     for sae_id in wanted:
         if sae_id not in names.values():
-            raise ConfigError(f"no SAE {sae_id!r} at {', '.join(options['saes']) or 'hand'}; name its folder by --sae")
+            raise ConfigError(
+                f"no SAE {sae_id!r} at {', '.join(options['saes']) or 'hand'}; name its folder by --sae"
+            )
     specs = [spec for spec, name in names.items() if name in wanted]
     where = ModelConfig(**{name: options[name] for name in ("model", "device", "dtype", "threads")})
     return load_with_saes(where, specs, quiet=quiet)

@@ -50,7 +50,9 @@ class FeatureEdit:
             if feature.sae_id not in known:
                 raise ConfigError(f"no SAE {feature.sae_id!r} is loaded; {meant(feature.sae_id, known)}")
             if feature.index >= (width := known[feature.sae_id].info.d_sae):
-                raise ConfigError(f"there is no {feature}: the features of {feature.sae_id} are 0 to {width - 1}")
+                raise ConfigError(
+                    f"there is no {feature}: the features of {feature.sae_id} are 0 to {width - 1}"
+                )
             active = where_active(change) if self.where == "firing" else change
             by_sae.setdefault(feature.sae_id, {})[feature.index] = active
 
@@ -92,7 +94,9 @@ def _number(text: str, amount: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise ConfigError(f"{text!r} is no change of a feature: {amount or 'nothing'!r} is not a finite number")
+        raise ConfigError(
+            f"{text!r} is no change of a feature: {amount or 'nothing'!r} is not a finite number"
+        )
     return number
 
 
@@ -107,7 +111,13 @@ class Continuation:
 
 @torch.no_grad()
 def continuations(
-    subject: Subject, prompt: str, edits: Sequence[Intervention], *, max_tokens: int, temperature: float, seed: int
+    subject: Subject,
+    prompt: str,
+    edits: Sequence[Intervention],
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
 ) -> tuple[Continuation, Continuation]:
     """What the model says without and with edits, from the same seed.
 

@@ -271,6 +271,16 @@ def effect_rows(db: Db, feature: FeatureId) -> list[dict[str, Any]]:
     return [dict(zip(_EFFECT_COLUMNS, cells, strict=True)) for cells in stored]
 
 
+def effect_shown(db: Db, feature: FeatureId) -> str | None:
+    """Whether a feature is shown to do something; None: not measured, or undefined."""
+    shown = one(
+        db,
+        "SELECT effect FROM feature_effects WHERE sae_id = ? AND feature = ?",
+        [feature.sae_id, feature.index],
+    )
+    return None if shown is None else str(shown[0])
+
+
 def lens_row(db: Db, feature: FeatureId) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Top and bottom tokens of a feature's logit lens; empty where it is not stored."""
     stored = one(
@@ -301,7 +311,9 @@ _SUMMARY = {
 """What is shown of a feature at a glance."""
 
 
-def effect_summary(db: Db, features: Sequence[FeatureId], settings_hash: Mapping[str, str]) -> list[dict[str, Any]]:
+def effect_summary(
+    db: Db, features: Sequence[FeatureId], settings_hash: Mapping[str, str]
+) -> list[dict[str, Any]]:
     """One row per feature: is it shown to do something, by how much more than its nulls, at what strength and cost.
 
     Args:
@@ -325,10 +337,7 @@ def _summary(db: Db, feature: FeatureId, settings_hash: str) -> dict[str, Any]:
             )
         )
     }
-    shown = one(
-        db, "SELECT effect FROM feature_effects WHERE sae_id = ? AND feature = ?", [feature.sae_id, feature.index]
-    )
-    row: dict[str, Any] = {"feature": str(feature), "effect": None if shown is None else shown[0]}
+    row: dict[str, Any] = {"feature": str(feature), "effect": effect_shown(db, feature)}
     for name, key in _SUMMARY.items():
         value, null, q, *_ = stored.get(key, (None,) * 7)
         row |= {name: value, f"{name}_null": null, f"{name}_q": q}

@@ -30,6 +30,12 @@ class ExportRow:
     low: float | None
     high: float | None
     chance: float | None
+    top_tokens: tuple[str, ...] | None
+    """Of the logit lens, largest logit first, and their logits; None: it is not stored."""
+
+    top_logits: tuple[float, ...] | None
+    bottom_tokens: tuple[str, ...] | None
+    bottom_logits: tuple[float, ...] | None
     tags: tuple[str, ...]
 
 
@@ -53,10 +59,11 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
         )
         SELECT e.explanation_id, e.sae_id, s.model_id, s.layer, s.hook, e.feature, e.text, e.masked, e.lang,
                e.explainer, e.origin, e.error, e.message, f.density, f.maximum, c.value, c.low, c.high, c.chance,
-               coalesce(t.tags, [])
+               l.top_tokens, l.top_logits, l.bottom_tokens, l.bottom_logits, coalesce(t.tags, [])
         FROM explanations e JOIN saes s USING (sae_id) JOIN features f USING (sae_id, feature)
         LEFT JOIN c USING (explanation_id)
         LEFT JOIN t ON t.sae_id = e.sae_id AND t.feature = e.feature
+        LEFT JOIN logit_lens l ON l.sae_id = e.sae_id AND l.feature = e.feature
         WHERE CAST(? AS TEXT) IS NULL OR e.origin = ?
         ORDER BY e.ordinal
         """,

@@ -47,6 +47,8 @@ def _write_sae(db: Db, rows: list[ExportRow], out: Path) -> None:
             **owner, "index": str(row.index), "creatorId": CREATOR, "sourceSetName": _set_of(source),
             "maxActApprox": row.maximum, "frac_nonzero": row.density,
             "hookName": row.hook if row.hook.startswith("blocks.") else None,
+            "pos_str": row.top_tokens, "pos_values": row.top_logits, "neg_str": row.bottom_tokens,
+            "neg_values": row.bottom_logits,
         }  # fmt: skip
 
     def explanation(row: ExportRow) -> dict[str, Any]:
