@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from safesail.domain.ids import FeatureId
 from safesail.intervene.config import InterveneConfig
 from safesail.intervene.directions import null_features, with_nulls
 from safesail.intervene.feature import FeatureTask, Neutral, measure_feature
@@ -25,7 +26,6 @@ from safesail.sae.load import open_sae
 from safesail.sae.protocol import SAE
 from safesail.sae.save import save_sae, topk_config
 from safesail.store.connection import Db
-from safesail.domain.ids import FeatureId
 from safesail.store.effects import FeatureSize, MeasuredIn, Span, write_effects
 from safesail.store.sql import rows
 from safesail.subject.loading import ModelConfig, load_subject

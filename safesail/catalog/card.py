@@ -115,13 +115,12 @@ def _effects(effects: Mapping[str, int]) -> list[str]:
     lines = ["## What do the features do?", ""]
     if not effects:
         return [*lines, "Nobody has measured it. `safesail intervene` does, with the model and the SAEs."]
+    n, yes, no = sum(effects.values()), effects.get("yes", 0), effects.get("no", 0)
     return [
         *lines,
-        f"Of {sum(effects.values()):,} measured features {effects.get('yes', 0):,} are shown to do something: ablated or"
-        " steered, they move the tokens that",
-        "follow them in other texts, or their concept's words, more than the same push along other features' directions",
-        f"(false discovery rate 10 %). {effects.get('not shown', 0):,} are not shown to, {effects.get('no', 0):,} do less"
-        " than any push.",
+        f"Of {n:,} measured features {yes:,} are shown to do something: ablated or steered, they move the tokens that",
+        "follow them in other texts, or their concept's words, more than the same push along other features'",
+        f"directions (false discovery rate 10 %). {no:,} do less than any push; of the others neither is shown.",
     ]
 
 

@@ -30,12 +30,6 @@ class ExportRow:
     low: float | None
     high: float | None
     chance: float | None
-    top_tokens: tuple[str, ...] | None
-    """Of the logit lens, largest logit first, and their logits; None: it is not stored."""
-
-    top_logits: tuple[float, ...] | None
-    bottom_tokens: tuple[str, ...] | None
-    bottom_logits: tuple[float, ...] | None
     tags: tuple[str, ...]
 
 
@@ -59,11 +53,10 @@ def export_rows(db: Db, origin: str | None) -> list[ExportRow]:
         )
         SELECT e.explanation_id, e.sae_id, s.model_id, s.layer, s.hook, e.feature, e.text, e.masked, e.lang,
                e.explainer, e.origin, e.error, e.message, f.density, f.maximum, c.value, c.low, c.high, c.chance,
-               l.top_tokens, l.top_logits, l.bottom_tokens, l.bottom_logits, coalesce(t.tags, [])
+               coalesce(t.tags, [])
         FROM explanations e JOIN saes s USING (sae_id) JOIN features f USING (sae_id, feature)
         LEFT JOIN c USING (explanation_id)
         LEFT JOIN t ON t.sae_id = e.sae_id AND t.feature = e.feature
-        LEFT JOIN logit_lens l ON l.sae_id = e.sae_id AND l.feature = e.feature
         WHERE CAST(? AS TEXT) IS NULL OR e.origin = ?
         ORDER BY e.ordinal
         """,
@@ -76,6 +69,21 @@ def model_layers(db: Db, model_id: str) -> int | None:
     """Layers of a subject model; None where nobody said."""
     selected = rows(db, "SELECT n_layers FROM subject_models WHERE model_id = ?", [model_id])
     return None if not selected else selected[0][0]
+
+
+LensCells = tuple[list[str], list[float], list[str], list[float]]
+"""Top tokens and their logits, bottom tokens and theirs."""
+
+
+def exported_lens(db: Db, sae_id: str) -> dict[int, LensCells]:
+    """The logit lens of an SAE's features, as far as it is stored."""
+    stored = rows(
+        db,
+        "SELECT feature, top_tokens, top_logits, bottom_tokens, bottom_logits FROM logit_lens WHERE sae_id = ?",
+        [sae_id],
+    )
+    return {int(feature): (top, top_logits, bottom, bottom_logits) for feature, top, top_logits, bottom, bottom_logits
+            in stored}  # fmt: skip
 
 
 def exported_windows(
