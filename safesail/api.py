@@ -186,8 +186,8 @@ class LoadedModel:
         """How strongly a feature fires, as the catalog knows."""
         from safesail.store.effects import FeatureSize
 
-        rows = self.known[(self.known["sae"] == feature.sae_id) & (self.known["index"] == feature.index)]
-        rows = rows[["density", "mean", "maximum"]].dropna()
+        own = (self.known["sae"] == feature.sae_id) & (self.known["index"] == feature.index)
+        rows: pd.DataFrame = self.known.loc[own, ["density", "mean", "maximum"]].dropna()
         if rows.empty:
             return None
         density, mean, maximum = (float(cell) for cell in rows.iloc[0])

@@ -253,7 +253,10 @@ class HookedModel:
                 {hook: x[:, inputs.text].float() for hook, x in done.seen.items()},
                 logits[:, max(0, inputs.text.start - 1) :],
             )
-            found = torch.autograd.grad(value, list(done.seen.values()), allow_unused=True)
+            # None where the target does not depend on it, whatever the stubs say.
+            found: Sequence[Tensor | None] = torch.autograd.grad(
+                value, list(done.seen.values()), allow_unused=True
+            )
         at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
         return at_text, {
             hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()

@@ -106,7 +106,8 @@ def exact() -> dict[str, Any]:
             again = subject.resume(state, capture=[last], interventions=[off]).activations[last]
             on[name] = float((again - whole[:, prefix:]).abs().max())
         told[sae.info.sae_id] = {
-            "identity": float((final([identity]) - clean).abs().max()), "acts": float((whole - clean).abs().max()), **on,
+            "identity": float((final([identity]) - clean).abs().max()), "acts": float((whole - clean).abs().max()),
+            **on,
         }  # fmt: skip
     return told
 
