@@ -189,7 +189,7 @@ class SaeStage:
         measured = self._measured_in(text, run_id)
         known = measured_features(self.db, self.sae.info.sae_id, measured.settings_hash)
         pending = [f for f in self.features if f.index not in known]
-        store_lens(self.db, self.subject, self.sae)
+        store_lens(self.db, self.subject, self.sae, [f.index for f in self.features])
         for feature in tqdm(pending, desc=self.sae.info.sae_id, unit="feature", disable=quiet):
             task = self._task(feature, text.spans(feature))
             rows = measure_feature(self.subject, self.sae, task, self.neutral, self.config)

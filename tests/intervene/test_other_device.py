@@ -28,7 +28,8 @@ def found_on(device: str, folder: Path) -> Found:
         measured(world, [0, 9], db)
         effects = rows(
             db,
-            "SELECT condition, texts, measure, value, null_value FROM effects WHERE null_value IS NOT NULL ORDER BY ALL",
+            "SELECT condition, texts, measure, value, null_value FROM effects WHERE null_value IS NOT NULL"
+            " ORDER BY ALL",
         )
     subject = load_subject(ModelConfig(str(folder / "model"), device))
     sae = open_sae(str(folder / "planted"), model=subject.info, device=device)

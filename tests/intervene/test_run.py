@@ -65,7 +65,7 @@ def test_every_effect_stands_beside_its_nulls_or_says_why_not(done: Path) -> Non
         assert rows(db, f"SELECT DISTINCT len(null_values) {defined}") == [(4,)]
         assert value(db, "SELECT min(q - p) FROM effects") >= -1e-9
         assert value(db, "SELECT max(cost) FROM effects WHERE condition = 'steer'") <= CONFIG.max_cost
-        assert value(db, "SELECT count(*) FROM logit_lens WHERE len(top_tokens) = 10") == 40
+        assert value(db, "SELECT count(*) FROM logit_lens WHERE len(top_tokens) = 10") == n
         run = rows(db, "SELECT DISTINCT run_id, seed, fingerprint, sae_sha256 FROM effects")
         assert len(run) == 1 and None not in run[0]
 
