@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a feature's direction points to, through the model's own final norm and unembedding."""
+"""The logit lens: where a feature's direction points to, through the model's own final norm and unembedding."""
 
 from collections.abc import Sequence
 from typing import Any

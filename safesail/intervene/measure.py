@@ -276,5 +276,5 @@ def mean_cost(
     residuals = clean.edited(torch.cat([torch.zeros_like(deltas[:1]), deltas]))
     next_token = torch.from_numpy(spots.next_token).to(residuals.device)
     losses = [-part.log_p_each(next_token).mean() for part in _distributions(clean, residuals, spots)]
-    found = to_host(torch.stack(losses)).numpy()
-    return found[1:] - found[0]
+    loss = to_host(torch.stack(losses)).numpy()
+    return loss[1:] - loss[0]

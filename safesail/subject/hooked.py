@@ -254,13 +254,13 @@ class HookedModel:
                 logits[:, max(0, inputs.text.start - 1) :],
             )
             # None where the target does not depend on it, whatever the stubs say.
-            found: Sequence[Tensor | None] = torch.autograd.grad(
+            slopes: Sequence[Tensor | None] = torch.autograd.grad(
                 value, list(done.seen.values()), allow_unused=True
             )
         at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
         return at_text, {
             hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()
-            for hook, g in zip(done.seen, found, strict=True)
+            for hook, g in zip(done.seen, slopes, strict=True)
         }
 
     def generate(
