@@ -54,7 +54,6 @@ def cli() -> None:
 
 for _command in (
     models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, intervene,
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, intervene,
     run, migrate, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
