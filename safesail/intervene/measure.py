@@ -254,7 +254,8 @@ def _compare(
         dict(zip(tokens, at_firing, strict=False)),
         at_firing[-1],
         _per_row(per_spot[-1], spots.row, fires & known, n_rows),
-        _per_row(per_spot[-1], spots.row, ~fires & known, n_rows),
+        # A text that is edited nowhere says nothing of the tokens behind the edit.
+        np.where(np.isnan(at_firing[-1]), np.nan, _per_row(per_spot[-1], spots.row, ~fires & known, n_rows)),
         shift,
         p_mean,
     )
