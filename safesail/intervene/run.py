@@ -194,8 +194,8 @@ class SaeStage:
             task = self._task(feature, text.spans(feature))
             rows = measure_feature(self.subject, self.sae, task, self.neutral, self.config)
             write_effects(self.db, feature, measured, rows)
-        if pending:
-            rank_effects(self.db, self.sae.info.sae_id, measured.settings_hash)
+        # Always: a run may have been killed between its last feature and this.
+        rank_effects(self.db, self.sae.info.sae_id, measured.settings_hash)
         score_outputs(self.db, self.sae.info.sae_id, measured, self.config)
         return measured.settings_hash, len(pending)
 
