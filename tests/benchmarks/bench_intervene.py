@@ -142,7 +142,7 @@ def _spearman(pairs: Sequence[Sequence[float]]) -> Any:
     return spearman(table[:, 0], table[:, 1])
 
 
-def cost(n_features: int = 3, repeats: int = 3) -> dict[str, Any]:
+def cost(n_features: int = 2, repeats: int = 1) -> dict[str, Any]:
     """CPU seconds per feature and condition, against a full forward for each intervention, in one run."""
     subject, saes = load(*SUITE)
     config = SMALL
