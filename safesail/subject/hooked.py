@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -254,8 +254,9 @@ class HookedModel:
                 logits[:, max(0, inputs.text.start - 1) :],
             )
             # None where the target does not depend on it, whatever the stubs say.
-            slopes: Sequence[Tensor | None] = torch.autograd.grad(
-                value, list(done.seen.values()), allow_unused=True
+            slopes = cast(
+                "Sequence[Tensor | None]",
+                torch.autograd.grad(value, list(done.seen.values()), allow_unused=True),
             )
         at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
         return at_text, {

@@ -90,7 +90,9 @@ def test_a_second_run_measures_only_what_is_new_and_a_killed_one_goes_on(
         assert value(db, "SELECT count(DISTINCT feature) FROM effects") == 2
         assert measure(db, loaded).new == len(features) - 2
         before = rows(db, "SELECT * EXCLUDE (run_id) FROM effects ORDER BY ALL")
-        db.execute("UPDATE effects SET p = NULL, q = NULL WHERE measure <> 'output_score'")  # killed before it
+        db.execute(
+            "UPDATE effects SET p = NULL, q = NULL WHERE measure <> 'output_score'"
+        )  # killed before it
         assert measure(db, loaded).new == 0
         assert rows(db, "SELECT * EXCLUDE (run_id) FROM effects ORDER BY ALL") == before
         db.execute("DELETE FROM effects")
