@@ -2,6 +2,8 @@
 
 import gzip
 import json
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +133,10 @@ def test_what_cannot_be_measured_is_one_line(store: Path, loaded: Loaded) -> Non
             measure(db, loaded, [FeatureId("other", 1)])
         with pytest.raises(SaeError, match=f"{name} has an encoder only: there is no direction"):
             measure(db, (subject, [DescribedSae(sae.info)]), [FeatureId(name, 1)])
+        elsewhere = copy(sae)
+        vars(elsewhere)["info"] = replace(sae.info, hook="blocks.9.hook_mlp_out")
+        with pytest.raises(ConfigError, match=r"has no hook 'blocks\.9\.hook_mlp_out'; near names: blocks"):
+            measure(db, (subject, [elsewhere]), [FeatureId(name, 1)])
         with pytest.raises(DataError, match=f"there is no {name}#999: the features of {name} are 0 to 39"):
             measure(db, loaded, [FeatureId(name, 999)])
         db.execute("UPDATE features SET density = 0, maximum = NULL WHERE feature = 7")

@@ -272,6 +272,13 @@ def test_the_head_alone_gives_the_models_own_logits(causal: Subject) -> None:
     assert (logits - ran.logits[0, 1:]).abs().max() == 0
 
 
+def test_an_encoder_has_no_head(encoder: TextEncoder) -> None:
+    with pytest.raises(SubjectError, match="is a text encoder: it has no language head"):
+        head_logits(encoder, torch.zeros(1, encoder.info.d_model))
+    with pytest.raises(SubjectError, match="is a text encoder"):
+        encoder.differentiate(torch.tensor([SHORT]), [hook(1)], lambda activations, logits: logits.sum())
+
+
 def test_gradients_are_those_of_small_changes(causal: Subject) -> None:
     rows = torch.tensor([LONG])
 
