@@ -10,6 +10,7 @@ import click
 from safesail.cli.concepts import concepts
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
+from safesail.cli.intervening import intervene
 from safesail.cli.machine import doctor, migrate
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
@@ -52,8 +53,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, migrate,
-    doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, intervene,
+    run, migrate, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -9,15 +9,15 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from safesail.errors import ConfigError, SubjectError
-from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
+from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput, Target
 
 
 class AllSeen(Exception):
@@ -41,6 +41,9 @@ class PassRequest:
     logits: bool = False
     keep_block: int | None = None
     start: ResidualState | None = None
+    keep_prefix: int = 0
+    gradients: bool = False
+    """What is captured is the tensors themselves, all positions, for a backward pass."""
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -62,6 +65,10 @@ class ForwardPass:
     edits: dict[Hashable, list[Edit]] = field(init=False, default_factory=dict)
     seen: dict[str, Tensor] = field(init=False, default_factory=dict)
     residual: Tensor | None = field(init=False, default=None)
+    cache: DynamicCache | None = field(init=False, default=None)
+    rest: ModelInputs | None = field(init=False, default=None)
+    """What a kept prefix leaves to be run."""
+
     text: slice = field(init=False)
     """Where the rows' own tokens lie in what the model reads now."""
 
@@ -76,7 +83,8 @@ class ForwardPass:
         self.text = self.inputs.text
         if self.edits:
             n, device = self.text.stop - self.text.start, self.inputs.ids.device
-            positions = torch.arange(n, device=device).expand(len(self.inputs.ids), n)
+            positions = torch.arange(n, device=device).add(self.inputs.n_before)
+            positions = positions.expand(len(self.inputs.ids), n)
             keep = self.inputs.text_mask
             self.positions = positions if keep is None else positions.masked_fill(~keep, -1)
 
@@ -103,6 +111,11 @@ class ForwardPass:
         edited = None
         for edit in self.edits.get(point, ()):
             activations = edited = self._apply(edit, activations)
+        if self.request.gradients and point in self.captures:
+            if not activations.requires_grad:  # the first hook: what lies before it needs no graph
+                activations = edited = activations.detach().requires_grad_()
+            self.seen |= dict.fromkeys(self.captures[point], activations)
+            return edited
         for hook in self.captures.get(point, ()):
             # Copied: later layers may write into the tensor.
             copied = activations[:, self.text].to(torch.float32, copy=True)
@@ -117,8 +130,32 @@ class ForwardPass:
         """Raises AllSeen once all that was wanted is there."""
         everything = len(self.seen) == len(set(self.request.capture))
         kept = self.keep_point is None or self.residual is not None
-        if everything and kept and not self.request.logits:
+        if everything and kept and not self.request.logits and not self.request.keep_prefix:
             raise AllSeen
+
+    def keep(self, cache: Any) -> None:
+        """Cut a whole pass' cache, and what was kept of the residual, where the prefix ends.
+
+        Raises:
+            SubjectError: a model that keeps something else than the keys and values of every token.
+        """
+        assert self.residual is not None
+        if not isinstance(cache, DynamicCache) or any(
+            getattr(layer, "is_sliding", True) for layer in cache.layers
+        ):
+            raise SubjectError("this model keeps more, or less, than keys and values: run its rows whole")
+        first = self.inputs.text.start + self.request.keep_prefix
+        cache.crop(first - self.inputs.ids.shape[1])
+        rest = self.inputs.ids[:, first:]
+        self.cache = cache
+        self.residual = self.residual[:, first:].clone()
+        self.rest = ModelInputs(
+            rest,
+            torch.ones_like(rest, dtype=torch.bool),
+            slice(0, rest.shape[1]),
+            None,
+            self.request.keep_prefix,
+        )
 
     def output(self, logits: Tensor | None) -> SubjectOutput:
         """What was found.
@@ -130,10 +167,12 @@ class ForwardPass:
             raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
         state = None
         if self.request.keep_block is not None and self.residual is not None:
-            state = ResidualState(self.request.keep_block, self.residual, self.inputs)
+            state = ResidualState(
+                self.request.keep_block, self.residual, self.rest or self.inputs, self.cache
+            )
         return SubjectOutput(
             {hook: self.seen[hook] for hook in self.request.capture},
-            None if logits is None else logits[:, self.inputs.text.start - 1 :],
+            None if logits is None else logits[:, max(0, self.inputs.text.start - 1) :],
             state,
             self.inputs.text_mask,
         )
@@ -165,7 +204,7 @@ class HookedModel:
     ) -> None:
         """`n_blocks` is the number of transformer blocks; a model that is not causal is told what is padding."""
         self.boundaries = boundaries
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         embeddings: Any = model.get_input_embeddings()
         self.n_vocabulary = int(embeddings.weight.shape[0])
         self._causal = causal
@@ -173,6 +212,7 @@ class HookedModel:
         self._watching = threading.Lock()
         self._local = threading.local()
         self._resumable: dict[int, bool] = {}
+        self._past: dict[int, frozenset[nn.Module]] = {}
         self.blocks = blocks_of(model, n_blocks)
         for number, block in enumerate(self.blocks):
             self._make_skippable(number, block)
@@ -187,8 +227,10 @@ class HookedModel:
         done, logits = self._begin(inputs, request), None
         with suppress(AllSeen):
             done.stop_if_done()
-            given = self._forward(done, inputs.ids, use_cache=False)
+            given = self._forward(done, inputs.ids, **_cached(request))
             logits = given.logits if request.logits else None
+            if request.keep_prefix:
+                done.keep(given.past_key_values)
         return done.output(logits)
 
     def _begin(self, inputs: ModelInputs, request: PassRequest) -> ForwardPass:
@@ -199,6 +241,28 @@ class HookedModel:
             )
         keep = None if block is None else ModuleBoundary(self.blocks[block], "out")
         return ForwardPass(inputs, request, self.boundaries.__getitem__, keep)
+
+    def differentiate(
+        self, inputs: ModelInputs, hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One forward and one backward pass; see `Subject.differentiate`."""
+        done = self._begin(inputs, PassRequest(capture=tuple(hooks), logits=True, gradients=True))
+        with torch.enable_grad():
+            logits = self._forward(done, inputs.ids, use_cache=False).logits
+            value = target(
+                {hook: x[:, inputs.text].float() for hook, x in done.seen.items()},
+                logits[:, max(0, inputs.text.start - 1) :],
+            )
+            # None where the target does not depend on it, whatever the stubs say.
+            slopes = cast(
+                "Sequence[Tensor | None]",
+                torch.autograd.grad(value, list(done.seen.values()), allow_unused=True),
+            )
+        at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
+        return at_text, {
+            hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()
+            for hook, g in zip(done.seen, slopes, strict=True)
+        }
 
     def generate(
         self, inputs: ModelInputs, interventions: Sequence[Intervention], choose: Callable[[Tensor], Tensor],
@@ -223,14 +287,15 @@ class HookedModel:
                 break
         return new
 
-    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
     def _forward(self, done: ForwardPass, ids: Int[Tensor, "batch all_pos"], **options: Any) -> Any:
         self._watch(done)
         if not self._causal:  # a causal model cannot see padding on the right, and is quicker without a mask
             options = {"attention_mask": done.inputs.mask.long()}
         self._local.current = done
         try:
-            return self.model(ids, **options)
+            # Not inference_mode: its tensors cannot take part in an SAE's training.
+            with torch.set_grad_enabled(done.request.gradients):
+                return self.model(ids, **options)
         finally:
             del self._local.current
 
@@ -282,7 +347,7 @@ class HookedModel:
         block.forward = skippable
 
     def _check_resume(self, start: ResidualState, hooks: Sequence[str]) -> None:
-        past = {module for block in self.blocks[: start.block + 1] for module in block.modules()}
+        past = self._modules_of(start.block)
         end = ModuleBoundary(self.blocks[start.block], "out")
         for hook in hooks:
             boundary = self.boundaries[hook]
@@ -296,14 +361,41 @@ class HookedModel:
                 f"blocks after {start.block} of this model need more than the residual: run it from the start"
             )
 
+    def _modules_of(self, block: int) -> frozenset[nn.Module]:
+        """Every module of the blocks up to this one."""
+        if block not in self._past:
+            self._past[block] = frozenset(m for b in self.blocks[: block + 1] for m in b.modules())
+        return self._past[block]
+
     def _resumes(self, start: ResidualState) -> bool:
         """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""
-        row = ModelInputs(start.inputs.ids[:1], start.inputs.mask[:1], start.inputs.text, None)
+        ids = start.inputs.ids[:1]
+        row = ModelInputs(ids, torch.ones_like(ids, dtype=torch.bool), slice(0, ids.shape[1]), None)
         last = len(self.blocks) - 1
         whole = self._run(row, PassRequest(keep_block=last)).state
         kept = self._run(row, PassRequest(keep_block=start.block)).state
         again = self._run(row, PassRequest(keep_block=last, start=kept)).state
         return whole is not None and again is not None and torch.equal(whole.residual, again.residual)
+
+
+def _cached(request: PassRequest) -> dict[str, Any]:
+    """How the model is told of keys and values that it has, or is to keep."""
+    start = request.start
+    if start is not None and start.cache is not None:
+        return {"use_cache": True, "past_key_values": _filled(start)}
+    if request.keep_prefix:
+        return {"use_cache": True, "logits_to_keep": 1}
+    return {"use_cache": False}
+
+
+def _filled(start: ResidualState) -> DynamicCache:
+    """A cache of the pass' own, which it writes to, with a copy of the kept rows for each copy of the residual's."""
+    cache, n = DynamicCache(), len(start.residual) // len(start.cache.layers[0].keys)
+    for number, layer in enumerate(start.cache.layers):
+        # Blocks that are skipped read nothing; the first one tells how many tokens there are.
+        rows = 0 if 0 < number <= start.block else len(layer.keys)
+        cache.update(layer.keys[:rows].repeat(n, 1, 1, 1), layer.values[:rows].repeat(n, 1, 1, 1), number)
+    return cache
 
 
 def blocks_of(model: nn.Module, n_blocks: int) -> list[nn.Module]:
