@@ -133,14 +133,14 @@ _TABLES = {
                    found[list_position(positions, CAST(p AS INTEGER))], 0)) AS activations
         FROM ranked ORDER BY sae_id, feature, place
     """,
-    # Of the settings whose effects stand in the catalog; which tokens a redacted feature moves would tell what it is.
+    # Which tokens a redacted feature moves would tell what it is.
     "effects": """
         SELECT e.sae_id, e.feature AS "index", e.condition, e.texts, e.measure, e.expected, e.value, e.null_value,
                e.random_value, e.gain_low, e.gain_high, e.null_values, e.p, e.q, e.strength, e.cost, e.n_texts,
                CASE WHEN r.redacted THEN NULL ELSE e.tokens END AS tokens, e.reason, e.seed, e.settings,
                e.settings_hash, e.fingerprint, e.sae_sha256, e.texts_id
-        FROM effects e JOIN headline_effects USING (sae_id, settings_hash) JOIN released r USING (sae_id, feature)
-        ORDER BY e.sae_id, e.feature, e.condition, e.texts, e.measure
+        FROM effects e JOIN released r USING (sae_id, feature)
+        ORDER BY e.sae_id, e.feature, e.condition, e.texts, e.measure, e.settings_hash
     """,
     "concepts": "SELECT concept_id, domain, leaf, name, definition FROM concepts ORDER BY concept_id",
     "feature_concepts": """

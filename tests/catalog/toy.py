@@ -78,3 +78,18 @@ def fill(db: Db) -> None:
         " ('s1', ?, 9, 'fraud.phishing.mail', 0.7, 0.0, 20, true)",
         [SAE, SAE],
     )
+    # feature 0 does something; of feature 1 it is not shown, and one measure is undefined
+    db.execute(
+        "INSERT INTO effects BY NAME SELECT * FROM (VALUES"
+        " (0, 'ablate', 'firing', 'log_odds_followers', -1, -0.5, -0.01, 0.0, 0.2, 0.8, [-0.02, -0.01, 0.0], 0.01,"
+        "  0.04, NULL, NULL, 6, ['river', ' boat'], NULL),"
+        " (1, 'steer', 'neutral', 'log_odds_followers', 1, 0.1, 0.05, 0.0, -0.2, 0.3, [0.0, 0.05, 0.1], 0.4, 0.6,"
+        "  4.0, 0.09, 6, [' slur'], NULL),"
+        " (1, 'steer', 'neutral', 'kl', 1, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, 2, NULL,"
+        "  'too few')"
+        ") t(feature, condition, texts, measure, expected, value, null_value, random_value, gain_low, gain_high,"
+        " null_values, p, q, strength, cost, n_texts, tokens, reason),"
+        " (SELECT ? AS sae_id, 0 AS seed, '{}' AS settings, 'm1' AS settings_hash, ? AS fingerprint, ? AS sae_sha256,"
+        " 'h1' AS texts_id)",
+        [SAE, "f" * 64, "a" * 64],
+    )
