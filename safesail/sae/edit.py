@@ -1,6 +1,6 @@
 """Interventions on SAE features: x' = x + sum over j of (f'_j - f_j) d_j, which keeps what the SAE does not explain."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,11 @@ def clamp(value: float) -> Change:
     return lambda f: torch.full_like(f, value)
 
 
+def where_active(change: Change) -> Change:
+    """The change on tokens on which the feature is active, and none on the others."""
+    return lambda f: torch.where(f > 0, change(f), f)
+
+
 def edit_features(
     sae: SAE, changes: Mapping[int, Change], *, at: Callable[[Tensor], Tensor] | None = None
 ) -> Intervention:
@@ -50,12 +55,12 @@ def edit_features(
     features = list(changes)
     if wrong := [j for j in features if not 0 <= j < sae.info.d_sae]:
         raise ValueError(f"{sae.info.sae_id} has {sae.info.d_sae} features, no #{wrong[0]}")
-    directions = _directions(sae, features)
+    directions = feature_directions(sae, features)
 
     def edit(x: Tensor, positions: Tensor) -> Tensor:
         chosen = positions >= 0 if at is None else (positions >= 0) & at(positions)
         tokens = x[chosen]
-        f = _dense(sae.encode(tokens), features).to(x.device)
+        f = feature_values(sae.encode(tokens), features).to(x.device)
         wanted = torch.stack([changes[j](f[:, i]) for i, j in enumerate(features)], dim=1)
         delta = wanted - f
         touched = (delta != 0).any(dim=1)
@@ -76,16 +81,20 @@ def reconstruct(sae: SAE) -> Intervention:
     return Intervention(sae.info.hook, edit)
 
 
-def _directions(sae: SAE, features: list[int]) -> Float[Tensor, "n_features d_in"]:
-    """d_j: what one unit of each feature adds to the reconstruction, however the SAE scales its decoder."""
+def feature_directions(sae: SAE, features: Sequence[int]) -> Float[Tensor, "n_features d_in"]:
+    """d_j: what one unit of each feature adds to the reconstruction, however the SAE scales its decoder.
+
+    Raises:
+        SaeError: the SAE has no decoder, or one that needs more than the activations.
+    """
     device = None if sae.decoder is None else sae.decoder.device
     n = len(features)
-    token, feature = torch.arange(1, n + 1, device=device), torch.tensor(features, device=device)
+    token, feature = torch.arange(1, n + 1, device=device), torch.tensor(list(features), device=device)
     decoded = sae.decode(SparseActs(token, feature, torch.ones(n, device=device), n + 1, sae.info.d_sae))
     return decoded[1:] - decoded[0]
 
 
-def _dense(acts: SparseActs, features: list[int]) -> Float[Tensor, "n_tokens n_features"]:
+def feature_values(acts: SparseActs, features: Sequence[int]) -> Float[Tensor, "n_tokens n_features"]:
     """Activations of some features on every token, 0 where they are not active."""
     dense = acts.value.new_zeros(acts.n_tokens, len(features))
     for i, feature in enumerate(features):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from safesail.errors import ConfigError, SubjectError
 from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
@@ -41,6 +41,7 @@ class PassRequest:
     logits: bool = False
     keep_block: int | None = None
     start: ResidualState | None = None
+    keep_prefix: int = 0
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -62,6 +63,10 @@ class ForwardPass:
     edits: dict[Hashable, list[Edit]] = field(init=False, default_factory=dict)
     seen: dict[str, Tensor] = field(init=False, default_factory=dict)
     residual: Tensor | None = field(init=False, default=None)
+    cache: DynamicCache | None = field(init=False, default=None)
+    rest: ModelInputs | None = field(init=False, default=None)
+    """What a kept prefix leaves to be run."""
+
     text: slice = field(init=False)
     """Where the rows' own tokens lie in what the model reads now."""
 
@@ -76,7 +81,8 @@ class ForwardPass:
         self.text = self.inputs.text
         if self.edits:
             n, device = self.text.stop - self.text.start, self.inputs.ids.device
-            positions = torch.arange(n, device=device).expand(len(self.inputs.ids), n)
+            positions = torch.arange(n, device=device).add(self.inputs.n_before)
+            positions = positions.expand(len(self.inputs.ids), n)
             keep = self.inputs.text_mask
             self.positions = positions if keep is None else positions.masked_fill(~keep, -1)
 
@@ -117,8 +123,26 @@ class ForwardPass:
         """Raises AllSeen once all that was wanted is there."""
         everything = len(self.seen) == len(set(self.request.capture))
         kept = self.keep_point is None or self.residual is not None
-        if everything and kept and not self.request.logits:
+        if everything and kept and not self.request.logits and not self.request.keep_prefix:
             raise AllSeen
+
+    def keep(self, cache: Any) -> None:
+        """Cut a whole pass' cache, and what was kept of the residual, where the prefix ends.
+
+        Raises:
+            SubjectError: a model that keeps something else than the keys and values of every token.
+        """
+        assert self.residual is not None
+        if not isinstance(cache, DynamicCache) or any(layer.is_sliding for layer in cache.layers):
+            raise SubjectError("this model keeps more, or less, than keys and values: run its rows whole")
+        first = self.inputs.text.start + self.request.keep_prefix
+        cache.crop(first - self.inputs.ids.shape[1])
+        rest = self.inputs.ids[:, first:]
+        self.cache = cache
+        self.residual = self.residual[:, first:].clone()
+        self.rest = ModelInputs(
+            rest, torch.ones_like(rest, dtype=torch.bool), slice(0, rest.shape[1]), None, self.request.keep_prefix
+        )
 
     def output(self, logits: Tensor | None) -> SubjectOutput:
         """What was found.
@@ -130,10 +154,10 @@ class ForwardPass:
             raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
         state = None
         if self.request.keep_block is not None and self.residual is not None:
-            state = ResidualState(self.request.keep_block, self.residual, self.inputs)
+            state = ResidualState(self.request.keep_block, self.residual, self.rest or self.inputs, self.cache)
         return SubjectOutput(
             {hook: self.seen[hook] for hook in self.request.capture},
-            None if logits is None else logits[:, self.inputs.text.start - 1 :],
+            None if logits is None else logits[:, max(0, self.inputs.text.start - 1) :],
             state,
             self.inputs.text_mask,
         )
@@ -187,8 +211,10 @@ class HookedModel:
         done, logits = self._begin(inputs, request), None
         with suppress(AllSeen):
             done.stop_if_done()
-            given = self._forward(done, inputs.ids, use_cache=False)
+            given = self._forward(done, inputs.ids, **_cached(request))
             logits = given.logits if request.logits else None
+            if request.keep_prefix:
+                done.keep(given.past_key_values)
         return done.output(logits)
 
     def _begin(self, inputs: ModelInputs, request: PassRequest) -> ForwardPass:
@@ -298,12 +324,33 @@ class HookedModel:
 
     def _resumes(self, start: ResidualState) -> bool:
         """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""
-        row = ModelInputs(start.inputs.ids[:1], start.inputs.mask[:1], start.inputs.text, None)
+        ids = start.inputs.ids[:1]
+        row = ModelInputs(ids, torch.ones_like(ids, dtype=torch.bool), slice(0, ids.shape[1]), None)
         last = len(self.blocks) - 1
         whole = self._run(row, PassRequest(keep_block=last)).state
         kept = self._run(row, PassRequest(keep_block=start.block)).state
         again = self._run(row, PassRequest(keep_block=last, start=kept)).state
         return whole is not None and again is not None and torch.equal(whole.residual, again.residual)
+
+
+def _cached(request: PassRequest) -> dict[str, Any]:
+    """How the model is told of keys and values that it has, or is to keep."""
+    start = request.start
+    if start is not None and start.cache is not None:
+        return {"use_cache": True, "past_key_values": _filled(start)}
+    if request.keep_prefix:
+        return {"use_cache": True, "logits_to_keep": 1}
+    return {"use_cache": False}
+
+
+def _filled(start: ResidualState) -> DynamicCache:
+    """A cache of the pass' own, which it writes to, with a copy of the kept rows for each copy of the residual's."""
+    cache, n = DynamicCache(), len(start.residual) // len(start.cache.layers[0].keys)
+    for number, layer in enumerate(start.cache.layers):
+        # Blocks that are skipped read nothing; the first one tells how many tokens there are.
+        rows = 0 if 0 < number <= start.block else len(layer.keys)
+        cache.update(layer.keys[:rows].repeat(n, 1, 1, 1), layer.values[:rows].repeat(n, 1, 1, 1), number)
+    return cache
 
 
 def blocks_of(model: nn.Module, n_blocks: int) -> list[nn.Module]:

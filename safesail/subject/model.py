@@ -78,10 +78,16 @@ class TransformerSubject:
         attention_mask: Int[Tensor, "batch pos"] | None = None,
         logits: bool = False,
         keep_block: int | None = None,
+        keep_prefix: int = 0,
     ) -> SubjectOutput:
         """One forward pass; see `Subject.run`."""
-        request = PassRequest(tuple(capture), tuple(interventions), logits, keep_block)
-        return self._run(self._inputs(rows, attention_mask), request)
+        inputs = self._inputs(rows, attention_mask)
+        if keep_prefix and (keep_block is None or inputs.text_mask is not None or not self._has_head):
+            raise ValueError("a prefix is kept with a block, of rows of one length, of a causal model")
+        request = PassRequest(
+            tuple(capture), tuple(interventions), logits, keep_block, keep_prefix=keep_prefix
+        )
+        return self._run(inputs, request)
 
     def resume(
         self,

@@ -40,6 +40,14 @@ class ModelInputs:
     text_mask: Bool[Tensor, "batch pos"] | None
     """False on padding, of the rows' own tokens; None: no padding."""
 
+    n_before: int = 0
+    """Tokens of each row before these, which the model has in a cache."""
+
+    def repeat(self, n: int) -> "ModelInputs":
+        """All rows, `n` times one after the other."""
+        text_mask = None if self.text_mask is None else self.text_mask.repeat(n, 1)
+        return ModelInputs(self.ids.repeat(n, 1), self.mask.repeat(n, 1), self.text, text_mask, self.n_before)
+
 
 @dataclass(frozen=True)
 class ResidualState:
@@ -47,9 +55,16 @@ class ResidualState:
 
     block: int
     residual: Float[Tensor, "batch all_pos d_model"]
-    """The block's output at every position, special tokens included, in the model's dtype."""
+    """The block's output at every position, special tokens included, in the model's dtype; with a cache, at those
+    that are not in it."""
 
     inputs: ModelInputs
+    cache: Any = None
+    """Keys and values of each row's first tokens, at all blocks; None: the whole rows are run again."""
+
+    def repeat(self, n: int) -> "ResidualState":
+        """All rows, `n` times one after the other, so that as many edits of them are run at once."""
+        return ResidualState(self.block, self.residual.repeat(n, 1, 1), self.inputs.repeat(n), self.cache)
 
 
 @dataclass(frozen=True)
@@ -124,6 +139,7 @@ class Subject(Protocol):
         attention_mask: Int[Tensor, "batch pos"] | None = None,
         logits: bool = False,
         keep_block: int | None = None,
+        keep_prefix: int = 0,
     ) -> SubjectOutput:
         """One forward pass, which ends once all that is asked for has been seen.
 
@@ -134,10 +150,12 @@ class Subject(Protocol):
             attention_mask: 1 = token, 0 = padding; None: no padding.
             logits: Also run the language head.
             keep_block: Block after which the residual is kept for `resume`.
+            keep_prefix: With it: so many first tokens of each row will never be edited, so their keys and values
+                are kept and `resume` computes only the tokens after them. Rows must then have one length.
 
         Raises:
             ConfigError: a hook that this model does not have.
-            SubjectError: logits of a model without a language head.
+            SubjectError: logits of a model without a language head, or a prefix that this model does not keep.
             ValueError: padding on the left, or rows longer than `n_ctx_max`.
         """
         ...
@@ -151,6 +169,8 @@ class Subject(Protocol):
         logits: bool = False,
     ) -> SubjectOutput:
         """Run on from a kept residual: exactly what the whole pass gives, without the blocks up to the kept one.
+
+        With a kept prefix it gives the tokens after that alone, equal but for rounding, and no logits.
 
         Raises:
             ConfigError: a hook that lies before the kept residual, or that this model does not have.
