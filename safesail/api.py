@@ -5,7 +5,6 @@ Stages take the path of a store first; their settings are keywords, by the names
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,70 +12,12 @@ import pandas as pd
 
 from safesail.catalog.api import Catalog
 from safesail.catalog.api import open_catalog as open_source_catalog
-from safesail.errors import ConfigError, FingerprintError
+from safesail.diagnose.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from safesail.autointerp.report import RunReport
     from safesail.catalog.format import Manifest
     from safesail.pipeline.summary import Summary
-    from safesail.sae.protocol import SAE
-    from safesail.subject.protocol import Subject
-
-_KNOWN = """SELECT c.sae_id AS sae, c."index", f.q999, c.explanation, c.score
-            FROM catalog c JOIN features f ON f.sae_id = c.sae_id AND f.feature = c."index" """
-
-COLUMNS = ("position", "token", "sae", "layer", "feature", "value", "normalised", "explanation", "score")
-"""Of what `LoadedModel.features` gives."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A subject model with SAEs, and what a catalog knows of their features. Made by `load`."""
-
-    subject: "Subject"
-    saes: "Sequence[SAE]"
-    known: pd.DataFrame
-    """By feature: 0.999 quantile (q999), explanation, score; empty without a catalog."""
-
-    def features(self, prompt: str) -> pd.DataFrame:
-        """Which features fire on a prompt, and how strongly: one row per token and feature.
-
-        Returns:
-            position, token, sae, layer, feature (`sae#index`), value (raw activation), normalised (value / Q(0.999)
-            of the feature over its harvest), explanation, score; what is not known is missing.
-
-        Raises:
-            ConfigError: no token, or more than the model takes.
-        """
-        from safesail.domain.ids import layer_of
-        from safesail.sae.encode import encode_rows
-
-        ids = self.subject.tokenize(prompt)
-        if not 0 < len(ids) <= self.subject.n_ctx_max:
-            raise ConfigError(
-                f"the prompt has {len(ids)} tokens; from 1 to {self.subject.n_ctx_max} are taken"
-            )
-        encoded = encode_rows(self.subject, self.saes, [ids])
-        tokens = self.subject.token_strings(ids)
-        frames = [
-            pd.DataFrame(
-                {
-                    "position": fired.position,
-                    "token": [tokens[p] for p in fired.position],
-                    "sae": sae.info.sae_id,
-                    "layer": layer_of(sae.info.hook),
-                    "index": fired.feature,
-                    "value": fired.value,
-                }
-            )
-            for sae in self.saes
-            for fired in (encoded.by_sae[sae.info.sae_id],)
-        ]
-        frame = pd.concat(frames, ignore_index=True).merge(self.known, how="left", on=["sae", "index"])
-        frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
-        frame["normalised"] = frame["value"] / frame["q999"]
-        strongest_first = frame.sort_values("value", ascending=False).sort_values("position", kind="stable")
-        return strongest_first.reindex(columns=list(COLUMNS)).reset_index(drop=True)
 
 
 def load(
@@ -100,26 +41,30 @@ def load(
         SubjectError, SaeError: one of them cannot be loaded, or they do not fit.
         FingerprintError: the catalog's SAE of that name has other weights.
     """
+    from safesail.diagnose.known import read_known
     from safesail.sae.load import open_saes
     from safesail.subject.loading import ModelConfig, load_subject
 
     subject = load_subject(ModelConfig(model, device, dtype))
     opened = open_saes(saes, subject)
-    known = pd.DataFrame({"sae": [], "index": [], "q999": [], "explanation": [], "score": []}).astype(
-        {"sae": str, "index": int}
-    )
-    if catalog is not None:
-        with open_catalog(catalog) as opened_catalog:
-            stored = opened_catalog.query("SELECT sae_id, sha256 FROM saes")
-            known = opened_catalog.query(_KNOWN)
-        weights = {str(sae_id): sha256 for sae_id, sha256 in zip(stored.sae_id, stored.sha256, strict=True)}
-        for sae in opened:
-            if weights.get(sae.info.sae_id) not in (None, sae.info.sha256):
-                raise FingerprintError(f"{catalog} knows another SAE by the name {sae.info.sae_id}")
-            if sae.info.sae_id not in weights:  # the same weights are the same SAE, whatever it is called
-                twins = [name for name, sha256 in weights.items() if sha256 == sae.info.sha256]
-                known = known.replace({"sae": dict.fromkeys(twins[:1], sae.info.sae_id)})
-    return LoadedModel(subject, opened, known)
+    source = None if catalog is None else Path(catalog)
+    return LoadedModel(subject, opened, read_known(source, [sae.info for sae in opened]), source)
+
+
+def diagnose(
+    prompt: str, model: str, saes: Sequence[str], *, catalog: str | Path | None = None, **settings: Any
+) -> pd.DataFrame:
+    """Which features fire on a prompt: `load(...).diagnose(prompt).fired`, for a single question.
+
+    Returns:
+        One row per token and feature: position, token, role (template, prompt, answer), start and end (characters),
+        sae, layer, feature, value, normalised, share_higher (of the harvest's tokens), explanation, score,
+        chance_score, above_chance, beyond_lookup, tags.
+
+    Raises:
+        SafeSailError: as `load` and `LoadedModel.diagnose`.
+    """
+    return load(model, saes, catalog=catalog).diagnose(prompt, **settings).fired
 
 
 @contextmanager

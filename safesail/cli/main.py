@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from safesail.cli.concepts import concepts
+from safesail.cli.diagnosing import diagnose
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
 from safesail.cli.machine import doctor
@@ -52,7 +53,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose, run,
+    doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

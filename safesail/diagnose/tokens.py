@@ -114,9 +114,7 @@ def _in_chat(subject: Subject, text: str) -> Tokens:
     rendered = str(subject.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
     shown = next((s for s in (text, text.strip()) if rendered == before + s + after), None)
     if shown is None:
-        raise ConfigError(
-            "the chat template does not show this prompt as it is; leave the chat template out"
-        )
+        raise ConfigError("the chat template does not show this prompt as it is; leave the chat template out")
     own = (len(before), len(before) + len(shown))
     tokens = _tokens(subject, rendered, own, text.index(shown))
     n = len(subject.prefix)

@@ -44,8 +44,8 @@ def permutation_p(
     ways = comb(n, n_first)
     if ways < 2 / level:
         return Undefined(
-            f"{n_first} and {n - n_first} prompts can be dealt in {ways} ways only, so that no p is below {1 / ways:.2g}; "
-            "give more prompts"
+            f"{n_first} and {n - n_first} prompts can be dealt in {ways} ways only, so that no p is below "
+            f"{1 / ways:.2g}; give more prompts"
         )
     n_features = values.shape[1]
     draws = draws or min(MOST_DRAWS, max(LEAST_DRAWS, ceil(n_features / level)))
@@ -75,7 +75,9 @@ def _all_ways(n: int, n_first: int) -> Bool[np.ndarray, "n_ways n_texts"]:
     return dealt
 
 
-def _draws(in_first: Bool[np.ndarray, " n_texts"], draws: int, seed: int) -> Bool[np.ndarray, "draws n_texts"]:
+def _draws(
+    in_first: Bool[np.ndarray, " n_texts"], draws: int, seed: int
+) -> Bool[np.ndarray, "draws n_texts"]:
     return np.random.default_rng(seed).permuted(np.tile(in_first, (draws, 1)), axis=1)
 
 
