@@ -101,13 +101,13 @@ def diagnose(prompt: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 def _one(model: "LoadedModel", prompt: str, options: Mapping[str, Any], *, as_json: bool) -> None:
-    found = model.diagnose(prompt, chat=options["chat"], generate=options["generate"] or 0)
-    _write_csv(options["csv"], found.fired)
+    diagnosis = model.diagnose(prompt, chat=options["chat"], generate=options["generate"] or 0)
+    _write_csv(options["csv"], diagnosis.fired)
     if options["html"] is not None:
         from safesail.diagnose.report import write_report
 
-        write_report(found, options["model"], options["html"])
-    print_json(_diagnosis(found)) if as_json else _print_diagnosis(found, every=options["every"])
+        write_report(diagnosis, options["model"], options["html"])
+    print_json(_diagnosis(diagnosis)) if as_json else _print_diagnosis(diagnosis, every=options["every"])
 
 
 def _two(
@@ -156,20 +156,20 @@ def _records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return [{str(name): cell(value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _diagnosis(found: "Diagnosis") -> dict[str, Any]:
-    tokens = found.tokens
+def _diagnosis(diagnosis: "Diagnosis") -> dict[str, Any]:
+    tokens = diagnosis.tokens
     return {
-        "prompt": found.prompt,
-        "answer": found.answer,
+        "prompt": diagnosis.prompt,
+        "answer": diagnosis.answer,
         "tokens": [
             {"position": i, "token": token, "role": role, "start": span and span[0], "end": span and span[1]}
             for i, (token, role, span) in enumerate(
                 zip(tokens.strings, tokens.roles, tokens.spans, strict=True)
             )
         ],
-        "strongest": _records(found.strongest()),
-        "unexplained": found.unexplained,
-        "fired": _records(found.fired),
+        "strongest": _records(diagnosis.strongest()),
+        "unexplained": diagnosis.unexplained,
+        "fired": _records(diagnosis.fired),
     }
 
 
@@ -184,16 +184,16 @@ def _comparison(compared: "Comparison") -> dict[str, Any]:
     }
 
 
-def _print_diagnosis(found: "Diagnosis", *, every: bool) -> None:
-    if found.answer is not None:
-        click.echo(f"answer: {found.answer}\n")
-    table = found.strongest(tagged=not every)
+def _print_diagnosis(diagnosis: "Diagnosis", *, every: bool) -> None:
+    if diagnosis.answer is not None:
+        click.echo(f"answer: {diagnosis.answer}\n")
+    table = diagnosis.strongest(tagged=not every)
     if table.empty and not every:
         click.echo("no feature with a tag fires; --all shows the strongest others\n")
     else:
         print_table(_table(_records(table), _STRONGEST))
         click.echo("")
-    print_table([_defined(row, _UNEXPLAINED) for row in found.unexplained])
+    print_table([_defined(row, _UNEXPLAINED) for row in diagnosis.unexplained])
 
 
 def _print_comparison(compared: "Comparison", level: float) -> None:

@@ -14,13 +14,13 @@ def harvested_as(db: Db, sha256s: Sequence[str]) -> dict[str, str]:
     tables = {str(r[0]) for r in rows(db, "SELECT table_name FROM duckdb_tables() WHERE NOT internal")}
     if "activations_f32" not in tables:  # a release
         return {}
-    found = rows(
+    harvested = rows(
         db,
         "SELECT sha256, sae_id FROM saes JOIN harvest_saes USING (sae_key) JOIN harvests USING (harvest_key)"
         " WHERE finished AND list_contains(?, sha256)",
         [list(sha256s)],
     )
-    return {str(sha256): str(sae_id) for sha256, sae_id in found}
+    return {str(sha256): str(sae_id) for sha256, sae_id in harvested}
 
 
 def share_higher(
