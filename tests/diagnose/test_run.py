@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from safesail.diagnose.config import CompareConfig, DiagnoseConfig
@@ -62,8 +61,9 @@ def test_what_fires_is_what_encoding_gives(loaded: tuple[Subject, list[SAE]], di
     strings = subject.token_strings(subject.tokenize(PROMPT))
     assert all(token == strings[p] for token, p in zip(fired["token"], fired["position"], strict=True))
     assert fired["position"].is_monotonic_increasing
-    bear = fired[fired["start"] == PROMPT.index("熊")]
-    assert bear["position"].nunique() == 3 and set(bear["end"]) == {len(PROMPT)}
+    bear = fired.loc[fired["start"] == PROMPT.index("熊")]
+    assert bear["position"].nunique() == 3
+    assert set(bear["end"]) == {len(PROMPT)}
 
 
 def test_what_a_store_knows_stands_beside_it(diagnosis: Diagnosis, store: Path) -> None:
@@ -82,17 +82,16 @@ def test_what_a_store_knows_stands_beside_it(diagnosis: Diagnosis, store: Path) 
     }
     harvested = diagnosis.fired.dropna(subset=["normalised"])
     assert len(harvested) > 0
-    assert all(
-        row.normalised == pytest.approx(row.value / q999[row.feature])
-        for row in harvested.head(50).itertuples()
-    )
+    for row in harvested.head(50).to_dict("records"):
+        assert row["normalised"] == pytest.approx(row["value"] / q999[row["feature"]])
     shares = diagnosis.fired["share_higher"].dropna()
     assert len(shares) > 0 and shares.between(0, 1).all()
 
 
 def test_without_a_catalog_nothing_is_known(loaded: tuple[Subject, list[SAE]]) -> None:
     found = diagnose_prompt(*loaded, PROMPT, DiagnoseConfig(), known=NOTHING)
-    assert found.fired[["explanation", "score", "normalised", "share_higher"]].isna().all().all()
+    for name in ("explanation", "score", "normalised", "share_higher"):
+        assert found.fired[name].isna().all()
     assert found.strongest(tagged=True).empty
     assert not found.strongest(tagged=False).empty
     assert all(u.n_explained == 0 and u.share_unexplained == 1.0 for u in found.unexplained)
@@ -109,7 +108,7 @@ def test_a_catalog_with_other_weights_is_refused(loaded: tuple[Subject, list[SAE
 def test_what_is_not_explained(loaded: tuple[Subject, list[SAE]], diagnosis: Diagnosis) -> None:
     subject, saes = loaded
     for sae, own in zip(saes, diagnosis.unexplained, strict=True):
-        fired = diagnosis.fired[diagnosis.fired["sae"] == sae.info.sae_id]
+        fired = diagnosis.fired.loc[diagnosis.fired["sae"] == sae.info.sae_id]
         above = {
             f for f, a in zip(fired["feature"], fired["above_chance"], strict=True) if a is True or a == 1
         }
@@ -117,9 +116,9 @@ def test_what_is_not_explained(loaded: tuple[Subject, list[SAE]], diagnosis: Dia
         row = [subject.tokenize(PROMPT)]
         encoded = encode_rows(subject, [sae], row, measure=True)
         spread = encoded.spreads[sae.info.hook]
-        assert own.variance_unexplained == pytest.approx(
-            encoded.by_sae[sae.info.sae_id].squared_error / spread.about_mean
-        )
+        error = encoded.by_sae[sae.info.sae_id].squared_error
+        assert error is not None
+        assert own.variance_unexplained == pytest.approx(error / spread.about_mean)
     alone = diagnose_prompt(subject, saes, "x", DiagnoseConfig(), known=NOTHING)
     assert isinstance(alone.unexplained[0].variance_unexplained, Undefined)
 
@@ -152,8 +151,9 @@ def test_sets_that_differ_and_sets_that_do_not(loaded: tuple[Subject, list[SAE]]
     second = [f"MARKET? 熊 {i}" for i in range(8)]
     found = compare_prompts(subject, saes, (first, second), CompareConfig(), known=NOTHING)
     assert found.n_shown > 0 and found.reason is None
-    best = found.features.iloc[0]
-    assert best["q"] <= 0.1 and abs(best["difference"]) == abs(best["share_a"] - best["share_b"])
+    best = found.features.to_dict("records")[0]
+    assert best["q"] <= 0.1
+    assert best["difference"] == pytest.approx(best["share_a"] - best["share_b"])
     assert found.features["p"].is_monotonic_increasing
     same = compare_prompts(subject, saes, (first[::2], first[1::2]), CompareConfig(), known=NOTHING)
     assert same.n_shown == 0
@@ -192,5 +192,6 @@ def test_a_prompt_of_a_set_that_cannot_be_taken_is_named(loaded: tuple[Subject, 
 
 
 def test_frames_survive_json(diagnosis: Diagnosis) -> None:
-    back = pd.DataFrame(json.loads(diagnosis.fired.to_json(orient="records")))
-    assert len(back) == len(diagnosis.fired)
+    document = diagnosis.fired.to_json(orient="records")
+    assert document is not None
+    assert len(json.loads(document)) == len(diagnosis.fired)

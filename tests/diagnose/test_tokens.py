@@ -13,7 +13,8 @@ from safesail.subject.protocol import Subject
 from tests.harvest.conftest import subject as subject
 
 TEXT = "he said: 熊 und 🐻, ünd"
-TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m['content'] }}]{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+_TURNS = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
+TEMPLATE = "{{ bos_token }}" + _TURNS + "{% if add_generation_prompt %}>{% endif %}"
 
 
 def chatty(subject: Subject, template: str | None) -> Subject:
@@ -50,8 +51,10 @@ def test_spans_of_a_real_tokenizer(smollm2_dir: Path) -> None:
     chat = read_prompt(subject, text, chat=True)
     own = [i for i, role in enumerate(chat.roles) if role == "prompt"]
     spans = [span for i in own if (span := chat.spans[i]) is not None]
-    assert {c for s in spans for c in range(*s)} == set(range(len(text)))
-    assert own == list(range(own[0], own[-1] + 1)) and 0 < own[0] and own[-1] < len(chat) - 1
+    assert {c for start, stop in spans for c in range(start, stop)} == set(range(len(text)))
+    assert own == list(range(own[0], own[-1] + 1))
+    assert own[0] > 0
+    assert own[-1] < len(chat) - 1
     assert chat.strings[-1] == "\n" and chat.roles[0] == "template"
 
 
