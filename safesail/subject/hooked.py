@@ -141,7 +141,11 @@ class ForwardPass:
         self.cache = cache
         self.residual = self.residual[:, first:].clone()
         self.rest = ModelInputs(
-            rest, torch.ones_like(rest, dtype=torch.bool), slice(0, rest.shape[1]), None, self.request.keep_prefix
+            rest,
+            torch.ones_like(rest, dtype=torch.bool),
+            slice(0, rest.shape[1]),
+            None,
+            self.request.keep_prefix,
         )
 
     def output(self, logits: Tensor | None) -> SubjectOutput:
@@ -154,7 +158,9 @@ class ForwardPass:
             raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
         state = None
         if self.request.keep_block is not None and self.residual is not None:
-            state = ResidualState(self.request.keep_block, self.residual, self.rest or self.inputs, self.cache)
+            state = ResidualState(
+                self.request.keep_block, self.residual, self.rest or self.inputs, self.cache
+            )
         return SubjectOutput(
             {hook: self.seen[hook] for hook in self.request.capture},
             None if logits is None else logits[:, max(0, self.inputs.text.start - 1) :],

@@ -69,7 +69,7 @@ class TransformerSubject:
         if hook not in self.hooks:
             raise unknown_hook(self.info.model_id, hook, list(self.hooks))
 
-    def run(
+    def run(  # noqa: PLR0913  each is one thing asked of the same pass
         self,
         rows: Int[Tensor, "batch pos"],
         *,

@@ -130,7 +130,7 @@ class Subject(Protocol):
         """Raises ConfigError, naming near names, where this model has no such hook point."""
         ...
 
-    def run(
+    def run(  # noqa: PLR0913  each is one thing asked of the same pass
         self,
         rows: Int[Tensor, "batch pos"],
         *,
