@@ -50,5 +50,8 @@ class InterveneConfig(Config):
     """Bootstrap resamples of the texts."""
 
     seed: NonNegativeInt = 0
+    texts: tuple[str, ...] = ()
+    """Held-out texts in place of the harvest's test split: files, folders, `hf:NAME`."""
+
     batch_rows: PositiveInt = 96
     """Rows that go through the model at once: windows times directions."""

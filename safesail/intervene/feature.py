@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safesail.domain.undefined import Undefined
 from safesail.intervene.config import Condition, InterveneConfig, Texts
-from safesail.intervene.measure import CleanPass, Reading, Spots, read_directions
+from safesail.intervene.measure import CleanPass, Reading, Readout, Spots, read_directions
 from safesail.intervene.strength import Strength, find_strength, measure_cost
 from safesail.metrics.effects import median_interval
 from safesail.sae.edit import Change, ablate, feature_values, scale
@@ -96,10 +96,10 @@ def measure_feature(
         clean, where = (firing, spots) if texts == "firing" else (neutral.clean, neutral.spots)
         factor = strength.factor if isinstance(strength, Strength) else 0.0
         coefficients = _coefficients(group, f, clean, factor * task.maximum)
+        readout = Readout(where, task.sets, shifts=texts == "neutral")
         readings = read_directions(
-            clean, coefficients, task.directions, where, task.sets, batch_rows=config.batch_rows,
-            shifts=texts == "neutral",
-        )  # fmt: skip
+            clean, coefficients, task.directions, readout, batch_rows=config.batch_rows
+        )
         measured = list(_effects(subject, group, list(readings), task, config))
         if condition == "steer" and isinstance(strength, Strength):
             measured = [replace(row, strength=strength.factor, cost=strength.cost) for row in measured]

@@ -128,8 +128,20 @@ class Spots:
 
 
 @dataclass(frozen=True)
+class Readout:
+    """What is read of the next-token distributions."""
+
+    spots: Spots
+    sets: Mapping[str, Sequence[int]]
+    """Token sets by name."""
+
+    shifts: bool = False
+    """Also the change of every token's log p."""
+
+
+@dataclass(frozen=True)
 class Reading:
-    """What a change along one direction does: per text, averaged over its tokens; NaN where a text has no such token."""
+    """What a change along one direction does, per text, averaged over its tokens; NaN: it has no such token."""
 
     log_odds: Mapping[str, Float[np.ndarray, " n_rows"]]
     """By token set: change of log p(set) - log(1 - p(set)) at the edited tokens, in float64."""
@@ -189,11 +201,9 @@ def read_directions(
     clean: CleanPass,
     coefficients: Float[Tensor, "n_rows edited"],
     directions: Float[Tensor, "n_directions d_in"],
-    spots: Spots,
-    sets: Mapping[str, Sequence[int]],
+    readout: Readout,
     *,
     batch_rows: int,
-    shifts: bool = False,
 ) -> Iterator[Reading]:
     """What x' = x + coefficient * direction does, for each direction; an edit that changes nothing reads 0 exactly.
 
@@ -201,13 +211,12 @@ def read_directions(
         clean: The rows.
         coefficients: Per token, in units of the directions.
         directions: Each is an edit of its own.
-        spots: Where distributions are read.
-        sets: Token sets by name.
+        readout: What is read.
         batch_rows: Rows that go through the model at once, copies included.
-        shifts: Also the change of every token's log p.
     """
     device = clean.x.device
-    tokens = {name: torch.tensor(list(of), device=device) for name, of in sets.items()}
+    spots = readout.spots
+    tokens = {name: torch.tensor(list(of), device=device) for name, of in readout.sets.items()}
     copies = min(len(directions), max(1, batch_rows // len(clean.ids)))
     known: list[tuple[Tensor, _Distributions]] = []
     for chunk in directions.split(copies):
@@ -220,20 +229,14 @@ def read_directions(
             if base is None:
                 base = _Distributions(clean.subject, before, spots)
                 known.append((before, base))
-            yield _compare(
-                base, _Distributions(clean.subject, own, spots), spots, tokens, len(clean.ids), shifts=shifts
-            )
+            edited = _Distributions(clean.subject, own, spots)
+            yield _compare(base, edited, readout, tokens, len(clean.ids))
 
 
 def _compare(
-    base: _Distributions,
-    edited: _Distributions,
-    spots: Spots,
-    tokens: Mapping[str, Tensor],
-    n_rows: int,
-    *,
-    shifts: bool,
+    base: _Distributions, edited: _Distributions, readout: Readout, tokens: Mapping[str, Tensor], n_rows: int
 ) -> Reading:
+    spots = readout.spots
     next_token = torch.from_numpy(spots.next_token).to(base.logits.device).clamp(min=0)
     figures = [edited.log_odds(of) - base.log_odds(of) for of in tokens.values()]
     moved = (base.p * (base.logits - edited.logits)).sum(dim=1).double()
@@ -243,7 +246,7 @@ def _compare(
     fires, known = spots.fires, spots.next_token >= 0
     at_firing = [_per_row(values, spots.row, fires, n_rows) for values in per_spot[:-1]]
     shift = p_mean = None
-    if shifts:
+    if readout.shifts:
         at = torch.from_numpy(fires).to(base.logits.device)
         shift = to_host(edited.shift(base, at)).numpy()
         p_mean = to_host(edited.p[at].mean(dim=0)).numpy()

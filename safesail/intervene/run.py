@@ -111,7 +111,6 @@ def run_interventions(
     features: Sequence[FeatureId],
     config: InterveneConfig,
     *,
-    texts: Sequence[str] = (),
     quiet: bool,
 ) -> InterveneReport:
     """Measure what features do, and record it; those measured before in the same way are not measured again.
@@ -122,7 +121,6 @@ def run_interventions(
         saes: Those of the features, with their decoders.
         features: Which.
         config: How.
-        texts: Held-out texts in place of the harvest's test split.
         quiet: No progress bar.
 
     Raises:
@@ -142,7 +140,7 @@ def run_interventions(
         register_subject(db, subject.info)
         for stage in stages:
             register_sae(db, stage.sae.info)
-    sources = [stage.text(texts) for stage in stages]
+    sources = [stage.text() for stage in stages]
     run_id = start_run(db, "intervene", {**config.model_dump(), "features": [str(f) for f in features]})
     done = [stage.go(text, run_id, quiet=quiet) for stage, text in zip(stages, sources, strict=True)]
     finish_run(db, run_id)
@@ -176,11 +174,11 @@ class SaeStage:
                     f"{feature} never fires in its harvest; choose another, or harvest more text"
                 )
 
-    def text(self, texts: Sequence[str]) -> FiringText:
+    def text(self) -> FiringText:
         """Where text comes from in which the features fire."""
-        if not texts:
+        if not self.config.texts:
             return HarvestedText(self.db, self.harvest_id, self.config)
-        return GivenText(self.subject, self.sae, [f.index for f in self.features], texts, self.config)
+        return GivenText(self.subject, self.sae, [f.index for f in self.features], self.config)
 
     def go(self, text: FiringText, run_id: str, *, quiet: bool) -> tuple[str, int]:
         """Measure what is not measured yet; the settings' hash, and how many features that were."""
@@ -266,7 +264,7 @@ class SaeStage:
         return {name: ids for name, ids in sets.items() if len(ids) >= MIN_TOKENS}
 
     def _measured_in(self, text: FiringText, run_id: str) -> MeasuredIn:
-        settings = self.config.model_dump(mode="json", exclude={"batch_rows"})
+        settings = self.config.model_dump(mode="json", exclude={"batch_rows", "texts"})
         info, subject = self.sae.info, self.subject.info
         identity = {
             "format": _FORMAT, "settings": settings, "model": [subject.fingerprint, subject.dtype],

@@ -54,7 +54,6 @@ class GivenText:
         subject: Subject,
         sae: SAE,
         features: Sequence[int],
-        texts: Sequence[str],
         config: InterveneConfig,
     ) -> None:
         """Read and encode them.
@@ -64,7 +63,7 @@ class GivenText:
         """
         self._config = config
         self._best: dict[int, dict[str, tuple[float, Span]]] = defaultdict(dict)
-        documents = {d.document_id: subject.tokenize(d.text) for d in read_documents(texts)}
+        documents = {d.document_id: subject.tokenize(d.text) for d in read_documents(config.texts)}
         digest = hashlib.sha256("\n".join(sorted(documents)).encode()).hexdigest()
         self.texts_id = f"texts:{digest[:16]}"
         n_ctx = min(subject.n_ctx_max, max(64, config.context + config.edited + 1))
@@ -74,7 +73,7 @@ class GivenText:
         if not any(self._best.values()):
             named = ", ".join(f"{sae.info.sae_id}#{j}" for j in features[:4])
             raise ConfigError(
-                f"{named} fires nowhere in {', '.join(texts)} with {config.context} tokens before it and "
+                f"{named} fires nowhere in {', '.join(config.texts)} with {config.context} tokens before it and "
                 f"{config.edited} behind it; name longer or other texts"
             )
 

@@ -48,7 +48,7 @@ def rank_p_values(effects: Float[np.ndarray, "n_features n_members"]) -> Float[n
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Q of each p: the smallest false discovery rate at which it is among the discoveries (Benjamini, Hochberg 1995)."""
+    """The smallest false discovery rate at which each is a discovery: its q (Benjamini and Hochberg 1995)."""
     order = np.argsort(p)
     scaled = p[order] * p.size / np.arange(1, p.size + 1)
     q = np.empty_like(p)

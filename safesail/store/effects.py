@@ -127,7 +127,7 @@ def stored_nulls(db: Db, sae_id: str, settings_hash: str) -> list[StoredNull]:
         " WHERE sae_id = ? AND settings_hash = ? AND value IS NOT NULL AND null_values IS NOT NULL ORDER BY ALL",
         [sae_id, settings_hash],
     )
-    return [StoredNull(*cells, tuple(nulls)) for *cells, nulls in stored]
+    return [StoredNull(*cells, null_values=tuple(nulls)) for *cells, nulls in stored]
 
 
 def write_p_values(

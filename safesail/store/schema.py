@@ -279,7 +279,7 @@ TABLES = (
         feature         INTEGER NOT NULL CHECK (feature >= 0),
         condition       TEXT NOT NULL,          -- ablate, double, steer
         texts           TEXT NOT NULL,          -- firing: windows in which it fires; neutral: any, steered throughout
-        measure         TEXT NOT NULL,          -- log_odds_followers, log_odds_key_words, log_odds_lens, kl, ce_firing, ...
+        measure         TEXT NOT NULL,          -- log_odds_<set>, kl, ce_firing, ...
         expected        INTEGER NOT NULL,       -- 1: a rise is expected, -1: a fall
         value           DOUBLE,                 -- median over texts
         null_value      DOUBLE,                 -- median of the same change along other features' directions

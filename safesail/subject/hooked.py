@@ -133,7 +133,9 @@ class ForwardPass:
             SubjectError: a model that keeps something else than the keys and values of every token.
         """
         assert self.residual is not None
-        if not isinstance(cache, DynamicCache) or any(layer.is_sliding for layer in cache.layers):
+        if not isinstance(cache, DynamicCache) or any(
+            getattr(layer, "is_sliding", True) for layer in cache.layers
+        ):
             raise SubjectError("this model keeps more, or less, than keys and values: run its rows whole")
         first = self.inputs.text.start + self.request.keep_prefix
         cache.crop(first - self.inputs.ids.shape[1])
