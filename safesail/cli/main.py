@@ -10,6 +10,7 @@ import click
 from safesail.cli.concepts import concepts
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
+from safesail.cli.intervening import intervene
 from safesail.cli.machine import doctor
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
@@ -52,7 +53,7 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, run, doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, intervene, run, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

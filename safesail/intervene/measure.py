@@ -165,11 +165,8 @@ class Reading:
 class _Distributions:
     """Next-token distributions at some spots; sums of probabilities in float64."""
 
-    def __init__(self, subject: Subject, residual: Tensor, spots: Spots) -> None:
-        row, position = (torch.from_numpy(i).to(residual.device) for i in (spots.row, spots.position))
-        self.logits: Float[Tensor, "n_spots vocabulary"] = head_logits(
-            subject, residual[row, position]
-        ).float()
+    def __init__(self, logits: Float[Tensor, "n_spots vocabulary"]) -> None:
+        self.logits = logits
         top = self.logits.amax(dim=1, keepdim=True)
         self.log_sum = top[:, 0].double() + (self.logits - top).double().exp_().sum(dim=1).log()
 
@@ -218,19 +215,22 @@ def read_directions(
     spots = readout.spots
     tokens = {name: torch.tensor(list(of), device=device) for name, of in readout.sets.items()}
     copies = min(len(directions), max(1, batch_rows // len(clean.ids)))
-    known: list[tuple[Tensor, _Distributions]] = []
+    base = _distributions(clean, clean.untouched(copies)[:1], spots)[0]
     for chunk in directions.split(copies):
         deltas = coefficients[None, :, :, None] * chunk[:, None, None, :]
         # As many copies every time: on some devices the batch size changes the last bits.
         padding = deltas.new_zeros(copies - len(chunk), *deltas.shape[1:])
-        residuals = clean.edited(torch.cat([deltas, padding]))
-        for own, before in zip(residuals[: len(chunk)], clean.untouched(copies), strict=False):
-            base = next((d for residual, d in known if torch.equal(residual, before)), None)
-            if base is None:
-                base = _Distributions(clean.subject, before, spots)
-                known.append((before, base))
-            edited = _Distributions(clean.subject, own, spots)
+        residuals = clean.edited(torch.cat([deltas, padding]))[: len(chunk)]
+        for edited in _distributions(clean, residuals, spots):
             yield _compare(base, edited, readout, tokens, len(clean.ids))
+
+
+def _distributions(clean: CleanPass, residuals: Tensor, spots: Spots) -> list[_Distributions]:
+    """At the spots of each copy, the head run once for all: its weights are the largest of the model."""
+    row, position = (torch.from_numpy(i).to(residuals.device) for i in (spots.row, spots.position))
+    read = residuals[:, row, position]
+    logits = head_logits(clean.subject, read.flatten(0, 1)).float()
+    return [_Distributions(part) for part in logits.split(read.shape[1])]
 
 
 def _compare(
@@ -275,12 +275,6 @@ def mean_cost(
     """Nats per token that each of several edits adds to the cross-entropy of the text."""
     residuals = clean.edited(torch.cat([torch.zeros_like(deltas[:1]), deltas]))
     next_token = torch.from_numpy(spots.next_token).to(residuals.device)
-    row, position = (torch.from_numpy(i).to(residuals.device) for i in (spots.row, spots.position))
-    losses = [
-        torch.nn.functional.cross_entropy(
-            head_logits(clean.subject, residual[row, position]).double(), next_token, ignore_index=-1
-        )
-        for residual in residuals
-    ]
+    losses = [-part.log_p_each(next_token).mean() for part in _distributions(clean, residuals, spots)]
     found = to_host(torch.stack(losses)).numpy()
     return found[1:] - found[0]

@@ -291,3 +291,46 @@ def explained_outputs(db: Db, sae_id: str, settings_hash: str) -> dict[int, tupl
         [sae_id, settings_hash],
     )
     return {int(feature): (str(text), tuple(tokens)) for feature, text, tokens in stored}
+
+
+_SUMMARY = {
+    "ablate": ("ablate", "firing", "log_odds_followers"),
+    "steer": ("steer", "neutral", "log_odds_followers"),
+    "lens": ("steer", "neutral", "log_odds_lens"),
+}
+"""What is shown of a feature at a glance."""
+
+
+def effect_summary(db: Db, features: Sequence[FeatureId], settings_hash: Mapping[str, str]) -> list[dict[str, Any]]:
+    """One row per feature: is it shown to do something, by how much more than its nulls, at what strength and cost.
+
+    Args:
+        db: The open store.
+        features: Which, in order.
+        settings_hash: By SAE, as it was measured.
+    """
+    return [_summary(db, feature, settings_hash[feature.sae_id]) for feature in features]
+
+
+def _summary(db: Db, feature: FeatureId, settings_hash: str) -> dict[str, Any]:
+    stored = {
+        tuple(key): figures
+        for *key, figures in (
+            (condition, texts, measure, (value, null, q, strength, cost, reason, tokens))
+            for condition, texts, measure, value, null, q, strength, cost, reason, tokens in rows(
+                db,
+                "SELECT condition, texts, measure, value, null_value, q, strength, cost, reason, tokens FROM effects"
+                " WHERE sae_id = ? AND feature = ? AND settings_hash = ?",
+                [feature.sae_id, feature.index, settings_hash],
+            )
+        )
+    }
+    shown = one(
+        db, "SELECT effect FROM feature_effects WHERE sae_id = ? AND feature = ?", [feature.sae_id, feature.index]
+    )
+    row: dict[str, Any] = {"feature": str(feature), "effect": None if shown is None else shown[0]}
+    for name, key in _SUMMARY.items():
+        value, null, q, *_ = stored.get(key, (None,) * 7)
+        row |= {name: value, f"{name}_null": null, f"{name}_q": q}
+    *_, strength, cost, reason, tokens = stored.get(("steer", "neutral", "risen"), (None,) * 7)
+    return {**row, "strength": strength, "cost": cost, "likelier": list(tokens or ()), "reason": reason}

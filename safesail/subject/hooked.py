@@ -205,6 +205,7 @@ class HookedModel:
         self._watching = threading.Lock()
         self._local = threading.local()
         self._resumable: dict[int, bool] = {}
+        self._past: dict[int, frozenset[nn.Module]] = {}
         self.blocks = blocks_of(model, n_blocks)
         for number, block in enumerate(self.blocks):
             self._make_skippable(number, block)
@@ -316,7 +317,7 @@ class HookedModel:
         block.forward = skippable
 
     def _check_resume(self, start: ResidualState, hooks: Sequence[str]) -> None:
-        past = {module for block in self.blocks[: start.block + 1] for module in block.modules()}
+        past = self._modules_of(start.block)
         end = ModuleBoundary(self.blocks[start.block], "out")
         for hook in hooks:
             boundary = self.boundaries[hook]
@@ -329,6 +330,12 @@ class HookedModel:
             raise SubjectError(
                 f"blocks after {start.block} of this model need more than the residual: run it from the start"
             )
+
+    def _modules_of(self, block: int) -> frozenset[nn.Module]:
+        """Every module of the blocks up to this one."""
+        if block not in self._past:
+            self._past[block] = frozenset(m for b in self.blocks[: block + 1] for m in b.modules())
+        return self._past[block]
 
     def _resumes(self, start: ResidualState) -> bool:
         """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""
