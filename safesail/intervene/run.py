@@ -130,6 +130,10 @@ def run_interventions(
         SubjectError: a model without a language head.
         FingerprintError: the store knows another model or SAE under one of these names.
     """
+    loaded = {sae.info.sae_id for sae in saes}
+    for feature in features:
+        if feature.sae_id not in loaded:
+            raise ConfigError(f"no SAE {feature.sae_id!r} is loaded; {meant(feature.sae_id, loaded)}")
     stages = [
         SaeStage(db, subject, sae, [f for f in features if f.sae_id == sae.info.sae_id], config)
         for sae in saes

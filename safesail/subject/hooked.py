@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from safesail.errors import ConfigError, SubjectError
-from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
+from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput, Target
 
 
 class AllSeen(Exception):
@@ -42,6 +42,8 @@ class PassRequest:
     keep_block: int | None = None
     start: ResidualState | None = None
     keep_prefix: int = 0
+    gradients: bool = False
+    """What is captured is the tensors themselves, all positions, for a backward pass."""
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -109,6 +111,11 @@ class ForwardPass:
         edited = None
         for edit in self.edits.get(point, ()):
             activations = edited = self._apply(edit, activations)
+        if self.request.gradients and point in self.captures:
+            if not activations.requires_grad:  # the first hook: what lies before it needs no graph
+                activations = edited = activations.detach().requires_grad_()
+            self.seen |= dict.fromkeys(self.captures[point], activations)
+            return edited
         for hook in self.captures.get(point, ()):
             # Copied: later layers may write into the tensor.
             copied = activations[:, self.text].to(torch.float32, copy=True)
@@ -197,7 +204,7 @@ class HookedModel:
     ) -> None:
         """`n_blocks` is the number of transformer blocks; a model that is not causal is told what is padding."""
         self.boundaries = boundaries
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         embeddings: Any = model.get_input_embeddings()
         self.n_vocabulary = int(embeddings.weight.shape[0])
         self._causal = causal
@@ -235,6 +242,24 @@ class HookedModel:
         keep = None if block is None else ModuleBoundary(self.blocks[block], "out")
         return ForwardPass(inputs, request, self.boundaries.__getitem__, keep)
 
+    def differentiate(
+        self, inputs: ModelInputs, hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One forward and one backward pass; see `Subject.differentiate`."""
+        done = self._begin(inputs, PassRequest(capture=tuple(hooks), logits=True, gradients=True))
+        with torch.enable_grad():
+            logits = self._forward(done, inputs.ids, use_cache=False).logits
+            value = target(
+                {hook: x[:, inputs.text].float() for hook, x in done.seen.items()},
+                logits[:, max(0, inputs.text.start - 1) :],
+            )
+            found = torch.autograd.grad(value, list(done.seen.values()), allow_unused=True)
+        at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
+        return at_text, {
+            hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()
+            for hook, g in zip(done.seen, found, strict=True)
+        }
+
     def generate(
         self, inputs: ModelInputs, interventions: Sequence[Intervention], choose: Callable[[Tensor], Tensor],
         max_tokens: int, stop: frozenset[int],
@@ -258,14 +283,15 @@ class HookedModel:
                 break
         return new
 
-    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
     def _forward(self, done: ForwardPass, ids: Int[Tensor, "batch all_pos"], **options: Any) -> Any:
         self._watch(done)
         if not self._causal:  # a causal model cannot see padding on the right, and is quicker without a mask
             options = {"attention_mask": done.inputs.mask.long()}
         self._local.current = done
         try:
-            return self.model(ids, **options)
+            # Not inference_mode: its tensors cannot take part in an SAE's training.
+            with torch.set_grad_enabled(done.request.gradients):
+                return self.model(ids, **options)
         finally:
             del self._local.current
 
