@@ -12,11 +12,12 @@ import pandas as pd
 
 from safesail.catalog.api import Catalog
 from safesail.catalog.api import open_catalog as open_source_catalog
-from safesail.diagnose.loaded import LoadedModel
+from safesail.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from safesail.autointerp.report import RunReport
     from safesail.catalog.format import Manifest
+    from safesail.intervene.run import InterveneReport
     from safesail.pipeline.summary import Summary
 
 
@@ -119,6 +120,31 @@ def explain(
 def score(store: str | Path, *, budget: str, **options: Any) -> "RunReport":
     """Score explanations that exist, with another simulator or method; options as in `explain`."""
     return explain(store, budget=budget, explainer=None, **options)
+
+
+def intervene(
+    model: LoadedModel, store: str | Path, features: Sequence[str], **settings: Any
+) -> "InterveneReport":
+    """Measure what features do, beside what any such push does, into the table `effects` of a store.
+
+    Args:
+        model: With the features' SAEs.
+        store: With a harvest of them.
+        features: `sae#index`.
+        settings: Of `safesail.intervene.config.InterveneConfig`.
+
+    Raises:
+        SafeSailError: as `safesail.intervene.run.run_interventions`.
+    """
+    from safesail.domain.ids import parse_feature
+    from safesail.intervene.config import InterveneConfig
+    from safesail.intervene.run import run_interventions
+    from safesail.store.connection import open_writer
+
+    config = InterveneConfig.read(settings, "intervene")
+    named = [parse_feature(name) for name in features]
+    with open_writer(Path(store)) as db:
+        return run_interventions(db, model.subject, model.saes, named, config, quiet=True)
 
 
 def release(store: str | Path, out: str | Path, **options: Any) -> "Manifest":

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from safesail.diagnose.compare import Comparison
-    from safesail.diagnose.loaded import LoadedModel
     from safesail.diagnose.run import Diagnosis
+    from safesail.loaded import LoadedModel
 
 SHOWN = 20
 """Features of a comparison that a table shows."""
@@ -87,7 +87,7 @@ def diagnose(prompt: str, as_json: bool, quiet: bool, **options: Any) -> None:
     store = options["store"] or (usual if usual.exists() else None)
 
     from safesail.diagnose.known import read_known
-    from safesail.diagnose.loaded import LoadedModel
+    from safesail.loaded import LoadedModel
     from safesail.sae.load import load_with_saes
     from safesail.subject.loading import ModelConfig
 

@@ -11,6 +11,7 @@ from safesail.cli.concepts import concepts
 from safesail.cli.diagnosing import diagnose
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
+from safesail.cli.intervening import intervene
 from safesail.cli.machine import doctor
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
@@ -53,8 +54,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose, run,
-    doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose,
+    intervene, run, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

@@ -83,7 +83,7 @@ def _of_sae(
 ) -> pd.DataFrame:
     # Features repeat from token to token: each is looked up once.
     features, back = np.unique(fired.feature, return_inverse=True)
-    facts = known.of(sae.sae_id).reindex(features).reset_index(drop=True)
+    facts = known.of(sae.sae_id).drop(columns=["mean", "maximum"]).reindex(features).reset_index(drop=True)
     facts["feature"] = [f"{sae.sae_id}#{feature}" for feature in features]
     frame = facts.take(back).reset_index(drop=True)
     frame["value"] = fired.value.astype(np.float64)

@@ -11,14 +11,15 @@ from safesail.domain.records import SaeInfo
 from safesail.errors import FingerprintError
 
 COLUMNS = (
-    "explanation", "score", "chance_score", "above_chance", "beyond_lookup", "tags", "density", "q999"
+    "explanation", "score", "chance_score", "above_chance", "beyond_lookup", "tags", "density", "mean",
+    "maximum", "q999",
 )  # fmt: skip
-"""Of every feature, missing where unknown. `q999`: quantile .999 of its activations above zero. `above_chance`: the
-lower end of the score's interval is above the chance score; missing where one of them is not there."""
+"""Of every feature, missing where unknown. `mean`, `maximum`, `q999` (quantile .999): of its activations above zero.
+`above_chance`: the lower end of the score's interval is above the chance score; missing where one is not there."""
 
 _SQL = """
     SELECT c.sae_id, c."index", c.explanation, c.score, c.chance_score,
-           c.score_low > c.chance_score AS above_chance, c.beyond_lookup, c.tags, c.density, f.q999
+           c.score_low > c.chance_score AS above_chance, c.beyond_lookup, c.tags, c.density, f.mean, f.maximum, f.q999
     FROM catalog c JOIN features f ON f.sae_id = c.sae_id AND f.feature = c."index"
 """
 

@@ -48,7 +48,7 @@ def rank_p_values(effects: Float[np.ndarray, "n_features n_members"]) -> Float[n
 
 
 def benjamini_hochberg(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """q of each p: the smallest false discovery rate at which it is among the discoveries (Benjamini, Hochberg 1995)."""
+    """The smallest false discovery rate at which each is a discovery: its q (Benjamini and Hochberg 1995)."""
     order = np.argsort(p)
     scaled = p[order] * p.size / np.arange(1, p.size + 1)
     q = np.empty_like(p)
@@ -56,9 +56,7 @@ def benjamini_hochberg(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return q
 
 
-def median_interval(
-    values: Float[np.ndarray, " n_texts"], *, draws: int, seed: int
-) -> tuple[float, float]:
+def median_interval(values: Float[np.ndarray, " n_texts"], *, draws: int, seed: int) -> tuple[float, float]:
     """95 % bootstrap interval of the median over texts."""
     drawn = np.random.default_rng(seed).choice(values, (draws, values.size))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])

@@ -37,7 +37,6 @@ class EncoderOnly:
         self._config = config
         self.info = info
 
-    @torch.no_grad()
     def encode(self, x: Float[Tensor, "n_tokens d_in"], slots: int | None = None) -> SparseActs:
         """Feature activations greater than zero; see `SAE.encode`."""
         device = self._weights[_BIAS].device

@@ -40,7 +40,6 @@ class SaeLensWrapped:
         """Rows of W_dec; None where it was left out."""
         return self._inner.W_dec if self._decodes else None
 
-    @torch.no_grad()
     def encode(self, x: Float[Tensor, "n_tokens d_in"], slots: int | None = None) -> SparseActs:
         """Feature activations greater than zero; see `SAE.encode`."""
         rows = x.to(self._inner.b_dec.device, self._inner.dtype).split(self._rows)

@@ -82,6 +82,13 @@ def m009_aliases_of_saes(db: Db) -> None:
     db.execute(next(table for table in TABLES if "CREATE TABLE sae_aliases (" in table))
 
 
+@migration
+def m010_effects_of_features(db: Db) -> None:
+    """What features do, and which tokens their directions point to: nothing is known of either yet."""
+    for name in ("effects", "logit_lens"):
+        db.execute(next(table for table in TABLES if f"CREATE TABLE {name} (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -273,6 +273,48 @@ TABLES = (
         PRIMARY KEY (explanation_id, method, simulator, settings_hash)
     )
     """,
+    """
+    CREATE TABLE effects (                      -- what a change of a feature does to what the model says next
+        sae_id          TEXT NOT NULL,
+        feature         INTEGER NOT NULL CHECK (feature >= 0),
+        condition       TEXT NOT NULL,          -- ablate, double, steer
+        texts           TEXT NOT NULL,          -- firing: windows in which it fires; neutral: any, steered throughout
+        measure         TEXT NOT NULL,          -- log_odds_<set>, kl, ce_firing, ...
+        expected        INTEGER NOT NULL,       -- 1: a rise is expected, -1: a fall
+        value           DOUBLE,                 -- median over texts
+        null_value      DOUBLE,                 -- median of the same change along other features' directions
+        random_value    DOUBLE,                 -- along random directions
+        gain_low        DOUBLE,                 -- 95 % interval over texts of expected * (value - null)
+        gain_high       DOUBLE,
+        null_values     DOUBLE[],               -- of every other feature
+        p               DOUBLE,                 -- one-sided rank among the nulls of all features of the SAE
+        q               DOUBLE,                 -- Benjamini-Hochberg over features and conditions
+        strength        DOUBLE,                 -- of steering, in multiples of the feature's maximum
+        cost            DOUBLE,                 -- nats per token that steering adds to neutral text
+        n_texts         INTEGER NOT NULL,
+        tokens          TEXT[],                 -- the token set; of `risen`: what steering makes likelier
+        reason          TEXT,                   -- why value is NULL
+        seed            INTEGER NOT NULL,
+        settings        TEXT NOT NULL,          -- JSON
+        settings_hash   TEXT NOT NULL,          -- of everything that can change a figure
+        fingerprint     TEXT NOT NULL,          -- of the subject model
+        sae_sha256      TEXT NOT NULL,
+        texts_id        TEXT NOT NULL,          -- of the harvest, or of the texts given
+        run_id          TEXT,
+        PRIMARY KEY (sae_id, feature, condition, texts, measure, settings_hash)
+    )
+    """,
+    """
+    CREATE TABLE logit_lens (                   -- a feature's direction through the final norm and the unembedding
+        sae_id        TEXT NOT NULL,
+        feature       INTEGER NOT NULL CHECK (feature >= 0),
+        top_tokens    TEXT[] NOT NULL,          -- largest logit first
+        top_logits    DOUBLE[] NOT NULL,
+        bottom_tokens TEXT[] NOT NULL,          -- smallest logit first
+        bottom_logits DOUBLE[] NOT NULL,
+        PRIMARY KEY (sae_id, feature)
+    )
+    """,
     "CREATE SEQUENCE pool_order START 1",
     """
     CREATE TABLE pools (                        -- prompts in which several features were scored together
@@ -372,6 +414,21 @@ VIEWS = (
           AND p.sae_id = t.sae_id AND p.feature = t.feature AND p.tag = t.tag)
     """,
     """
+    CREATE OR REPLACE VIEW headline_effects AS  -- by SAE, the one way of measuring whose effects stand in the catalog
+    SELECT sae_id, settings_hash FROM effects GROUP BY sae_id, settings_hash
+    QUALIFY row_number() OVER (
+        PARTITION BY sae_id ORDER BY count(DISTINCT feature) DESC, max(n_texts) DESC, settings_hash) = 1
+    """,
+    """
+    CREATE OR REPLACE VIEW feature_effects AS   -- one row per measured feature: is it shown to do something?
+    -- On tokens that its own direction did not choose: what follows it in other texts, and its concept's words.
+    SELECT sae_id, feature,
+           CASE WHEN bool_or(q <= 0.1 AND gain_low > 0) THEN 'yes' WHEN bool_and(gain_high < 0) THEN 'no'
+                ELSE 'not shown' END AS effect
+    FROM effects JOIN headline_effects USING (sae_id, settings_hash)
+    WHERE measure IN ('log_odds_followers', 'log_odds_key_words') AND value IS NOT NULL GROUP BY sae_id, feature
+    """,
+    """
     CREATE OR REPLACE VIEW catalog AS           -- one row per feature
     WITH tagged AS (
         SELECT sae_id, feature, list(DISTINCT tag ORDER BY tag) AS tags FROM live_tags GROUP BY sae_id, feature
@@ -394,12 +451,14 @@ VIEWS = (
         c.reason AS score_reason,
         c.lookup AS lookup_score,
         CASE WHEN c.lookup IS NULL THEN NULL WHEN c.gain_low > 0 THEN 'yes' WHEN c.gain_high < 0 THEN 'no'
-             ELSE 'not shown' END AS beyond_lookup  -- whether the explanation knows more than a look-up
+             ELSE 'not shown' END AS beyond_lookup, -- whether the explanation knows more than a look-up
+        d.effect                                -- whether the feature is shown to do something
     FROM features f
     JOIN saes s USING (sae_id)
     LEFT JOIN shown_explanations e USING (sae_id, feature)
     LEFT JOIN headline_scores c USING (explanation_id)
     LEFT JOIN tagged t ON t.sae_id = f.sae_id AND t.feature = f.feature
+    LEFT JOIN feature_effects d ON d.sae_id = f.sae_id AND d.feature = f.feature
     """,
     """
     CREATE OR REPLACE VIEW ledger AS            -- what was asked of language models, and what it cost

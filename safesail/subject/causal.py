@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
@@ -18,7 +19,7 @@ from safesail.domain.records import LoadedSubject
 from safesail.errors import ConfigError, SubjectError
 from safesail.subject.hooked import AllSeen, ForwardPass, HookedModel, ModuleBoundary, PassRequest
 from safesail.subject.model import SpecialTokens, TransformerSubject
-from safesail.subject.protocol import Intervention, ModelInputs, SubjectOutput
+from safesail.subject.protocol import Intervention, ModelInputs, SubjectOutput, Target
 
 PROBE_TOKENS = 16
 """Tokens on which a hook of the plain model is compared with the bridge's before it is used."""
@@ -90,12 +91,7 @@ class CausalModel(TransformerSubject):
         seed: int = 0,
     ) -> list[list[int]]:
         """New token ids per row; see `Subject.generate`."""
-        for intervention in interventions:
-            self.check_hook(intervention.hook)
-            if not self._plain_gives(intervention.hook):
-                raise SubjectError(
-                    f"{intervention.hook} lies inside a module: generation cannot be edited there"
-                )
+        self._check_boundaries([i.hook for i in interventions], "generation cannot be edited there")
         drawing = torch.Generator().manual_seed(seed)
 
         def choose(logits: Tensor) -> Tensor:
@@ -111,6 +107,19 @@ class CausalModel(TransformerSubject):
             continued = self._model.generate(inputs, interventions, choose, max_tokens, self._end_tokens)
             new |= dict(zip(same_length, continued, strict=True))
         return [new[i] for i in range(len(rows))]
+
+    def differentiate(
+        self, rows: Int[Tensor, "batch pos"], hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Activations and gradients; see `Subject.differentiate`."""
+        self._check_boundaries(hooks, "there is no gradient there")
+        return self._model.differentiate(self._inputs(rows, None), hooks, target)
+
+    def _check_boundaries(self, hooks: Iterable[str], consequence: str) -> None:
+        for hook in hooks:
+            self.check_hook(hook)
+            if not self._plain_gives(hook):
+                raise SubjectError(f"{hook} lies inside a module: {consequence}")
 
     @property
     def _end_tokens(self) -> frozenset[int]:

@@ -50,4 +50,5 @@ class DescribedSubject:
         raise SubjectError(f"{self.info.model_id} is not loaded in this process, and cannot be run")
 
     resume = run
+    differentiate = run
     generate = run

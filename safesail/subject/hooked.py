@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from safesail.errors import ConfigError, SubjectError
-from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput
+from safesail.subject.protocol import Edit, Intervention, ModelInputs, ResidualState, SubjectOutput, Target
 
 
 class AllSeen(Exception):
@@ -42,6 +42,8 @@ class PassRequest:
     keep_block: int | None = None
     start: ResidualState | None = None
     keep_prefix: int = 0
+    gradients: bool = False
+    """What is captured is the tensors themselves, all positions, for a backward pass."""
 
     @property
     def hooks(self) -> tuple[str, ...]:
@@ -109,6 +111,11 @@ class ForwardPass:
         edited = None
         for edit in self.edits.get(point, ()):
             activations = edited = self._apply(edit, activations)
+        if self.request.gradients and point in self.captures:
+            if not activations.requires_grad:  # the first hook: what lies before it needs no graph
+                activations = edited = activations.detach().requires_grad_()
+            self.seen |= dict.fromkeys(self.captures[point], activations)
+            return edited
         for hook in self.captures.get(point, ()):
             # Copied: later layers may write into the tensor.
             copied = activations[:, self.text].to(torch.float32, copy=True)
@@ -133,7 +140,9 @@ class ForwardPass:
             SubjectError: a model that keeps something else than the keys and values of every token.
         """
         assert self.residual is not None
-        if not isinstance(cache, DynamicCache) or any(layer.is_sliding for layer in cache.layers):
+        if not isinstance(cache, DynamicCache) or any(
+            getattr(layer, "is_sliding", True) for layer in cache.layers
+        ):
             raise SubjectError("this model keeps more, or less, than keys and values: run its rows whole")
         first = self.inputs.text.start + self.request.keep_prefix
         cache.crop(first - self.inputs.ids.shape[1])
@@ -141,7 +150,11 @@ class ForwardPass:
         self.cache = cache
         self.residual = self.residual[:, first:].clone()
         self.rest = ModelInputs(
-            rest, torch.ones_like(rest, dtype=torch.bool), slice(0, rest.shape[1]), None, self.request.keep_prefix
+            rest,
+            torch.ones_like(rest, dtype=torch.bool),
+            slice(0, rest.shape[1]),
+            None,
+            self.request.keep_prefix,
         )
 
     def output(self, logits: Tensor | None) -> SubjectOutput:
@@ -154,7 +167,9 @@ class ForwardPass:
             raise ConfigError(f"the model gives nothing at {', '.join(sorted(missing))}; name another hook")
         state = None
         if self.request.keep_block is not None and self.residual is not None:
-            state = ResidualState(self.request.keep_block, self.residual, self.rest or self.inputs, self.cache)
+            state = ResidualState(
+                self.request.keep_block, self.residual, self.rest or self.inputs, self.cache
+            )
         return SubjectOutput(
             {hook: self.seen[hook] for hook in self.request.capture},
             None if logits is None else logits[:, max(0, self.inputs.text.start - 1) :],
@@ -189,7 +204,7 @@ class HookedModel:
     ) -> None:
         """`n_blocks` is the number of transformer blocks; a model that is not causal is told what is padding."""
         self.boundaries = boundaries
-        self.model = model.eval()
+        self.model = model.eval().requires_grad_(False)
         embeddings: Any = model.get_input_embeddings()
         self.n_vocabulary = int(embeddings.weight.shape[0])
         self._causal = causal
@@ -197,6 +212,7 @@ class HookedModel:
         self._watching = threading.Lock()
         self._local = threading.local()
         self._resumable: dict[int, bool] = {}
+        self._past: dict[int, frozenset[nn.Module]] = {}
         self.blocks = blocks_of(model, n_blocks)
         for number, block in enumerate(self.blocks):
             self._make_skippable(number, block)
@@ -226,6 +242,24 @@ class HookedModel:
         keep = None if block is None else ModuleBoundary(self.blocks[block], "out")
         return ForwardPass(inputs, request, self.boundaries.__getitem__, keep)
 
+    def differentiate(
+        self, inputs: ModelInputs, hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One forward and one backward pass; see `Subject.differentiate`."""
+        done = self._begin(inputs, PassRequest(capture=tuple(hooks), logits=True, gradients=True))
+        with torch.enable_grad():
+            logits = self._forward(done, inputs.ids, use_cache=False).logits
+            value = target(
+                {hook: x[:, inputs.text].float() for hook, x in done.seen.items()},
+                logits[:, max(0, inputs.text.start - 1) :],
+            )
+            found = torch.autograd.grad(value, list(done.seen.values()), allow_unused=True)
+        at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
+        return at_text, {
+            hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()
+            for hook, g in zip(done.seen, found, strict=True)
+        }
+
     def generate(
         self, inputs: ModelInputs, interventions: Sequence[Intervention], choose: Callable[[Tensor], Tensor],
         max_tokens: int, stop: frozenset[int],
@@ -249,14 +283,15 @@ class HookedModel:
                 break
         return new
 
-    @torch.no_grad()  # not inference_mode: its tensors cannot take part in an SAE's training
     def _forward(self, done: ForwardPass, ids: Int[Tensor, "batch all_pos"], **options: Any) -> Any:
         self._watch(done)
         if not self._causal:  # a causal model cannot see padding on the right, and is quicker without a mask
             options = {"attention_mask": done.inputs.mask.long()}
         self._local.current = done
         try:
-            return self.model(ids, **options)
+            # Not inference_mode: its tensors cannot take part in an SAE's training.
+            with torch.set_grad_enabled(done.request.gradients):
+                return self.model(ids, **options)
         finally:
             del self._local.current
 
@@ -308,7 +343,7 @@ class HookedModel:
         block.forward = skippable
 
     def _check_resume(self, start: ResidualState, hooks: Sequence[str]) -> None:
-        past = {module for block in self.blocks[: start.block + 1] for module in block.modules()}
+        past = self._modules_of(start.block)
         end = ModuleBoundary(self.blocks[start.block], "out")
         for hook in hooks:
             boundary = self.boundaries[hook]
@@ -321,6 +356,12 @@ class HookedModel:
             raise SubjectError(
                 f"blocks after {start.block} of this model need more than the residual: run it from the start"
             )
+
+    def _modules_of(self, block: int) -> frozenset[nn.Module]:
+        """Every module of the blocks up to this one."""
+        if block not in self._past:
+            self._past[block] = frozenset(m for b in self.blocks[: block + 1] for m in b.modules())
+        return self._past[block]
 
     def _resumes(self, start: ResidualState) -> bool:
         """Whether going on after a block gives what the whole pass gives; tried once per block, on one row."""

@@ -12,7 +12,14 @@ from safesail.domain.records import LoadedSubject
 from safesail.errors import SubjectError
 from safesail.subject.device import to_device
 from safesail.subject.hooked import HookedModel, PassRequest
-from safesail.subject.protocol import Intervention, ModelInputs, ResidualState, SubjectOutput, unknown_hook
+from safesail.subject.protocol import (
+    Intervention,
+    ModelInputs,
+    ResidualState,
+    SubjectOutput,
+    Target,
+    unknown_hook,
+)
 from safesail.subject.tokens import TokenSpeller
 
 
@@ -69,7 +76,7 @@ class TransformerSubject:
         if hook not in self.hooks:
             raise unknown_hook(self.info.model_id, hook, list(self.hooks))
 
-    def run(
+    def run(  # noqa: PLR0913  each is one thing asked of the same pass
         self,
         rows: Int[Tensor, "batch pos"],
         *,
@@ -99,6 +106,12 @@ class TransformerSubject:
     ) -> SubjectOutput:
         """Run on from a kept residual; see `Subject.resume`."""
         return self._run(state.inputs, PassRequest(tuple(capture), tuple(interventions), logits, None, state))
+
+    def differentiate(
+        self, rows: Int[Tensor, "batch pos"], hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Always a `SubjectError` where the model has no language head; see `Subject.differentiate`."""
+        raise self._no_head()
 
     def generate(
         self,

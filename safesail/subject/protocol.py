@@ -18,6 +18,10 @@ A position counts tokens of the row from 0 on; -1 marks padding, where what the 
 """
 
 
+Target = Callable[[Mapping[str, Tensor], Tensor], Tensor]
+"""(activations by hook, [batch, pos, d]; logits [batch, pos and next, vocabulary]) -> a number, differentiable."""
+
+
 @dataclass(frozen=True)
 class Intervention:
     """An edit of the activations at one hook. Special tokens (BOS, [CLS], [SEP]) are never edited."""
@@ -130,7 +134,7 @@ class Subject(Protocol):
         """Raises ConfigError, naming near names, where this model has no such hook point."""
         ...
 
-    def run(
+    def run(  # noqa: PLR0913  each is one thing asked of the same pass
         self,
         rows: Int[Tensor, "batch pos"],
         *,
@@ -175,6 +179,25 @@ class Subject(Protocol):
         Raises:
             ConfigError: a hook that lies before the kept residual, or that this model does not have.
             SubjectError: this model's later blocks need more than the residual.
+        """
+        ...
+
+    def differentiate(
+        self, rows: Int[Tensor, "batch pos"], hooks: Sequence[str], target: Target
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Activations at some hooks, and the gradient of a target by them, in one forward and one backward pass.
+
+        Args:
+            rows: Token ids without special tokens, of one length.
+            hooks: Where; what lies before the first of them is not differentiated.
+            target: What is differentiated.
+
+        Returns:
+            By hook, float32 [batch, pos, d]; the gradient at a hook that the target does not depend on is 0.
+
+        Raises:
+            ConfigError: a hook that this model does not have.
+            SubjectError: a model without a language head, or a hook inside a module.
         """
         ...
 
