@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from safesail.diagnose.compare import Comparison
+    from safesail.diagnose.path import PredictionPath
     from safesail.diagnose.run import Diagnosis
     from safesail.loaded import LoadedModel
 
@@ -35,6 +36,10 @@ SHOWN = 20
 )
 @click.option("--chat", is_flag=True, help="Put the model's chat template round the prompt.")
 @click.option("--generate", type=Count(), help="Let the model answer with so many tokens at most.")
+@click.option(
+    "--path", "traced", is_flag=True, help="Trace the model's own next token to the features it rests on."
+)
+@click.option("--target", help="Trace another next token: the first of this text, such as ' Paris'.")
 @click.option(
     "--against",
     help="Another prompt, or a file of prompts, to compare with; PROMPT may name a file too"
@@ -76,8 +81,10 @@ def diagnose(prompt: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
     if options["against"] is None and options["translations"]:
         raise click.UsageError("--translations needs --against")
-    if options["against"] is not None and (options["generate"] or options["html"]):
-        raise click.UsageError("--generate and --html are for one prompt, without --against")
+    if options["against"] is not None and any(options[n] for n in ("generate", "html", "traced", "target")):
+        raise click.UsageError(
+            "--generate, --html, --path and --target are for one prompt, without --against"
+        )
     names = candidates_of(options["model"], options["saes"])
     check_saes(names, options["model"])  # before torch is imported, which takes seconds
     sets = [_texts(text) for text in (prompt, options["against"]) if text is not None]
@@ -101,7 +108,12 @@ def diagnose(prompt: str, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 def _one(model: "LoadedModel", prompt: str, options: Mapping[str, Any], *, as_json: bool) -> None:
-    diagnosis = model.diagnose(prompt, chat=options["chat"], generate=options["generate"] or 0)
+    diagnosis = model.diagnose(
+        prompt,
+        chat=options["chat"],
+        generate=options["generate"] or 0,
+        target=options["target"] or ("" if options["traced"] else None),
+    )
     _write_csv(options["csv"], diagnosis.fired)
     if options["html"] is not None:
         from safesail.diagnose.report import write_report
@@ -170,6 +182,17 @@ def _diagnosis(diagnosis: "Diagnosis") -> dict[str, Any]:
         "strongest": _records(diagnosis.strongest()),
         "unexplained": diagnosis.unexplained,
         "fired": _records(diagnosis.fired),
+        "path": None if diagnosis.path is None else _path(diagnosis.path),
+    }
+
+
+def _path(path: "PredictionPath") -> dict[str, Any]:
+    return {
+        "target": path.target,
+        "total": path.total,
+        "kept": path.kept,
+        "nodes": _records(path.nodes),
+        "edges": _records(path.edges),
     }
 
 
@@ -194,6 +217,10 @@ def _print_diagnosis(diagnosis: "Diagnosis", *, every: bool) -> None:
         print_table(_table(_records(table), _STRONGEST))
         click.echo("")
     print_table([_defined(row, _UNEXPLAINED) for row in diagnosis.unexplained])
+    if diagnosis.path is not None:
+        path = diagnosis.path
+        click.echo(f"\n{path.target!r} rests on (nats of log-odds; {path.kept:.0%} of all is shown):")
+        print_table(_table(_records(path.strongest_first()), _TRACED))
 
 
 def _print_comparison(compared: "Comparison", level: float) -> None:
@@ -210,6 +237,7 @@ def _print_comparison(compared: "Comparison", level: float) -> None:
 
 
 _STRONGEST = ("feature", "normalised", "token", "n_tokens", "score", "chance_score", "explanation", "tags")
+_TRACED = ("attribution", "feature", "token", "position", "score", "explanation")
 _COMPARED = ("feature", "share_a", "share_b", "q", "score", "explanation", "tags")
 
 

@@ -16,6 +16,19 @@ class DiagnoseConfig(Config):
     generate: Annotated[int, Field(ge=0, le=4_096)] = 0
     """Tokens that the model answers, at most; what fires on them is diagnosed too."""
 
+    target: str | None = None
+    """A text whose first token is the prediction that is traced; "" is the model's own next token; None traces none."""
+
+
+class PathConfig(Config):
+    """How much of what a prediction rests on is kept."""
+
+    max_nodes: Annotated[int, Field(ge=1, le=500)] = 40
+    """Features on tokens, at most."""
+
+    share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The strongest nodes that together hold this share of the sum of all absolute attributions; edges alike."""
+
 
 class CompareConfig(Config):
     """How two sets of prompts are held against each other."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from safesail.diagnose.path import PredictionPath
 from safesail.diagnose.run import Diagnosis
 from safesail.domain.text import clean_text
 from safesail.domain.undefined import Undefined
@@ -46,6 +47,7 @@ def render(diagnosis: Diagnosis, model: str) -> str:
         saes=[u.sae for u in by_layer],
         silent=[u.sae for u in by_layer if u.sae not in firing],
         tagged=tagged,
+        path=None if diagnosis.path is None else _drawn(diagnosis, diagnosis.path),
         lanes=[{"sae": u.sae, "cells": _lane(diagnosis, shown.loc[shown["sae"] == u.sae])}
                for u in by_layer if u.sae in firing],
         strongest=[_cells(row) for row in diagnosis.strongest(tagged=tagged).to_dict("records")],
@@ -59,6 +61,73 @@ def render(diagnosis: Diagnosis, model: str) -> str:
 
 def _has_tags(tags: Any) -> bool:
     return isinstance(tags, list | tuple | np.ndarray) and len(tags) > 0
+
+
+COLUMN, ROW, MARGIN = 52, 100, 60
+"""Of the drawn path, in pixels: of a token, of a layer, and round them."""
+
+ABREAST = 3
+"""Dots of one token and layer that stand side by side."""
+
+
+def _drawn(diagnosis: Diagnosis, path: PredictionPath) -> dict[str, Any]:
+    """The path as coordinates: tokens from left to right, layers from below, the prediction above the last token."""
+    nodes, tokens = path.nodes.to_dict("records"), diagnosis.tokens
+    prompt = [i for i, role in enumerate(tokens.roles) if role != "answer"]
+    layers = sorted({node["layer"] for node in nodes})
+    height = MARGIN + ROW * (len(layers) + 1)
+    places: dict[tuple[str, int], tuple[float, float]] = {}
+    stacked: dict[tuple[int, int], int] = {}
+    largest = max((abs(node["attribution"]) for node in nodes), default=1.0)
+    for node in nodes:
+        cell = (node["layer"], node["position"])
+        stacked[cell] = stacked.get(cell, 0) + 1
+        row, column = divmod(stacked[cell] - 1, ABREAST)
+        x = MARGIN + COLUMN * (node["position"] + 0.5) + 14 * (column - (ABREAST - 1) / 2)
+        y = height - ROW * (1 + layers.index(node["layer"])) - 14 * row
+        places[node["feature"], node["position"]] = (x, y)
+    goal = (MARGIN + COLUMN * (prompt[-1] + 0.5), 28.0)
+
+    def line(a: tuple[float, float], b: tuple[float, float], weight: float) -> dict[str, Any]:
+        middle = (a[1] + b[1]) / 2
+        return {
+            "d": f"M{a[0]:.0f} {a[1]:.0f} C{a[0]:.0f} {middle:.0f} {b[0]:.0f} {middle:.0f} {b[0]:.0f} {b[1]:.0f}",
+            "width": round(0.6 + 4 * min(1.0, abs(weight) / largest), 2), "sign": _sign(weight),
+        }  # fmt: skip
+
+    edges = [
+        line(
+            places[e["from_feature"], e["from_position"]],
+            places[e["to_feature"], e["to_position"]],
+            e["attribution"],
+        )
+        for e in path.edges.to_dict("records")
+    ]
+    edges += [line(places[n["feature"], n["position"]], goal, n["attribution"]) for n in nodes]
+    return {
+        "target": clean_text(path.target), "kept": _percent(path.kept), "total": f"{path.total:.2f}",
+        "width": 2 * MARGIN + COLUMN * len(prompt), "height": height + 70, "base": height, "goal": goal, "edges": edges,
+        "layers": [{"name": layer, "y": height - ROW * (1 + i)} for i, layer in enumerate(layers)],
+        "tokens": [
+            {"x": MARGIN + COLUMN * (i + 0.5), "text": clean_text(tokens.strings[i]).replace("\n", "⏎")[:12]}
+            for i in prompt
+        ],
+        "nodes": [
+            {"x": places[n["feature"], n["position"]][0], "y": places[n["feature"], n["position"]][1],
+             "r": round(2.5 + 4 * abs(n["attribution"]) / largest, 1), "sign": _sign(n["attribution"]),
+             "title": clean_text(f"{n['feature']} on {n['token']!r}: {n['attribution']:+.2f}{_said(n['explanation'])}")}
+            for n in nodes
+        ],
+        "table": [_cells(n) for n in path.strongest_first().to_dict("records")],
+    }  # fmt: skip
+
+
+def _sign(weight: float) -> str:
+    return "adds" if weight >= 0 else "takes"
+
+
+def _said(explanation: Any) -> str:
+    return f"; {explanation}" if isinstance(explanation, str) else ""
 
 
 def _lane(diagnosis: Diagnosis, fired: pd.DataFrame) -> list[dict[str, Any]]:
@@ -105,9 +174,8 @@ def _heat(row: Any) -> int:
 
 
 def _title(row: Any) -> str:
-    said = "" if pd.isna(row.explanation) else f": {row.explanation}"
     strength = f"{row.value:.2f}" if pd.isna(row.normalised) else f"{row.normalised:.2f} of Q(0.999)"
-    return clean_text(f"{row.feature}, {strength}{said}").replace("\n", " ")
+    return clean_text(f"{row.feature}, {strength}{_said(row.explanation)}").replace("\n", " ")
 
 
 def _cells(row: dict[str, Any]) -> dict[str, str]:

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from safesail.catalog.source import open_source
 from safesail.diagnose.compare import Comparison, Fired, compare
-from safesail.diagnose.config import CompareConfig, DiagnoseConfig
+from safesail.diagnose.config import CompareConfig, DiagnoseConfig, PathConfig
 from safesail.diagnose.firing import Unexplained, fired_frame, strongest, unexplained
 from safesail.diagnose.known import KnownFeatures
+from safesail.diagnose.path import PredictionPath, next_token, one_per_hook, trace
 from safesail.diagnose.tokens import Tokens, answer_text, read_prompt, with_answer
 from safesail.domain.records import SaeInfo
 from safesail.errors import ConfigError
@@ -43,6 +44,9 @@ class Diagnosis:
     unexplained: tuple[Unexplained, ...]
     """By SAE."""
 
+    path: PredictionPath | None = None
+    """What a prediction rests on, where it was asked for."""
+
     def strongest(self, *, per_layer: int = PER_LAYER, tagged: bool = True) -> pd.DataFrame:
         """The strongest features of each SAE; those that bear a tag, or all."""
         return strongest(self.fired, per_layer=per_layer, tagged=tagged)
@@ -69,9 +73,11 @@ def diagnose_prompt(
 
     Raises:
         ConfigError: no token, or more than the model takes.
-        SubjectError: an answer is asked of a model that gives none.
+        SubjectError: an answer or a path is asked of a model that predicts nothing.
+        SaeError: a path is asked of an SAE without a decoder.
     """
     tokens = read_prompt(subject, text, chat=config.chat, room=config.generate)
+    path = None if config.target is None else _path(subject, saes, tokens, config.target, known)
     answer = None
     if config.generate:
         (ids,) = subject.generate([tokens.ids], max_tokens=config.generate)
@@ -90,7 +96,15 @@ def diagnose_prompt(
         )
         for info in infos
     )
-    return Diagnosis(text, tokens, answer, fired, shares)
+    return Diagnosis(text, tokens, answer, fired, shares, path)
+
+
+def _path(
+    subject: Subject, saes: Sequence[SAE], tokens: Tokens, target: str, known: KnownFeatures
+) -> PredictionPath:
+    ids = subject.tokenize(target)
+    token = ids[0] if ids else next_token(subject, tokens.ids)
+    return trace(subject, one_per_hook(saes, known), tokens, token, PathConfig(), known=known)
 
 
 def _higher(

@@ -5,7 +5,8 @@
 Parts: `speed` (64 tokens through all bundled SAEs; the base is the model's forward up to the deepest hook and every
 SAE's encoder; by turns), `nulls` (prompts of one labelled set, dealt into two at random again and again), `contrast`
 (safe and unsafe prompts of XSTest; the top features with what the store says of them), `languages` (the Declaration of
-Human Rights, articles of equal number in two languages). One JSON object on standard output.
+Human Rights, articles of equal number in two languages), `path` (the next token's log-odds without the ten features on
+tokens that it rests on most, and without ten random active ones). One JSON object on standard output.
 """
 
 import argparse
@@ -20,20 +21,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from safesail.diagnose.config import CompareConfig, DiagnoseConfig
 from safesail.diagnose.known import KnownFeatures, read_known
 from safesail.diagnose.run import compare_prompts, diagnose_prompt, fired_shares
 from safesail.diagnose.tokens import read_prompt
+from safesail.domain.ids import parse_feature
 from safesail.domain.undefined import Undefined
 from safesail.metrics.effects import benjamini_hochberg
 from safesail.metrics.permutation import permutation_p
 from safesail.resources import expand
+from safesail.sae.attribution import token_target
+from safesail.sae.edit import feature_directions
 from safesail.sae.encode import encode_rows
 from safesail.sae.load import load_with_saes
 from safesail.sae.protocol import SAE
 from safesail.subject.loading import ModelConfig
-from safesail.subject.protocol import Subject
+from safesail.subject.protocol import Intervention, Subject
 from tests.benchmarks.bench_harvest import SHARED
 
 DATA = SHARED / "data"
@@ -43,7 +48,7 @@ N_TOKENS = 64
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", default=["speed", "nulls", "contrast", "languages"])
+    parser.add_argument("parts", nargs="*", default=["speed", "nulls", "contrast", "languages", "path"])
     parser.add_argument("--store", type=Path)
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--repetitions", type=int, default=1_000)
@@ -55,6 +60,7 @@ def main() -> None:
         "nulls": lambda: nulls(subject, saes, asked.repetitions),
         "contrast": lambda: contrast(subject, saes, known),
         "languages": lambda: languages(subject, saes),
+        "path": lambda: path(subject, saes),
     }
     sys.stdout.write(
         json.dumps({part: measured[part]() for part in asked.parts}, indent=2, ensure_ascii=False) + "\n"
@@ -108,6 +114,86 @@ def xstest() -> tuple[list[str], list[str]]:
         rows = list(csv.DictReader(lines))
     safe, unsafe = ([row["prompt"] for row in rows if row["label"] == label] for label in ("safe", "unsafe"))
     return safe, unsafe
+
+
+def path(subject: Subject, saes: Sequence[SAE], n_prompts: int = 50) -> dict[str, Any]:
+    """The log-odds of the next token without the ten strongest nodes, and without ten random active ones, by prompt."""
+    from safesail.diagnose.config import PathConfig
+    from safesail.diagnose.path import next_token, one_per_hook, trace
+
+    chosen = one_per_hook(saes, KnownFeatures({}))
+    draw = np.random.default_rng(0)
+    config = PathConfig(max_nodes=10, share=1.0)
+    moved: dict[str, list[float]] = {"strongest": [], "random": []}
+    predicted: list[float] = []
+    for text in draw.permutation(xstest()[0])[:n_prompts]:
+        tokens = read_prompt(subject, str(text))
+        target = next_token(subject, tokens.ids)
+        nodes = trace(subject, chosen, tokens, target, config, known=KnownFeatures({})).nodes
+        encoded = encode_rows(subject, chosen, [list(tokens.ids)])
+        active = [
+            (sae_id, int(p), int(f), float(v))
+            for sae_id, c in encoded.by_sae.items()
+            for p, f, v in zip(c.position, c.feature, c.value, strict=True)
+        ]
+        strongest = [
+            (*_named(row["feature"], row["position"]), row["activation"]) for row in nodes.to_dict("records")
+        ]
+        random = [active[i] for i in draw.choice(len(active), len(strongest), replace=False)]
+        clean = _log_odds(subject, tokens.ids, target, [])
+        for name, ablated in (("strongest", strongest), ("random", random)):
+            without = _log_odds(subject, tokens.ids, target, _ablated(chosen, ablated))
+            moved[name].append(without - clean)
+        predicted.append(-float(nodes["attribution"].to_numpy().sum()))
+    sizes = {name: np.abs(values) for name, values in moved.items()}
+    gain = sizes["strongest"] - sizes["random"]
+    drawn = draw.choice(gain, (2_000, len(gain))).mean(axis=1)
+    return {
+        "prompts": len(gain), "saes": [sae.info.sae_id for sae in chosen],
+        "mean_move": {name: round(float(size.mean()), 3) for name, size in sizes.items()},
+        "median_move": {name: round(float(np.median(size)), 3) for name, size in sizes.items()},
+        "gain": round(float(gain.mean()), 3),
+        "interval": [round(float(q), 3) for q in np.quantile(drawn, [0.025, 0.975])],
+        "prompts_with_gain": int((gain > 0).sum()),
+        "correlation_of_move_and_prediction": round(float(np.corrcoef(predicted, moved["strongest"])[0, 1]), 3),
+    }  # fmt: skip
+
+
+def _named(feature: str, position: int) -> tuple[str, int, int]:
+    named = parse_feature(feature)
+    return named.sae_id, position, named.index
+
+
+def _ablated(saes: Sequence[SAE], nodes: Sequence[tuple[str, int, int, float]]) -> list[Intervention]:
+    def without(own: list[tuple[int, Any]]) -> Callable[[Any, Any], Any]:
+        def edit(x: Any, positions: Any) -> Any:
+            changed = x.clone()
+            for position, push in own:
+                changed[positions == position] -= push
+            return changed
+
+        return edit
+
+    return [
+        Intervention(
+            sae.info.hook,
+            without(
+                [
+                    (p, v * feature_directions(sae, [f])[0])
+                    for name, p, f, v in nodes
+                    if name == sae.info.sae_id
+                ]
+            ),
+        )
+        for sae in saes
+    ]
+
+
+def _log_odds(subject: Subject, ids: Sequence[int], target: int, edits: list[Intervention]) -> float:
+    with torch.no_grad():
+        logits = subject.run(torch.tensor([list(ids)]), logits=True, interventions=edits).logits
+        assert logits is not None
+        return float(token_target(target)({}, logits))
 
 
 def nulls(subject: Subject, saes: Sequence[SAE], repetitions: int) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_two_prompts_say_why_there_is_no_p(base: list[str]) -> None:
     ("arguments", "message"),
     [
         (["x", "--translations"], "--translations needs --against"),
-        (["x", "--against", "y", "--html", "r.html"], "--generate and --html are for one prompt"),
+        (["x", "--against", "y", "--html", "r.html"], "--path and --target are for one prompt"),
         (["x" * 99], "the prompt has 99 tokens"),
         ([""], "the prompt has no token"),
         (["x", "--chat"], "has no chat template"),
