@@ -125,7 +125,10 @@ def check_version(db: Db, path: Path) -> None:
     except duckdb.CatalogException as error:
         raise DataError(f"{path} is a DuckDB file, but not a Safe-SAIL store") from error
     if missing := [step.__name__ for step in MIGRATIONS if step.__name__ not in applied]:
-        raise SchemaVersionError(f"{path} lacks {missing[0]}; open it once for writing to migrate it")
+        raise SchemaVersionError(
+            f"{path} was written by an older version (it lacks {missing[0]}); "
+            f"bring it up to date: safesail migrate --store {path}"
+        )
 
 
 def _applied(db: Db) -> set[str]:
