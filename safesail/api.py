@@ -122,7 +122,7 @@ def score(store: str | Path, *, budget: str, **options: Any) -> "RunReport":
     return explain(store, budget=budget, explainer=None, **options)
 
 
-def intervene(
+def measure_effects(
     model: LoadedModel, store: str | Path, features: Sequence[str], **settings: Any
 ) -> "InterveneReport":
     """Measure what features do, beside what any such push does, into the table `effects` of a store.
@@ -141,7 +141,7 @@ def intervene(
     from safesail.intervene.run import run_interventions
     from safesail.store.connection import open_writer
 
-    config = InterveneConfig.read(settings, "intervene")
+    config = InterveneConfig.read(settings, "measure_effects")
     named = [parse_feature(name) for name in features]
     with open_writer(Path(store)) as db:
         return run_interventions(db, model.subject, model.saes, named, config, quiet=True)

@@ -412,12 +412,28 @@ def _broken_row(table: str, row: dict[str, Any]) -> str | None:
     checks: dict[str, Callable[[dict[str, Any]], bool]] = {
         "features": _sound_feature, "explanations": _sound_explanation, "tags": _sound_tag, "scores": _sound_score,
         "exemplars": _sound_exemplar, "concepts": _sound_concept, "feature_concepts": _sound_share,
+        "effects": _sound_effect,
     }  # fmt: skip
     return None if checks[table](row) else repr(row)[:300]
 
 
 def _within(row: dict[str, Any], least: float, most: float, *names: str) -> bool:
     return all(row[name] is None or least <= row[name] <= most for name in names)
+
+
+def _sound_effect(row: dict[str, Any]) -> bool:
+    p, q, gains = row["p"], row["q"], (row["gain_low"], row["gain_high"])
+    return (
+        _within(row, 0, 1, "p", "q")
+        and _within(row, -1, 1, "expected")
+        and _within(row, 0, math.inf, "n_texts", "strength")
+        and (row["value"] is not None or row["reason"] is not None)
+        and (p is None or None not in (row["null_value"], row["value"]))
+        and (None in (p, q) or q >= p - 1e-9)
+        and (None in gains or gains[0] <= gains[1])
+        and all(v is not None and math.isfinite(v) for v in row["null_values"] or ())
+        and None not in (row["tokens"] or ())
+    )
 
 
 def _sound_feature(row: dict[str, Any]) -> bool:
@@ -489,10 +505,15 @@ def _broken_reference(tables: Tables, manifest: dict[str, Any]) -> str | None:
         sae = saes.get(sae_id)
         if sae is None or (sae["d_sae"] is not None and index >= sae["d_sae"]) or layer != sae["layer"]:
             return f"feature {sae_id}#{index} of no SAE"
-    for table in ("explanations", "tags", "exemplars", "feature_concepts"):
+    for table in ("explanations", "tags", "exemplars", "feature_concepts", "effects"):
         for row in tables[table]:
             of = features.get((row["sae_id"], row["index"]))
-            if of is None or (of["redacted"] and (table == "exemplars" or row.get("text") is not None)):
+            told = (
+                table == "exemplars"
+                or row.get("text") is not None
+                or (table == "effects" and row["tokens"] is not None)
+            )
+            if of is None or (of["redacted"] and told):
                 return f"{table}: of no feature, or a text of a redacted one"
     if any((r["explanation_id"], r["sae_id"], r["index"]) not in explanations for r in tables["scores"]):
         return "a score of no explanation"

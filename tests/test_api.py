@@ -23,9 +23,8 @@ PROMPT = "the knife and the river near a market"
 
 def test_the_names_that_are_offered() -> None:
     assert safesail.__all__ == [
-        "LoadedModel", "__version__", "diagnose", "download", "explain", "intervene", "load", "open_catalog",
-        "release", "run",
-        "score",
+        "LoadedModel", "__version__", "diagnose", "download", "explain", "load", "measure_effects", "open_catalog",
+        "release", "run", "score",
     ]  # fmt: skip
     for name in safesail.__all__:
         assert getattr(safesail, name).__doc__

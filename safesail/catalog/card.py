@@ -15,18 +15,21 @@ _WHAT = {
     "exemplars": "windows of tokens with the feature's activation at each, strongest first",
     "concepts": "concepts that SAEs were selected by",
     "feature_concepts": "features that tell a concept's contrastive pairs apart",
+    "effects": "what ablating, doubling and steering a feature changes, beside the same push along other directions",
 }
 
 
-def render_card(manifest: Manifest, scores: Sequence[Mapping[str, Any]]) -> str:
+def render_card(manifest: Manifest, scores: Sequence[Mapping[str, Any]], effects: Mapping[str, int]) -> str:
     """README.md of a release, with the front matter by which `datasets.load_dataset` finds the tables.
 
     Args:
         manifest: Of the release.
         scores: By method and simulator, as `score_summary` gives them.
+        effects: Measured features by whether they are shown to do something.
     """
     return "\n".join(
         [*_front_matter(manifest), "", f"# {manifest.name}", "", *_intro(manifest), "", *_scores(scores), "",
+         *_effects(effects), "",
          *_origins(manifest), "", *_reading(manifest), "", *_tables(manifest), "", *_limits(manifest), ""]
     )  # fmt: skip
 
@@ -105,6 +108,20 @@ def _scores(scores: Sequence[Mapping[str, Any]]) -> list[str]:
             f" | {row['failed']:,} | {median} | {chance} | {above} | {beyond} |"
         )
     return lines
+
+
+def _effects(effects: Mapping[str, int]) -> list[str]:
+    """How many features are shown to do something."""
+    lines = ["## What do the features do?", ""]
+    if not effects:
+        return [*lines, "Nobody has measured it. `safesail intervene` does, with the model and the SAEs."]
+    n, yes, no = sum(effects.values()), effects.get("yes", 0), effects.get("no", 0)
+    return [
+        *lines,
+        f"Of {n:,} measured features {yes:,} are shown to do something: ablated or steered, they move the tokens that",
+        "follow them in other texts, or their concept's words, more than the same push along other features'",
+        f"directions (false discovery rate 10 %). {no:,} do less than any push; of the others neither is shown.",
+    ]
 
 
 def _share(n: int, of: int) -> str:

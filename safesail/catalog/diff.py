@@ -18,6 +18,8 @@ class Entry:
     low: float | None
     high: float | None
     tags: tuple[str, ...] = ()
+    effect: str | None = None
+    """Whether the feature is shown to do something."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,11 @@ class Diff:
     unsure: tuple[Moved, ...]
     """Scores that differ, where a catalog gives no interval to judge by."""
 
+    effects: tuple[FeatureId, ...]
+    """Features that are shown to do something in one catalog and not in the other, or were not measured there."""
+
     same: int
-    """Features with the same explanation and tags, and scores within their intervals."""
+    """Features with the same explanation, tags and effect, and scores within their intervals."""
 
 
 def diff(a: Path, b: Path) -> Diff:
@@ -73,7 +78,8 @@ def compare(a: Mapping[FeatureId, Entry], b: Mapping[FeatureId, Entry]) -> Diff:
             unsure.append(Moved(feature, before, after))
         elif apart:
             moved.append(Moved(feature, before, after))
-    changed = {*reexplained, *retagged, *(m.feature for m in moved), *(m.feature for m in unsure)}
+    effects = [f for f in both if a[f].effect != b[f].effect]
+    changed = {*reexplained, *retagged, *effects, *(m.feature for m in moved), *(m.feature for m in unsure)}
     return Diff(
         added=tuple(sorted(b.keys() - a.keys())),
         lost=tuple(sorted(a.keys() - b.keys())),
@@ -81,6 +87,7 @@ def compare(a: Mapping[FeatureId, Entry], b: Mapping[FeatureId, Entry]) -> Diff:
         retagged=tuple(retagged),
         moved=tuple(moved),
         unsure=tuple(unsure),
+        effects=tuple(effects),
         same=len(both) - len(changed),
     )
 
@@ -95,6 +102,6 @@ def _apart(a: Entry, b: Entry) -> bool | None:
 def _read(path: Path) -> dict[FeatureId, Entry]:
     with open_source(path) as db:
         return {
-            FeatureId(str(sae_id), int(index)): Entry(explanation, score, low, high, tuple(tags))
-            for sae_id, index, explanation, score, low, high, tags in comparable(db)
+            FeatureId(str(sae_id), int(index)): Entry(explanation, score, low, high, tuple(tags), effect)
+            for sae_id, index, explanation, score, low, high, tags, effect in comparable(db)
         }

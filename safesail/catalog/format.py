@@ -17,9 +17,9 @@ from safesail.errors import DataError, NotFoundError, SchemaVersionError
 from safesail.sae.settings import CONFIG, WEIGHTS
 from safesail.store.arrow import ArrowSchema
 
-FORMAT_VERSION = 2
-"""2 has the look-up baseline beside every score, may have SAEs besides, a folder each below `saes/`, and says where
-explanations of others came from; releases of version 1 are read as they are."""
+FORMAT_VERSION = 3
+"""3 has what features do, in `effects`. 2 has the look-up baseline beside every score, may have SAEs besides, a folder
+each below `saes/`, and says where explanations of others came from. Releases of both and of 1 are read as they are."""
 
 SAE_FORMAT = 2
 """The first that may have SAEs and provenance."""
@@ -132,11 +132,46 @@ TABLES: dict[str, ArrowSchema] = {
         ("swapped", pa.float64()),
         ("n_pairs", pa.int32()),
     ),
+    "effects": _schema(
+        *_KEY,
+        ("condition", pa.string()),
+        ("texts", pa.string()),
+        ("measure", pa.string()),
+        ("expected", pa.int32()),
+        ("value", pa.float64()),
+        ("null_value", pa.float64()),
+        ("random_value", pa.float64()),
+        ("gain_low", pa.float64()),
+        ("gain_high", pa.float64()),
+        ("null_values", pa.list_(pa.float64())),
+        ("p", pa.float64()),
+        ("q", pa.float64()),
+        ("strength", pa.float64()),
+        ("cost", pa.float64()),
+        ("n_texts", pa.int32()),
+        ("tokens", _STRINGS),
+        ("reason", pa.string()),
+        ("seed", pa.int64()),
+        ("settings", pa.string()),
+        ("settings_hash", pa.string()),
+        ("fingerprint", pa.string()),
+        ("sae_sha256", pa.string()),
+        ("texts_id", pa.string()),
+    ),
 }
 """Columns of every table; `index` is the feature's row of `W_dec`."""
 
 ADDED: dict[str, dict[str, int]] = {"scores": {"lookup": 2, "gain_low": 2, "gain_high": 2}}
 """Columns that came later, by the version that has them first; earlier ones lack them."""
+
+
+FIRST_IN: dict[str, int] = {"effects": 3}
+"""Tables that came later, by the version that has them first."""
+
+
+def tables_of(version: int) -> tuple[str, ...]:
+    """The tables of a version of the format, in order."""
+    return tuple(table for table in TABLES if FIRST_IN.get(table, 1) <= version)
 
 
 def columns_of(table: str, version: int) -> ArrowSchema:
@@ -163,6 +198,21 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     ),
     "concepts": ("concept_id", "domain", "name", "definition"),
     "feature_concepts": ("sae_id", "index", "concept_id", "selection_id", "frequency", "swapped", "n_pairs"),
+    "effects": (
+        "sae_id",
+        "index",
+        "condition",
+        "texts",
+        "measure",
+        "expected",
+        "n_texts",
+        "seed",
+        "settings",
+        "settings_hash",
+        "fingerprint",
+        "sae_sha256",
+        "texts_id",
+    ),
 }
 """Columns that are never null."""
 
@@ -174,6 +224,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "exemplars": ("sae_id", "index", "rank"),
     "concepts": ("concept_id",),
     "feature_concepts": ("sae_id", "index", "concept_id", "selection_id"),
+    "effects": ("sae_id", "index", "condition", "texts", "measure", "settings_hash"),
 }
 """Columns that together are never repeated."""
 
@@ -350,12 +401,14 @@ def plain(text: str) -> str:
 
 def _check_files(manifest: Manifest, where: str) -> None:
     """The files listed are those of the format, under plain names."""
-    tables = {f"{name}.parquet" for name in TABLES}
+    tables = {f"{name}.parquet" for name in tables_of(manifest.format_version)}
     expected = {CARD, *tables, *(name for sae in manifest.weights for name in sae.files)}
     if manifest.format_version < SAE_FORMAT and (manifest.weights or manifest.provenance):
         raise DataError(f"{where}: format {manifest.format_version} has neither SAEs nor provenance")
     if unknown := sorted(set(manifest.files) - expected):
-        raise DataError(f"{where} lists {plain(unknown[0])}, which format {FORMAT_VERSION} does not have")
+        raise DataError(
+            f"{where} lists {plain(unknown[0])}, which format {manifest.format_version} does not have"
+        )
     if missing := sorted(expected - set(manifest.files)):
         raise DataError(f"{where} does not list {missing[0]}")
     for name, entry in manifest.files.items():

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from safesail.catalog.config import FORMATS, Format, ImportOptions
-from safesail.catalog.format import MANIFEST, TABLES, Manifest, file_digest, release_digest
+from safesail.catalog.format import MANIFEST, TABLES, Manifest, file_digest, release_digest, tables_of
 from safesail.catalog.gather import Gathered, ImportReport
 from safesail.catalog.identity import Identity, place_sae
 from safesail.catalog.importers import delphi, neuronpedia, saedashboard, safe_sail, tabular
@@ -154,9 +154,10 @@ def _bring_release(db: Db, folder: Path, manifest: Manifest, options: ImportOpti
             register_sae(db, replace(SaeRecord(**sae.model_dump()), sae_id=identity.sae_id))
         elif identity.joined and identity.same_as != sae.sae_id:
             remember_alias(db, sae.sae_id, identity.same_as, identity.why)
-    tables = {table: _batches(folder / f"{table}.parquet", placed) for table in TABLES}
-    rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in TABLES}
-    new = add_tables(db, tables, tuple(TABLES))
+    names = tables_of(manifest.format_version)
+    tables = {table: _batches(folder / f"{table}.parquet", placed) for table in names}
+    rows = {table: manifest.files[f"{table}.parquet"].rows or 0 for table in names}
+    new = add_tables(db, tables, names)
     for origin, provenance in manifest.provenance.items():
         record_origin(db, origin, release_digest(manifest), provenance)
     told = tuple(identity for sae_id, identity in placed.items() if identity.sae_id != sae_id)

@@ -32,7 +32,13 @@ from safesail.store.arrow import ArrowBatch, ArrowSchema, ArrowTable
 from safesail.store.catalog import ReleaseFilter, release_table, released, released_models, released_saes
 from safesail.store.connection import open_reader
 from safesail.store.imports import imported_from
-from safesail.store.release import open_release, release_counts, release_origins, score_summary
+from safesail.store.release import (
+    effects_shown,
+    open_release,
+    release_counts,
+    release_origins,
+    score_summary,
+)
 from safesail.version import __version__
 
 ROWS_PER_GROUP = 65_536
@@ -136,9 +142,9 @@ def _write_folder(store: Path, folder: Path, options: ReleaseOptions, *, quiet: 
             weights=weights,
             provenance=provenance,
         )
-        scores = score_summary(db)
+        scores, effects = score_summary(db), effects_shown(db)
     card = folder / CARD
-    card.write_text(render_card(manifest, scores), encoding="utf-8")
+    card.write_text(render_card(manifest, scores, effects), encoding="utf-8")
     files[CARD] = FileEntry(sha256=file_digest(card), bytes=card.stat().st_size)
     manifest = manifest.model_copy(update={"files": dict(sorted(files.items()))})
     (folder / MANIFEST).write_bytes(manifest.as_bytes())

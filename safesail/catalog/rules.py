@@ -1,4 +1,4 @@
-"""What must hold of every row of a release (format version 2), as data. A public interface, like the format."""
+"""What must hold of every row of a release (format version 3), as data. A public interface, like the format."""
 
 import pyarrow as pa
 
@@ -19,6 +19,7 @@ RANGES: dict[str, dict[str, tuple[float, float | None]]] = {
     "exemplars": {"rank": (1, None), "start": (0, None), "maximum": (0, None)},
     "concepts": {},
     "feature_concepts": {"frequency": (0, 1), "swapped": (0, 1), "n_pairs": (1, None)},
+    "effects": {"expected": (-1, 1), "p": (0, 1), "q": (0, 1), "n_texts": (0, None), "strength": (0, None)},
 }  # fmt: skip
 """Least and largest value of a column."""
 
@@ -65,6 +66,14 @@ ROWS: dict[str, dict[str, str]] = {
     "concepts": {"a concept's id, domain and name must not be empty":
         "trim(concept_id) <> '' AND trim(domain) <> '' AND trim(name) <> ''"},
     "feature_concepts": {"frequency and swapped are shares of the same pairs": f"frequency + swapped <= 1 + {_ULP}"},
+    "effects": {
+        "an effect has neither a value nor a reason": "value IS NOT NULL OR reason IS NOT NULL",
+        "an effect must have a null beside its p": "p IS NULL OR (null_value IS NOT NULL AND value IS NOT NULL)",
+        "q must not be below p": f"q >= p - {_ULP}",
+        "gain_low must not be above gain_high": "gain_low <= gain_high",
+        "a null must be a number": "len(list_filter(null_values, lambda v: v IS NULL OR NOT isfinite(v))) = 0",
+        "a token must not be null": "len(list_filter(tokens, lambda t: t IS NULL)) = 0",
+    },
 }  # fmt: skip
 """Conditions in SQL by what they say; one that is NULL, as a cell is unknown, is met."""
 
@@ -74,6 +83,7 @@ REFERENCES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("tags", ("sae_id", "index"), "release.features"),
     ("exemplars", ("sae_id", "index"), "release.features"),
     ("feature_concepts", ("sae_id", "index"), "release.features"),
+    ("effects", ("sae_id", "index"), "release.features"),
     ("feature_concepts", ("concept_id",), "release.concepts"),
     ("scores", ("explanation_id", "sae_id", "index"), "release.explanations"),
 )
@@ -84,6 +94,8 @@ FORBIDDEN = {
     " JOIN saes USING (sae_id) WHERE f.layer IS NULL AND saes.layer IS NOT NULL",
     "explanations.parquet: a redacted feature has a text": 'SELECT sae_id, "index" FROM release.explanations'
     ' SEMI JOIN (FROM release.features WHERE redacted) USING (sae_id, "index") WHERE text IS NOT NULL',
+    "effects.parquet: a redacted feature has tokens": 'SELECT sae_id, "index" FROM release.effects'
+    ' SEMI JOIN (FROM release.features WHERE redacted) USING (sae_id, "index") WHERE tokens IS NOT NULL',
     "exemplars.parquet: a redacted feature has a window": 'SELECT sae_id, "index" FROM release.exemplars'
     ' SEMI JOIN (FROM release.features WHERE redacted) USING (sae_id, "index")',
 }

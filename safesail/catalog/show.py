@@ -1,13 +1,15 @@
 """All that is known of one feature, for people."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.text import Text
 
 from safesail.domain.ids import FeatureId
 from safesail.domain.pieces import join_pieces
 from safesail.store.connection import Db
+from safesail.store.effects import effect_rows, effect_shown, lens_row
 from safesail.store.selection import LOOSE
 from safesail.store.shown import (
     concept_rows,
@@ -135,6 +137,16 @@ class ShownFeature:
     windows: tuple[ShownWindow, ...]
     """Strongest first."""
 
+    top_lens: tuple[str, ...]
+    """Tokens that its direction makes likeliest, by the logit lens; empty where that is not stored."""
+
+    bottom_lens: tuple[str, ...]
+    effects: tuple[dict[str, Any], ...]
+    """What ablating, doubling and steering it changes, by condition, texts and measure; empty: not measured."""
+
+    effect: str | None
+    """Whether it is shown to do something: `yes`, `no` or `not shown`; None: not measured."""
+
 
 def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeature:
     """Read one feature out of an open catalog.
@@ -144,6 +156,7 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
     """
     row = feature_row(db, feature)
     concepts = tuple(ShownConcept(*cells) for cells in concept_rows(db, feature))
+    top_lens, bottom_lens = lens_row(db, feature)
     scores: dict[str, list[ShownScore]] = {}
     for explanation_id, *cells in score_rows(db, feature):
         scores.setdefault(str(explanation_id), []).append(ShownScore(*cells))
@@ -161,6 +174,10 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
         ),
         concepts=concepts,
         windows=read_windows(db, feature, n_windows),
+        top_lens=top_lens,
+        bottom_lens=bottom_lens,
+        effects=tuple(effect_rows(db, feature)),
+        effect=effect_shown(db, feature),
     )
 
 
@@ -204,6 +221,7 @@ def render_feature(shown: ShownFeature, *, marks: bool = False, full: bool = Tru
     if shown.tags:
         lines.append(Text("tags: " + ", ".join(map(_tag, shown.tags))))
     lines += [Text(_concept(concept)) for concept in shown.concepts]
+    lines += [Text(line) for line in _effects(shown)]
     for explanation in shown.explanations:
         lines += _render_explanation(explanation, full=full)
     top = max((max(window.activations, default=0.0) for window in shown.windows), default=0.0)
@@ -276,6 +294,48 @@ def _concept(concept: ShownConcept) -> str:
         line += f", {concept.auc_wide:.2f} against other domains"
     loose = concept.strength is not None and concept.strength < LOOSE
     return f"{line}: only loosely" if loose else line
+
+
+_ARROWS = {"ablate": "ablated", "double": "doubled", "steer": "steered"}
+_SETS = {
+    "log_odds_followers": "what follows it", "log_odds_key_words": "its concept's words", "log_odds_lens": "its lens",
+}  # fmt: skip
+
+
+def _effects(shown: ShownFeature) -> list[str]:
+    """Logit lens and effects, one line each."""
+    lines: list[str] = []
+    for name, tokens in (("likelier", shown.top_lens), ("less likely", shown.bottom_lens)):
+        if tokens:
+            lines.append(f"logit lens, {name}: " + "  ".join(map(repr, tokens)))
+    if not shown.effects:
+        return lines
+    lines.append(f"shown to do something: {shown.effect or 'undefined'}")
+    for e in shown.effects:
+        if e["measure"] in _SETS:
+            lines.append(
+                f"  {_ARROWS[e['condition']]} on {e['texts']} text, log-odds of {_SETS[e['measure']]}: {_change(e)}"
+            )
+        elif e["measure"] == "risen" and e["tokens"]:
+            lines.append("  steered, it makes likelier: " + "  ".join(map(repr, e["tokens"])))
+        elif e["measure"] == "output_score" and e["value"] is not None:
+            lines.append(
+                f"  its explanation picks these tokens from other features' in {e['value']:.0%} of comparisons (chance"
+                f" {e['null_value']:.0%}, p {e['p']:.3f})"
+            )
+    return lines
+
+
+def _change(e: Mapping[str, Any]) -> str:
+    if e["value"] is None:
+        return f"undefined, {e['reason']}"
+    at = (
+        ""
+        if e["strength"] is None
+        else f", at {e['strength']:.1f} x its maximum, cost {e['cost']:.2f} nats per token"
+    )
+    q = "" if e["q"] is None else f", q {e['q']:.3f}"
+    return f"{e['value']:+.2f} (other features {e['null_value']:+.2f}){q}{at}"
 
 
 def _render_explanation(explanation: ShownExplanation, *, full: bool) -> list[Text]:

@@ -52,6 +52,12 @@ class Figures:
     """How the scores were made: method and simulator; None where there is none, or where SAEs differ in it, and then
     there is no distribution either."""
 
+    effective: int | None
+    """Features shown to do something; None where none was measured."""
+
+    measured: int | None
+    """Features whose effects are measured."""
+
 
 @dataclass(frozen=True)
 class Stats:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,7 +15,6 @@ from safesail.catalog.archive import unpack
 from safesail.catalog.format import (
     KEYS,
     MANIFEST,
-    TABLES,
     FileEntry,
     Manifest,
     WeightsEntry,
@@ -23,6 +22,7 @@ from safesail.catalog.format import (
     file_digest,
     plain,
     read_manifest,
+    tables_of,
 )
 from safesail.catalog.rules import FORBIDDEN, RANGES, REFERENCES, ROWS, conditions
 from safesail.errors import ChecksumError, DataError, FingerprintError, NotFoundError, SaeError, SafeSailError
@@ -130,10 +130,10 @@ def verify_folder(folder: Path, *, again: bool = True) -> Manifest:
         _check_bytes(folder / name, entry)
     for sae in manifest.weights:
         _check_weights(folder, sae, manifest)
-    for table in TABLES:
+    for table in tables_of(manifest.format_version):
         _check_schema(folder / f"{table}.parquet", table, manifest)
     with _opened(folder, manifest) as db, parquet_faults(folder):
-        _check_rows(db, folder)
+        _check_rows(db, folder, tables_of(manifest.format_version))
         _check_references(db, folder)
         _check_counts(db, folder, manifest)
         if settled and _verdict(folder, manifest) == verdict:
@@ -258,8 +258,8 @@ def _same(given: Any, expected: Any) -> bool:
     return given.equals(expected)
 
 
-def _check_rows(db: Db, folder: Path) -> None:
-    for table in TABLES:
+def _check_rows(db: Db, folder: Path, tables: Sequence[str]) -> None:
+    for table in tables:
         where = f"{folder / table}.parquet"
         if broken := first_broken(db, table, conditions(table)):
             raise DataError(f"{where}: {broken[0]} ({broken[1]})")

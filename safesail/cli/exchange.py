@@ -88,7 +88,7 @@ def diff(a: Path, b: Path, as_json: bool) -> None:
         return
     counts = {
         name: len(getattr(differences, name))
-        for name in ("added", "lost", "reexplained", "retagged", "moved", "unsure")
+        for name in ("added", "lost", "reexplained", "retagged", "moved", "unsure", "effects")
     }
     print_table([{**counts, "same": differences.same}])
     for moved in differences.moved:

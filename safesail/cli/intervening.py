@@ -103,7 +103,8 @@ def _measure(
         "seed": options["seed"],
     }  # fmt: skip
     read = load_yaml(options["config"]) if options["config"] else {}
-    config = InterveneConfig.read({**given, **read}, str(options["config"] or "command line"))
+    named_here = {name: value for name, value in given.items() if value}
+    config = InterveneConfig.read({**read, **named_here}, str(options["config"] or "command line"))
     check_sources(config.texts)
 
     from safesail.intervene.run import choose_features, run_interventions

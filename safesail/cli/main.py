@@ -11,8 +11,8 @@ from safesail.cli.concepts import concepts
 from safesail.cli.diagnosing import diagnose
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose,
-    intervene, run, migrate, doctor,
+from safesail.cli.intervening import intervene
+from safesail.cli.machine import doctor, migrate
 from safesail.cli.models import fetch, models
 from safesail.cli.pipelines import run
 from safesail.cli.public import catalog

@@ -72,39 +72,57 @@ def spots_where(fires: Tensor, spans: Sequence[Span], config: InterveneConfig) -
     return Spots(row, position, fires.cpu().numpy()[row, position], following[row, position])
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What the conditions of one feature share."""
+
+    firing: CleanPass
+    f: Float[Tensor, "n_rows edited"]
+    """The feature's activations on the firing text."""
+
+    spots: Spots
+    neutral: Neutral
+    strength: Strength | Undefined
+
+
 def measure_feature(
     subject: Subject, sae: SAE, task: FeatureTask, neutral: Neutral, config: InterveneConfig
 ) -> list[EffectRow]:
     """Its effects; one that is undefined says why."""
-    if len(task.spans) < config.min_texts:
-        why = (
-            f"fires in {len(task.spans)} held-out documents with room round it; {config.min_texts} are needed"
-        )
+    n = len(task.spans)
+    if n < config.min_texts:
+        why = f"fires in {n} held-out documents with room round it; {config.min_texts} are needed"
         return [_undefined(group, name, why) for group in GROUPS for name in _names(task, group)]
     firing = clean_pass(subject, sae.info.hook, task.spans, config)
     f = feature_values(sae.encode(firing.x.flatten(0, 1)), [task.feature]).to(firing.x.device)
     f = f.reshape(firing.x.shape[:2])
-    spots = spots_where(f > 0, task.spans, config)
-    full = task.directions[0] * task.maximum
-    strength = _strength(neutral, full, config)
-    rows: list[EffectRow] = []
-    for group in GROUPS:
-        condition, texts = group
-        if condition == "steer" and isinstance(strength, Undefined):
-            rows += [_undefined(group, name, strength.reason) for name in _names(task, group)]
-            continue
-        clean, where = (firing, spots) if texts == "firing" else (neutral.clean, neutral.spots)
-        factor = strength.factor if isinstance(strength, Strength) else 0.0
-        coefficients = _coefficients(group, f, clean, factor * task.maximum)
-        readout = Readout(where, task.sets, shifts=texts == "neutral")
-        readings = read_directions(
-            clean, coefficients, task.directions, readout, batch_rows=config.batch_rows
-        )
-        measured = list(_effects(subject, group, list(readings), task, config))
-        if condition == "steer" and isinstance(strength, Strength):
-            measured = [replace(row, strength=strength.factor, cost=strength.cost) for row in measured]
-        rows += measured
-    return rows
+    strength = _strength(neutral, task.directions[0] * task.maximum, config)
+    prepared = _Prepared(firing, f, spots_where(f > 0, task.spans, config), neutral, strength)
+    return [row for group in GROUPS for row in _group_effects(subject, group, prepared, task, config)]
+
+
+def _group_effects(
+    subject: Subject,
+    group: tuple[Condition, Texts],
+    prepared: _Prepared,
+    task: FeatureTask,
+    config: InterveneConfig,
+) -> list[EffectRow]:
+    """Effects of one condition on one kind of text."""
+    steered, neutral = group[0] == "steer", group[1] == "neutral"
+    strength = prepared.strength
+    if steered and isinstance(strength, Undefined):
+        return [_undefined(group, name, strength.reason) for name in _names(task, group)]
+    factor = strength.factor if isinstance(strength, Strength) else 0.0
+    clean = prepared.neutral.clean if neutral else prepared.firing
+    spots = prepared.neutral.spots if neutral else prepared.spots
+    coefficients = _coefficients(group, prepared.f, clean, factor * task.maximum)
+    readout = Readout(spots, task.sets, shifts=neutral)
+    readings = read_directions(clean, coefficients, task.directions, readout, batch_rows=config.batch_rows)
+    effects = list(_effects(subject, group, list(readings), task, config))
+    if steered and isinstance(strength, Strength):
+        return [replace(row, strength=strength.factor, cost=strength.cost) for row in effects]
+    return effects
 
 
 def _strength(neutral: Neutral, full: Tensor, config: InterveneConfig) -> Strength | Undefined:
@@ -120,13 +138,13 @@ _CHANGES: Mapping[Condition, Change] = {"ablate": ablate, "double": scale(2.0)}
 def _coefficients(
     group: tuple[Condition, Texts], f: Float[Tensor, "n_rows edited"], clean: CleanPass, amount: float
 ) -> Float[Tensor, "n_rows edited"]:
-    """F' - f, per token."""
+    """What is added to the feature at every token."""
     condition, texts = group
     if condition == "steer":
         return (
             torch.full(clean.x.shape[:2], amount, device=f.device) if texts == "neutral" else amount * (f > 0)
         )
-    return _CHANGES[condition](f) - f
+    return _CHANGES[condition](f.flatten()).reshape(f.shape) - f
 
 
 def _names(task: FeatureTask, group: tuple[Condition, Texts]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The logit lens: which tokens a feature's direction points to, through the model's own final norm and unembedding."""
+"""The logit lens: where a feature's direction points to, through the model's own final norm and unembedding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ import torch
 from safesail.sae.edit import feature_directions
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db
-from safesail.store.effects import has_lens, write_lens
+from safesail.store.effects import without_lens, write_lens
 from safesail.subject.device import to_host
 from safesail.subject.head import head_logits
 from safesail.subject.protocol import Subject
@@ -44,7 +44,7 @@ def logit_lens(subject: Subject, sae: SAE, features: Sequence[int]) -> dict[str,
 
 
 @torch.no_grad()
-def store_lens(db: Db, subject: Subject, sae: SAE) -> None:
-    """Record the logit lens of every feature of an SAE, unless it is there."""
-    if not has_lens(db, sae.info.sae_id):
-        write_lens(db, sae.info.sae_id, logit_lens(subject, sae, range(sae.info.d_sae)))
+def store_lens(db: Db, subject: Subject, sae: SAE, features: Sequence[int]) -> None:
+    """Record the logit lens of some features, and of all that are explained, unless it is there."""
+    if missing := without_lens(db, sae.info.sae_id, features):
+        write_lens(db, sae.info.sae_id, logit_lens(subject, sae, missing))

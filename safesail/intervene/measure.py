@@ -254,7 +254,8 @@ def _compare(
         dict(zip(tokens, at_firing, strict=False)),
         at_firing[-1],
         _per_row(per_spot[-1], spots.row, fires & known, n_rows),
-        _per_row(per_spot[-1], spots.row, ~fires & known, n_rows),
+        # A text that is edited nowhere says nothing of the tokens behind the edit.
+        np.where(np.isnan(at_firing[-1]), np.nan, _per_row(per_spot[-1], spots.row, ~fires & known, n_rows)),
         shift,
         p_mean,
     )
@@ -276,5 +277,5 @@ def mean_cost(
     residuals = clean.edited(torch.cat([torch.zeros_like(deltas[:1]), deltas]))
     next_token = torch.from_numpy(spots.next_token).to(residuals.device)
     losses = [-part.log_p_each(next_token).mean() for part in _distributions(clean, residuals, spots)]
-    found = to_host(torch.stack(losses)).numpy()
-    return found[1:] - found[0]
+    loss = to_host(torch.stack(losses)).numpy()
+    return loss[1:] - loss[0]

@@ -189,13 +189,13 @@ class SaeStage:
         measured = self._measured_in(text, run_id)
         known = measured_features(self.db, self.sae.info.sae_id, measured.settings_hash)
         pending = [f for f in self.features if f.index not in known]
-        store_lens(self.db, self.subject, self.sae)
+        store_lens(self.db, self.subject, self.sae, [f.index for f in self.features])
         for feature in tqdm(pending, desc=self.sae.info.sae_id, unit="feature", disable=quiet):
             task = self._task(feature, text.spans(feature))
             rows = measure_feature(self.subject, self.sae, task, self.neutral, self.config)
             write_effects(self.db, feature, measured, rows)
-        if pending:
-            rank_effects(self.db, self.sae.info.sae_id, measured.settings_hash)
+        # Always: a run may have been killed between its last feature and this.
+        rank_effects(self.db, self.sae.info.sae_id, measured.settings_hash)
         score_outputs(self.db, self.sae.info.sae_id, measured, self.config)
         return measured.settings_hash, len(pending)
 

@@ -1,4 +1,4 @@
-"""Which tokens a feature may be expected to move: those that follow it, and its concept's words."""
+"""Tokens that one feature may be expected to move: those that follow it, and its concept's words."""
 
 import math
 import re

@@ -29,6 +29,7 @@ def released(db: Db, chosen: ReleaseFilter) -> Generator[None, None, None]:
         CREATE OR REPLACE TEMP TABLE released AS
         WITH known AS (
             SELECT sae_id, feature FROM explanations UNION SELECT sae_id, feature FROM tags
+            UNION SELECT sae_id, feature FROM effects
         ), hidden AS (
             SELECT DISTINCT sae_id, feature FROM live_tags WHERE list_contains(?, tag)
         )
@@ -131,6 +132,15 @@ _TABLES = {
                list_transform(range(len(tokens)), lambda p: coalesce(
                    found[list_position(positions, CAST(p AS INTEGER))], 0)) AS activations
         FROM ranked ORDER BY sae_id, feature, place
+    """,
+    # Of the settings whose effects stand in the catalog; which tokens a redacted feature moves would tell what it is.
+    "effects": """
+        SELECT e.sae_id, e.feature AS "index", e.condition, e.texts, e.measure, e.expected, e.value, e.null_value,
+               e.random_value, e.gain_low, e.gain_high, e.null_values, e.p, e.q, e.strength, e.cost, e.n_texts,
+               CASE WHEN r.redacted THEN NULL ELSE e.tokens END AS tokens, e.reason, e.seed, e.settings,
+               e.settings_hash, e.fingerprint, e.sae_sha256, e.texts_id
+        FROM effects e JOIN headline_effects USING (sae_id, settings_hash) JOIN released r USING (sae_id, feature)
+        ORDER BY e.sae_id, e.feature, e.condition, e.texts, e.measure
     """,
     "concepts": "SELECT concept_id, domain, leaf, name, definition FROM concepts ORDER BY concept_id",
     "feature_concepts": """

@@ -236,13 +236,20 @@ def token_counts(db: Db, harvest_key: int, split: Split) -> dict[int, int]:
     return {int(token): int(n) for token, n in stored}
 
 
-def has_lens(db: Db, sae_id: str) -> bool:
-    """Whether the logit lens of an SAE's features is stored."""
-    return one(db, "SELECT 1 FROM logit_lens WHERE sae_id = ? LIMIT 1", [sae_id]) is not None
+def without_lens(db: Db, sae_id: str, features: Sequence[int]) -> list[int]:
+    """Those of `features`, and of the explained features of an SAE, whose logit lens is not stored; in order."""
+    stored = rows(
+        db,
+        "SELECT feature FROM (SELECT unnest(CAST($features AS INTEGER[])) AS feature UNION"
+        " SELECT feature FROM explanations WHERE sae_id = $sae_id AND text IS NOT NULL)"
+        " ANTI JOIN (SELECT feature FROM logit_lens WHERE sae_id = $sae_id) USING (feature) ORDER BY 1",
+        {"features": list(features), "sae_id": sae_id},
+    )
+    return [int(row[0]) for row in stored]
 
 
 def write_lens(db: Db, sae_id: str, columns: Mapping[str, Any]) -> None:
-    """The logit lens of all features of an SAE, in place of what is stored.
+    """The logit lens of features that have none yet.
 
     Args:
         db: The open store.
@@ -250,7 +257,6 @@ def write_lens(db: Db, sae_id: str, columns: Mapping[str, Any]) -> None:
         columns: feature, top_tokens, top_logits, bottom_tokens, bottom_logits.
     """
     with transaction(db):
-        db.execute("DELETE FROM logit_lens WHERE sae_id = ?", [sae_id])
         insert(db, "logit_lens", {"sae_id": [sae_id] * len(columns["feature"]), **columns})
 
 
@@ -269,6 +275,16 @@ def effect_rows(db: Db, feature: FeatureId) -> list[dict[str, Any]]:
         [feature.sae_id, feature.index],
     )
     return [dict(zip(_EFFECT_COLUMNS, cells, strict=True)) for cells in stored]
+
+
+def effect_shown(db: Db, feature: FeatureId) -> str | None:
+    """Whether a feature is shown to do something; None: not measured, or undefined."""
+    shown = one(
+        db,
+        "SELECT effect FROM feature_effects WHERE sae_id = ? AND feature = ?",
+        [feature.sae_id, feature.index],
+    )
+    return None if shown is None else str(shown[0])
 
 
 def lens_row(db: Db, feature: FeatureId) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -327,12 +343,7 @@ def _summary(db: Db, feature: FeatureId, settings_hash: str) -> dict[str, Any]:
             )
         )
     }
-    shown = one(
-        db,
-        "SELECT effect FROM feature_effects WHERE sae_id = ? AND feature = ?",
-        [feature.sae_id, feature.index],
-    )
-    row: dict[str, Any] = {"feature": str(feature), "effect": None if shown is None else shown[0]}
+    row: dict[str, Any] = {"feature": str(feature), "effect": effect_shown(db, feature)}
     for name, key in _SUMMARY.items():
         value, null, q, *_ = stored.get(key, (None,) * 7)
         row |= {name: value, f"{name}_null": null, f"{name}_q": q}

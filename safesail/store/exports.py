@@ -71,6 +71,21 @@ def model_layers(db: Db, model_id: str) -> int | None:
     return None if not selected else selected[0][0]
 
 
+LensCells = tuple[list[str], list[float], list[str], list[float]]
+"""Top tokens and their logits, bottom tokens and theirs."""
+
+
+def exported_lens(db: Db, sae_id: str) -> dict[int, LensCells]:
+    """The logit lens of an SAE's features, as far as it is stored."""
+    stored = rows(
+        db,
+        "SELECT feature, top_tokens, top_logits, bottom_tokens, bottom_logits FROM logit_lens WHERE sae_id = ?",
+        [sae_id],
+    )
+    return {int(feature): (top, top_logits, bottom, bottom_logits) for feature, top, top_logits, bottom, bottom_logits
+            in stored}  # fmt: skip
+
+
 def exported_windows(
     db: Db, sae_id: str, limit: int
 ) -> Generator[tuple[int, list[str], list[float]], None, None]:

@@ -96,6 +96,9 @@ _INSERTS = {
             SELECT 1 FROM feature_concepts c WHERE c.selection_id = i.selection_id AND c.sae_id = i.sae_id
               AND c.feature = i."index" AND c.concept_id = i.concept_id)
     """,
+    "effects": """
+        INSERT OR IGNORE INTO effects BY NAME SELECT "index" AS feature, * EXCLUDE ("index") FROM _incoming
+    """,
 }
 
 

@@ -16,11 +16,11 @@ _GROUPED = """
     ), f AS (
         SELECT f.sae_id, a.layer, f.feature, coalesce(e.explained, false) AS explained,
                coalesce(e.masked, false) AS masked, coalesce(e.failed, false) AS failed,
-               s.value, s.chance, s.lookup, s.gain_low, s.gain_high, s.sae_id IS NOT NULL AS tried,
+               s.value, s.chance, s.lookup, s.gain_low, s.gain_high, s.sae_id IS NOT NULL AS tried, d.effect,
                concat_ws(' by ', s.method, s.simulator) AS method,
                concat_ws('/', s.method, s.simulator, s.settings_hash) AS way
         FROM features f JOIN saes a USING (sae_id) LEFT JOIN e USING (sae_id, feature)
-        LEFT JOIN headline_scores s USING (sae_id, feature)
+        LEFT JOIN headline_scores s USING (sae_id, feature) LEFT JOIN feature_effects d USING (sae_id, feature)
     )
 """
 _FIGURES = """
@@ -31,7 +31,8 @@ _FIGURES = """
     CASE WHEN alike THEN avg(chance ORDER BY chance) END, CASE WHEN alike THEN avg(lookup ORDER BY lookup) END,
     CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_low > 0) END,
     CASE WHEN count(lookup) > 0 THEN count(*) FILTER (gain_high < 0) END,
-    CASE WHEN alike THEN any_value(method) FILTER (tried) END
+    CASE WHEN alike THEN any_value(method) FILTER (tried) END,
+    CASE WHEN count(effect) > 0 THEN count(*) FILTER (effect = 'yes') END, nullif(count(effect), 0)
 """.replace("alike", "count(DISTINCT way) FILTER (tried) = 1")
 """Several SAEs may be scored in several ways; a figure over them all would compare what cannot be compared."""
 
@@ -104,11 +105,11 @@ def scores_by_tag(db: Db, groups: Mapping[str, str]) -> list[Row]:
 
 
 def comparable(db: Db) -> list[Row]:
-    """sae_id, index, explanation, score, low, high, tags: a row per feature that has an explanation, score or tag."""
+    """sae_id, index, explanation, score, low, high, tags, effect: a row per feature of which something is known."""
     return rows(
         db,
-        'SELECT sae_id, "index", explanation, score, score_low, score_high, tags FROM catalog'
-        " WHERE explanation IS NOT NULL OR score IS NOT NULL OR len(tags) > 0 ORDER BY 1, 2",
+        'SELECT sae_id, "index", explanation, score, score_low, score_high, tags, effect FROM catalog'
+        " WHERE explanation IS NOT NULL OR score IS NOT NULL OR len(tags) > 0 OR effect IS NOT NULL ORDER BY 1, 2",
     )
 
 

@@ -11,8 +11,11 @@ from safesail.errors import DataError
 from safesail.store.connection import Db, open_memory
 from safesail.store.sql import one, rows
 
-_TABLES = ("features", "explanations", "tags", "scores", "concepts", "feature_concepts")
+_TABLES = ("features", "explanations", "tags", "scores", "concepts", "feature_concepts", "effects")
 """Tables that a store and a release both have; windows and activations are in the release's exemplars."""
+
+_LATER = ("effects",)
+"""Tables that releases of earlier versions of the format do not have: empty there."""
 
 _RENAMED = {"feature": '"index"', "candidate": "true"}
 """Columns of the store that a release has under another name, or for which all its rows have one value."""
@@ -71,12 +74,19 @@ def open_release(
     with open_memory() as db:
         _insert(db, models, saes)
         db.execute("CREATE SCHEMA release")
-        paths = {table: folder.absolute() / f"{table}.parquet" for table in (*_TABLES, "exemplars")}
+        names = [t for t in (*_TABLES, "exemplars") if t not in _LATER or (folder / f"{t}.parquet").is_file()]
+        paths = {table: folder.absolute() / f"{table}.parquet" for table in names}
         with parquet_faults(folder):
             for table, path in paths.items():
                 db.execute(f"CREATE VIEW release.{table} AS SELECT *, file_row_number FROM {_parquet(path)}")
             for table in _TABLES:
-                _replace(db, table, f"SELECT {_columns(db, table)} FROM release.{table}")
+                if table in paths:
+                    _replace(db, table, f"SELECT {_columns(db, table)} FROM release.{table}")
+                else:
+                    db.execute(
+                        f'CREATE VIEW release.{table} AS SELECT feature AS "index", * EXCLUDE (feature),'
+                        f" CAST(0 AS BIGINT) AS file_row_number FROM main.{table}"
+                    )
             for view, select in _VIEWS.items():
                 _replace(db, view, select)
             if catalog is not None:
@@ -251,6 +261,14 @@ def score_summary(db: Db) -> list[dict[str, Any]]:
         .to_arrow_table()
         .to_pylist()
     )
+
+
+def effects_shown(db: Db) -> dict[str, int]:
+    """Measured features by whether they are shown to do something."""
+    return {
+        str(effect): int(n)
+        for effect, n in rows(db, "SELECT effect, count(*) FROM feature_effects GROUP BY 1")
+    }
 
 
 def release_origins(db: Db) -> dict[str, int]:

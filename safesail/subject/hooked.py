@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Int
@@ -253,11 +253,15 @@ class HookedModel:
                 {hook: x[:, inputs.text].float() for hook, x in done.seen.items()},
                 logits[:, max(0, inputs.text.start - 1) :],
             )
-            found = torch.autograd.grad(value, list(done.seen.values()), allow_unused=True)
+            # None where the target does not depend on it, whatever the stubs say.
+            slopes = cast(
+                "Sequence[Tensor | None]",
+                torch.autograd.grad(value, list(done.seen.values()), allow_unused=True),
+            )
         at_text = {hook: x.detach()[:, inputs.text].float() for hook, x in done.seen.items()}
         return at_text, {
             hook: torch.zeros_like(at_text[hook]) if g is None else g[:, inputs.text].float()
-            for hook, g in zip(done.seen, found, strict=True)
+            for hook, g in zip(done.seen, slopes, strict=True)
         }
 
     def generate(

@@ -76,7 +76,7 @@ def setter(*path: str, to: Any) -> Change:
 
 
 MANIFESTS: dict[str, tuple[Change, type[SafeSailError], str]] = {
-    "newer format": (setter("format_version", to=3), SchemaVersionError, "format 3, this version reads 2"),
+    "newer format": (setter("format_version", to=4), SchemaVersionError, "format 4, this version reads 3"),
     "no version": (setter("format_version", to="1"), DataError, "format_version"),
     "another kind": (setter("format", to="parquet-lake"), DataError, "not the manifest"),
     "wrong sum": (

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from safesail.errors import ConfigError, SubjectError
 from safesail.subject.encoder import TextEncoder
+from safesail.subject.head import head_logits
 from safesail.subject.protocol import Intervention, Subject
 from safesail.subject.rows import mean_loss
 
@@ -237,3 +238,68 @@ def test_an_encoder_has_no_logits_and_generates_nothing(encoder: TextEncoder) ->
     ):
         with pytest.raises(SubjectError, match="is a text encoder: it has no language head"):
             ask()
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_going_on_after_a_kept_prefix_is_the_whole_pass(causal: Subject, block: int) -> None:
+    rows = torch.tensor([LONG, [7, 9, 11, 5, 8]])
+
+    def late(x: Tensor, positions: Tensor) -> Tensor:
+        return torch.where((positions >= 3)[..., None], x + positions[..., None], x)
+
+    edits = [Intervention(hook(block + 1, "mlp_out"), late)]
+    state = causal.run(rows, keep_block=block, keep_prefix=3).state
+    assert state is not None
+    whole = causal.run(rows, capture=[last(causal)], interventions=edits).activations[last(causal)]
+    for copies in (1, 3):
+        again = causal.resume(state.repeat(copies), capture=[last(causal)], interventions=edits)
+        after = again.activations[last(causal)]
+        assert after.shape == (2 * copies, 2, causal.info.d_model)
+        torch.testing.assert_close(after, whole[:, 3:].repeat(copies, 1, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_prefix_is_kept_of_rows_of_one_length_only(causal: Subject, encoder: TextEncoder) -> None:
+    with pytest.raises(ValueError, match="a prefix is kept with a block, of rows of one length"):
+        causal.run(PADDED, attention_mask=MASK, keep_block=1, keep_prefix=2)
+    with pytest.raises(ValueError, match="of a causal model"):
+        encoder.run(PADDED, keep_block=1, keep_prefix=2)
+
+
+def test_the_head_alone_gives_the_models_own_logits(causal: Subject) -> None:
+    ran = causal.run(torch.tensor([LONG]), capture=[last(causal)], logits=True)
+    assert ran.logits is not None
+    logits = head_logits(causal, ran.activations[last(causal)][0])
+    assert (logits - ran.logits[0, 1:]).abs().max() == 0
+
+
+def test_an_encoder_has_no_head(encoder: TextEncoder) -> None:
+    with pytest.raises(SubjectError, match="is a text encoder: it has no language head"):
+        head_logits(encoder, torch.zeros(1, encoder.info.d_model))
+    with pytest.raises(SubjectError, match="is a text encoder"):
+        encoder.differentiate(torch.tensor([SHORT]), [hook(1)], lambda activations, logits: logits.sum())
+
+
+def test_gradients_are_those_of_small_changes(causal: Subject) -> None:
+    rows = torch.tensor([LONG])
+
+    def target(activations: Any, logits: Tensor) -> Tensor:
+        return logits[0, -1, 7]
+
+    at, gradients = causal.differentiate(rows, [hook(0, "mlp_out"), hook(1)], target)
+    clean = causal.run(rows, capture=[hook(0, "mlp_out")]).activations[hook(0, "mlp_out")]
+    assert torch.equal(at[hook(0, "mlp_out")], clean)
+    direction = torch.nn.functional.normalize(
+        torch.randn(causal.info.d_model, generator=torch.Generator().manual_seed(0)), dim=0
+    )
+    for name, gradient in gradients.items():
+
+        def moved(step: float, name: str = name) -> float:
+            def edit(x: Tensor, positions: Tensor) -> Tensor:
+                return torch.where((positions == 2)[..., None], x + step * direction, x)
+
+            logits = causal.run(rows, logits=True, interventions=[Intervention(name, edit)]).logits
+            assert logits is not None
+            return float(logits[0, -1, 7])
+
+        slope = (moved(0.01) - moved(-0.01)) / 0.02
+        assert slope == pytest.approx(float(gradient[0, 2] @ direction), rel=0.05, abs=1e-3)

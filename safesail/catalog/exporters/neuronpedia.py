@@ -16,12 +16,15 @@ from typing import Any
 
 from safesail.domain.ids import content_id
 from safesail.store.connection import Db
-from safesail.store.exports import ExportRow, exported_windows, model_layers
+from safesail.store.exports import ExportRow, exported_lens, exported_windows, model_layers
 
 BATCH = 1024
 N_WINDOWS = 20
 CREATOR = "clkht01d40000jv08hvalcvly"
 """Neuronpedia's own placeholder for whoever imports; its tables want a creator for every row."""
+
+_LENS = ("pos_str", "pos_values", "neg_str", "neg_values")
+"""Columns of its table of features for the logit lens."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _EXPLAINER = re.compile(r"(?P<model>.+) / (?P<type>[\w-]+)")
@@ -41,12 +44,14 @@ def _write_sae(db: Db, rows: list[ExportRow], out: Path) -> None:
     owner = {"modelId": model, "layer": source}
     _write_about(db, rows[0], model, source, folder)
     features = {row.index: row for row in rows}
+    lens = exported_lens(db, rows[0].sae_id)
 
     def feature(row: ExportRow) -> dict[str, Any]:
         return {
             **owner, "index": str(row.index), "creatorId": CREATOR, "sourceSetName": _set_of(source),
             "maxActApprox": row.maximum, "frac_nonzero": row.density,
             "hookName": row.hook if row.hook.startswith("blocks.") else None,
+            **dict(zip(_LENS, lens.get(row.index, (None,) * len(_LENS)), strict=True)),
         }  # fmt: skip
 
     def explanation(row: ExportRow) -> dict[str, Any]:
