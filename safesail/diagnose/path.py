@@ -185,10 +185,10 @@ def _strongest(saes: Sequence[SAE], given: Mapping[str, Attributions], config: P
     return all_nodes[: min(n, config.max_nodes)]
 
 
-_Edge = tuple[_Node, _Node, float]
+_Link = tuple[_Node, _Node, float]
 
 
-def _edges(subject: Subject, saes: Sequence[SAE], tokens: Tokens, nodes: Sequence[_Node]) -> Iterator[_Edge]:
+def _edges(subject: Subject, saes: Sequence[SAE], tokens: Tokens, nodes: Sequence[_Node]) -> Iterator[_Link]:
     """From every node to every node of a later hook; the values of one SAE are differentiated together."""
     size = max(1, _ROW_TOKENS // len(tokens))
     for i, sae in enumerate(saes):
@@ -200,7 +200,7 @@ def _edges(subject: Subject, saes: Sequence[SAE], tokens: Tokens, nodes: Sequenc
 
 def _edges_of(
     subject: Subject, tokens: Tokens, earlier: Sequence[_Node], later: Sequence[_Node]
-) -> Iterator[_Edge]:
+) -> Iterator[_Link]:
     hooks = list(dict.fromkeys(n.sae.info.hook for n in earlier))
     wanted = [(n.position, n.feature) for n in later]
     slopes = value_slopes(subject, tokens.ids, later[0].sae, wanted, hooks)
@@ -225,7 +225,7 @@ def _node_frame(nodes: Sequence[_Node], tokens: Tokens, known: KnownFeatures) ->
     return frame.sort_values(["layer", "position", "attribution"], kind="stable").reset_index(drop=True)
 
 
-def _edge_frame(edges: Sequence[_Edge], share: float) -> pd.DataFrame:
+def _edge_frame(edges: Sequence[_Link], share: float) -> pd.DataFrame:
     ordered = sorted(edges, key=lambda edge: -abs(edge[2]))
     held = np.cumsum([abs(weight) for _, _, weight in ordered])
     n = int(np.searchsorted(held, share * held[-1])) + 1 if len(held) else 0

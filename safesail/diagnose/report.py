@@ -76,7 +76,7 @@ def _drawn(diagnosis: Diagnosis, path: PredictionPath) -> dict[str, Any]:
     prompt = [i for i, role in enumerate(tokens.roles) if role != "answer"]
     layers = sorted({node["layer"] for node in nodes})
     height = MARGIN + ROW * (len(layers) + 1)
-    places: dict[tuple[str, int], tuple[float, float]] = {}
+    centres: dict[tuple[str, int], tuple[float, float]] = {}
     stacked: dict[tuple[int, int], int] = {}
     largest = max((abs(node["attribution"]) for node in nodes), default=1.0)
     for node in nodes:
@@ -85,7 +85,7 @@ def _drawn(diagnosis: Diagnosis, path: PredictionPath) -> dict[str, Any]:
         row, column = divmod(stacked[cell] - 1, ABREAST)
         x = MARGIN + COLUMN * (node["position"] + 0.5) + 14 * (column - (ABREAST - 1) / 2)
         y = height - ROW * (1 + layers.index(node["layer"])) - 14 * row
-        places[node["feature"], node["position"]] = (x, y)
+        centres[node["feature"], node["position"]] = (x, y)
     goal = (MARGIN + COLUMN * (prompt[-1] + 0.5), 28.0)
 
     def line(a: tuple[float, float], b: tuple[float, float], weight: float) -> dict[str, Any]:
@@ -97,13 +97,13 @@ def _drawn(diagnosis: Diagnosis, path: PredictionPath) -> dict[str, Any]:
 
     edges = [
         line(
-            places[e["from_feature"], e["from_position"]],
-            places[e["to_feature"], e["to_position"]],
+            centres[e["from_feature"], e["from_position"]],
+            centres[e["to_feature"], e["to_position"]],
             e["attribution"],
         )
         for e in path.edges.to_dict("records")
     ]
-    edges += [line(places[n["feature"], n["position"]], goal, n["attribution"]) for n in nodes]
+    edges += [line(centres[n["feature"], n["position"]], goal, n["attribution"]) for n in nodes]
     return {
         "target": clean_text(path.target), "kept": _percent(path.kept), "total": f"{path.total:.2f}",
         "width": 2 * MARGIN + COLUMN * len(prompt), "height": height + 70, "base": height, "goal": goal, "edges": edges,
@@ -113,7 +113,7 @@ def _drawn(diagnosis: Diagnosis, path: PredictionPath) -> dict[str, Any]:
             for i in prompt
         ],
         "nodes": [
-            {"x": places[n["feature"], n["position"]][0], "y": places[n["feature"], n["position"]][1],
+            {"x": centres[n["feature"], n["position"]][0], "y": centres[n["feature"], n["position"]][1],
              "r": round(2.5 + 4 * abs(n["attribution"]) / largest, 1), "sign": _sign(n["attribution"]),
              "title": clean_text(f"{n['feature']} on {n['token']!r}: {n['attribution']:+.2f}{_said(n['explanation'])}")}
             for n in nodes
