@@ -11,6 +11,7 @@ from safesail.version import __version__
 if TYPE_CHECKING:
     from safesail.api import (
         LoadedModel,
+        diagnose,
         download,
         explain,
         load,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LoadedModel",
     "__version__",
+    "diagnose",
     "download",
     "explain",
     "load",

@@ -3,9 +3,8 @@
 Stages take the path of a store first; their settings are keywords, by the names in the stage's `config.py`.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,185 +12,13 @@ import pandas as pd
 
 from safesail.catalog.api import Catalog
 from safesail.catalog.api import open_catalog as open_source_catalog
-from safesail.errors import ConfigError, FingerprintError
+from safesail.loaded import LoadedModel
 
 if TYPE_CHECKING:
     from safesail.autointerp.report import RunReport
     from safesail.catalog.format import Manifest
-    from safesail.domain.ids import FeatureId
-    from safesail.intervene.edits import FeatureEdit, Part, Where
     from safesail.intervene.run import InterveneReport
     from safesail.pipeline.summary import Summary
-    from safesail.sae.protocol import SAE
-    from safesail.store.effects import FeatureSize
-    from safesail.subject.protocol import Subject
-
-_KNOWN = """SELECT c.sae_id AS sae, c."index", f.q999, f.density, f.mean, f.maximum, c.explanation, c.score
-            FROM catalog c JOIN features f ON f.sae_id = c.sae_id AND f.feature = c."index" """
-
-COLUMNS = ("position", "token", "sae", "layer", "feature", "value", "normalised", "explanation", "score")
-"""Of what `LoadedModel.features` gives."""
-
-ATTRIBUTION_COLUMNS = ("position", "token", "feature", "activation", "attribution", "explanation")
-"""Of what `LoadedModel.attribute` gives."""
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A subject model with SAEs, and what a catalog knows of their features. Made by `load`."""
-
-    subject: "Subject"
-    saes: "Sequence[SAE]"
-    known: pd.DataFrame
-    """By feature: 0.999 quantile (q999), density, mean, maximum, explanation, score; empty without a catalog."""
-
-    _edits: "list[FeatureEdit]" = field(
-        default_factory=list["FeatureEdit"], init=False, repr=False, compare=False
-    )
-
-    def features(self, prompt: str) -> pd.DataFrame:
-        """Which features fire on a prompt, and how strongly: one row per token and feature.
-
-        Returns:
-            position, token, sae, layer, feature (`sae#index`), value (raw activation), normalised (value / Q(0.999)
-            of the feature over its harvest), explanation, score; what is not known is missing.
-
-        Raises:
-            ConfigError: no token, or more than the model takes.
-        """
-        from safesail.domain.ids import layer_of
-        from safesail.sae.encode import encode_rows
-
-        ids = self.subject.tokenize(prompt)
-        if not 0 < len(ids) <= self.subject.n_ctx_max:
-            raise ConfigError(
-                f"the prompt has {len(ids)} tokens; from 1 to {self.subject.n_ctx_max} are taken"
-            )
-        encoded = encode_rows(self.subject, self.saes, [ids])
-        tokens = self.subject.token_strings(ids)
-        frames = [
-            pd.DataFrame(
-                {
-                    "position": fired.position,
-                    "token": [tokens[p] for p in fired.position],
-                    "sae": sae.info.sae_id,
-                    "layer": layer_of(sae.info.hook),
-                    "index": fired.feature,
-                    "value": fired.value,
-                }
-            )
-            for sae in self.saes
-            for fired in (encoded.by_sae[sae.info.sae_id],)
-        ]
-        frame = pd.concat(frames, ignore_index=True).merge(self.known, how="left", on=["sae", "index"])
-        frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
-        frame["normalised"] = frame["value"] / frame["q999"]
-        strongest_first = frame.sort_values("value", ascending=False).sort_values("position", kind="stable")
-        return strongest_first.reindex(columns=list(COLUMNS)).reset_index(drop=True)
-
-    @contextmanager
-    def intervene(
-        self, changes: Mapping[str, str], *, where: "Where" = "everywhere", part: "Part" = "all"
-    ) -> Generator[None, None, None]:
-        """Within the block, `generate` edits features; blocks may lie within each other.
-
-        Args:
-            changes: By feature (`sae#index`): `ablate`, `scale:2`, `add:3`, `clamp:5`; with a catalog also `mean` (of
-                the feature over all tokens) and `steer:4` (stronger by 4 times its maximum).
-            where: On every token, or where the feature fires (`firing`).
-            part: Of a text that is continued: `all`, `prompt` or `answer`.
-
-        Raises:
-            ConfigError: no such feature or change.
-            SaeError: an SAE without a decoder.
-        """
-        from safesail.domain.ids import parse_feature
-        from safesail.intervene.edits import FeatureEdit, parse_change
-
-        named = {parse_feature(name): text for name, text in changes.items()}
-        edit = FeatureEdit(
-            {f: parse_change(text, f, self._size(f)) for f, text in named.items()}, where, part
-        )
-        edit.interventions(self.saes, 0)  # refuses what cannot be
-        self._edits.append(edit)
-        try:
-            yield
-        finally:
-            self._edits.remove(edit)
-
-    def generate(self, prompt: str, *, max_tokens: int = 40, temperature: float = 0.0, seed: int = 0) -> str:
-        """What the model says after a prompt; within `intervene`, with the edits.
-
-        Args:
-            prompt: Text without special tokens.
-            max_tokens: At most so many.
-            temperature: 0 takes the likeliest token.
-            seed: Of the draws.
-
-        Raises:
-            ConfigError: an empty prompt, or one that leaves no room.
-            SubjectError: a model without a language head.
-        """
-        from safesail.intervene.edits import check_prompt
-
-        ids = self.subject.tokenize(prompt)
-        check_prompt(self.subject, ids, max_tokens)
-        edits = [i for edit in self._edits for i in edit.interventions(self.saes, len(ids))]
-        (new,) = self.subject.generate(
-            [ids], max_tokens=max_tokens, interventions=edits, temperature=temperature, seed=seed
-        )
-        return "".join(self.subject.token_strings(new))
-
-    def attribute(self, prompt: str, target: str) -> pd.DataFrame:
-        """Which features a prediction rests on: gradient x activation, in one backward pass.
-
-        Args:
-            prompt: Text.
-            target: The next token, as text whose first token counts (`" Rome"`), or a later feature (`sae#index`).
-
-        Returns:
-            position, token, feature, activation, attribution (what it adds to the token's log-odds, or to the later
-            feature's activation, to first order), explanation; the largest first.
-
-        Raises:
-            ConfigError: no token, or more than the model takes.
-            SaeError: an SAE without a decoder.
-            SubjectError: a model without a language head.
-        """
-        from safesail.domain.ids import parse_feature
-        from safesail.intervene.attribution import attribute, attribute_to, token_target
-
-        ids, names = self.subject.tokenize(prompt), {sae.info.sae_id for sae in self.saes}
-        if target.rpartition("#")[0] in names:
-            given = attribute_to(self.subject, self.saes, ids, parse_feature(target))
-        else:
-            wanted = self.subject.tokenize(target)
-            if not wanted:
-                raise ConfigError("an empty target; name a token such as ' Rome', or a feature")
-            given = attribute(self.subject, self.saes, ids, token_target(wanted[0]))
-        tokens = self.subject.token_strings(ids)
-        frame = pd.concat(
-            [
-                pd.DataFrame({"position": of.position, "token": [tokens[p] for p in of.position], "sae": sae_id,
-                              "index": of.feature, "activation": of.activation, "attribution": of.attribution})
-                for sae_id, of in given.items()
-            ],
-            ignore_index=True,
-        ).merge(self.known[["sae", "index", "explanation"]], how="left", on=["sae", "index"])  # fmt: skip
-        frame["feature"] = frame["sae"] + "#" + frame["index"].astype(str)
-        ordered = frame.sort_values("attribution", key=abs, ascending=False)
-        return ordered.reindex(columns=list(ATTRIBUTION_COLUMNS)).reset_index(drop=True)
-
-    def _size(self, feature: "FeatureId") -> "FeatureSize | None":
-        """How strongly a feature fires, as the catalog knows."""
-        from safesail.store.effects import FeatureSize
-
-        own = (self.known["sae"] == feature.sae_id) & (self.known["index"] == feature.index)
-        rows: pd.DataFrame = self.known.loc[own, ["density", "mean", "maximum"]].dropna()
-        if rows.empty:
-            return None
-        density, mean, maximum = (float(cell) for cell in rows.iloc[0])
-        return FeatureSize(density, density * mean, maximum)
 
 
 def load(
@@ -215,26 +42,30 @@ def load(
         SubjectError, SaeError: one of them cannot be loaded, or they do not fit.
         FingerprintError: the catalog's SAE of that name has other weights.
     """
+    from safesail.diagnose.known import read_known
     from safesail.sae.load import open_saes
     from safesail.subject.loading import ModelConfig, load_subject
 
     subject = load_subject(ModelConfig(model, device, dtype))
     opened = open_saes(saes, subject)
-    known = pd.DataFrame(
-        {name: [] for name in ("sae", "index", "q999", "density", "mean", "maximum", "explanation", "score")}
-    ).astype({"sae": str, "index": int})
-    if catalog is not None:
-        with open_catalog(catalog) as opened_catalog:
-            stored = opened_catalog.query("SELECT sae_id, sha256 FROM saes")
-            known = opened_catalog.query(_KNOWN)
-        weights = {str(sae_id): sha256 for sae_id, sha256 in zip(stored.sae_id, stored.sha256, strict=True)}
-        for sae in opened:
-            if weights.get(sae.info.sae_id) not in (None, sae.info.sha256):
-                raise FingerprintError(f"{catalog} knows another SAE by the name {sae.info.sae_id}")
-            if sae.info.sae_id not in weights:  # the same weights are the same SAE, whatever it is called
-                twins = [name for name, sha256 in weights.items() if sha256 == sae.info.sha256]
-                known = known.replace({"sae": dict.fromkeys(twins[:1], sae.info.sae_id)})
-    return LoadedModel(subject, opened, known)
+    source = None if catalog is None else Path(catalog)
+    return LoadedModel(subject, opened, read_known(source, [sae.info for sae in opened]), source)
+
+
+def diagnose(
+    prompt: str, model: str, saes: Sequence[str], *, catalog: str | Path | None = None, **settings: Any
+) -> pd.DataFrame:
+    """Which features fire on a prompt: `load(...).diagnose(prompt).fired`, for a single question.
+
+    Returns:
+        One row per token and feature: position, token, role (template, prompt, answer), start and end (characters),
+        sae, layer, feature, value, normalised, share_higher (of the harvest's tokens), explanation, score,
+        chance_score, above_chance, beyond_lookup, tags.
+
+    Raises:
+        SafeSailError: as `load` and `LoadedModel.diagnose`.
+    """
+    return load(model, saes, catalog=catalog).diagnose(prompt, **settings).fired
 
 
 @contextmanager

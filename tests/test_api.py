@@ -23,8 +23,8 @@ PROMPT = "the knife and the river near a market"
 
 def test_the_names_that_are_offered() -> None:
     assert safesail.__all__ == [
-        "LoadedModel", "__version__", "download", "explain", "load", "measure_effects", "open_catalog", "release",
-        "run", "score",
+        "LoadedModel", "__version__", "diagnose", "download", "explain", "load", "measure_effects", "open_catalog",
+        "release", "run", "score",
     ]  # fmt: skip
     for name in safesail.__all__:
         assert getattr(safesail, name).__doc__
@@ -122,7 +122,9 @@ def test_without_a_catalog_what_is_not_known_is_missing(made: Made) -> None:
 
 def test_a_prompt_that_is_too_long_or_empty_is_refused(model: safesail.LoadedModel) -> None:
     for prompt in ("", "word " * 500):
-        with pytest.raises(ConfigError, match=r"the prompt has \d+ tokens; from 1 to \d+ are taken"):
+        with pytest.raises(
+            ConfigError, match=r"the prompt has (no token; give a text|\d+ tokens; .* takes \d+: shorten it)"
+        ):
             model.features(prompt)
 
 

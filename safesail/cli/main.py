@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 import click
 
 from safesail.cli.concepts import concepts
+from safesail.cli.diagnosing import diagnose
 from safesail.cli.explaining import cache, explain, ledger, score
 from safesail.cli.harvesting import harvest
 from safesail.cli.intervening import intervene
@@ -53,8 +54,8 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, intervene,
-    run, migrate, doctor,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose,
+    intervene, run, migrate, doctor,
 ):  # fmt: skip
     cli.add_command(_command)
 

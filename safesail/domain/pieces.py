@@ -35,6 +35,11 @@ def spell_tokens(tokens: Sequence[str]) -> list[str]:
     return [token.replace("\u2581", " ") for token in tokens]
 
 
+def piece_bytes(token: str) -> bytes:
+    r"""The bytes of a token, those of a broken character spelled `\xe4`."""
+    return _PIECE.sub(lambda match: bytes([int(match[1], 16)]), token.encode("utf-8", "replace"))
+
+
 def join_pieces(
     tokens: Sequence[str], activations: Sequence[float]
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -70,16 +75,16 @@ def _character(tokens: Sequence[str], start: int, *, cut_off: bool) -> tuple[str
     """
     pieces = b""
     for stop in range(start, min(start + _LONGEST, len(tokens))):
-        spelled = tokens[stop].encode("utf-8", "replace")
-        piece = _PIECE.sub(lambda match: bytes([int(match[1], 16)]), spelled)
-        if piece == spelled and stop == start:
+        piece = piece_bytes(tokens[stop])
+        whole = piece == tokens[stop].encode("utf-8", "replace")
+        if whole and stop == start:
             return tokens[start], start + 1
-        if piece == spelled:
+        if whole:
             break  # no piece: what came before is no character
         pieces += piece
-        whole = _CUT_OFF.sub(_UNKNOWN.encode(), pieces) if cut_off else pieces
+        known = _CUT_OFF.sub(_UNKNOWN.encode(), pieces) if cut_off else pieces
         try:
-            return whole.decode("utf-8"), stop + 1
+            return known.decode("utf-8"), stop + 1
         except UnicodeDecodeError:
             continue
     else:

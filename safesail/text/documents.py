@@ -65,6 +65,21 @@ def read_documents(sources: Sequence[str], *, column: str | None = None, seed: i
                 yield Document(document_id, text, name, split_of(document_id, seed))
 
 
+def read_texts(path: Path, *, column: str | None = None) -> list[str]:
+    """Single texts, in order, repeated ones too: the lines of a .txt, the rows of .jsonl, .csv or .parquet.
+
+    Raises:
+        NotFoundError: no file there.
+        ConfigError: it cannot be read as what its name says, or holds no text.
+    """
+    ((file, _),) = _files(str(path))[:1]
+    lines = _decoded(file).splitlines() if file.name.endswith(".txt") else _file_texts(file, column)
+    texts = [text for text in map(_mended, lines) if text.strip()]
+    if not texts:
+        raise ConfigError(f"no text in {path}")
+    return texts
+
+
 def check_sources(sources: Sequence[str], *, column: str | None = None) -> None:
     """Read the beginning of every source, so that what cannot be read is said before anything else is done.
 

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from safesail.domain.ids import FeatureId
-from safesail.intervene.attribution import attribute, token_target
 from safesail.intervene.config import InterveneConfig
 from safesail.intervene.feature import FeatureTask, Neutral, clean_pass, measure_feature
 from safesail.intervene.run import run_interventions
 from safesail.resources import resource_dir
+from safesail.sae.attribution import attribute, token_target
 from safesail.sae.edit import ablate, edit_features, feature_directions, scale
 from safesail.sae.load import load_with_saes
 from safesail.sae.protocol import SAE

@@ -6,8 +6,8 @@ import torch
 import safesail
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError
-from safesail.intervene.attribution import attribute, attribute_to, feature_target, token_target
 from safesail.intervene.edits import FeatureEdit, continuations, parse_change
+from safesail.sae.attribution import attribute, attribute_to, feature_target, token_target
 from safesail.sae.edit import add, edit_features
 from safesail.sae.protocol import SAE
 from safesail.store.effects import FeatureSize

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safesail.intervene.attribution import attribute, token_target
+from safesail.sae.attribution import attribute, token_target
 from safesail.sae.load import open_sae
 from safesail.store.connection import open_writer
 from safesail.store.sql import rows

@@ -57,6 +57,39 @@ def feature_target(sae: SAE, feature: int) -> Target:
     return target
 
 
+def value_slopes(
+    subject: Subject, ids: Sequence[int], later: SAE, wanted: Sequence[tuple[int, int]], hooks: Sequence[str]
+) -> dict[str, Float[Tensor, "n_wanted n_tokens d_in"]]:
+    """What one more unit of every activation adds to a feature's value on one token, for many of them in one pass.
+
+    Args:
+        subject: The subject model.
+        ids: The text.
+        later: The SAE of the features.
+        wanted: (token, feature) of each.
+        hooks: Hooks before that of `later`.
+
+    Returns:
+        By hook, the gradient of each wanted value.
+
+    Raises:
+        ConfigError, SubjectError: as `attribute`.
+    """
+
+    def target(activations: Mapping[str, Tensor], logits: Tensor) -> Tensor:
+        x = activations[later.info.hook]
+        rows = torch.arange(len(wanted), device=x.device)
+        at = torch.tensor([position for position, _ in wanted], device=x.device)
+        # Every row of the batch holds the text and one of the wanted values: rows do not see each other.
+        acts = later.encode(x[rows, at])
+        features = torch.tensor([feature for _, feature in wanted], device=acts.feature.device)
+        return acts.value[acts.feature == features[acts.token]].sum()
+
+    repeated = torch.tensor([list(ids)]).repeat(len(wanted), 1)
+    _, gradients = subject.differentiate(repeated, [*hooks, later.info.hook], target)
+    return {hook: gradients[hook] for hook in hooks}
+
+
 def attribute(
     subject: Subject, saes: Sequence[SAE], ids: Sequence[int], target: Target, *, hooks: Sequence[str] = ()
 ) -> dict[str, Attributions]:
