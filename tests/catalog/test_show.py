@@ -20,6 +20,9 @@ density 0.1, mean 1.5, maximum 3, q999 2.9, over 100 tokens
 top tokens: 'the'  'smuggled'
 tags: violence (concepts), insult (explainer)
 concept: violence.insult.slur, alone in 80% of 20 pairs (10% on the other side)
+shown to do something: not shown
+  steered on neutral text, log-odds of what follows it: +0.10 (other features +0.05), q 0.600, at 4.0 x its maximum, \
+cost 0.09 nats per token
 
 {TEXTS[1]}
   by writer, run
