@@ -5,12 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from safesail.domain.config import Config
+from safesail.domain.methods import DEFAULT_METHOD, Method
 from safesail.store.selection import NEAR
 
 Answer = Literal["json", "text"]
-Method = Literal["segment", "token", "detection", "fuzzing", "pooled"]
-"""`segment` asks about one explanation at a time, `pooled` about those of several features at once; `token` asks for
-every token; `detection` and `fuzzing` are Delphi's."""
 
 Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
@@ -161,7 +159,7 @@ class ScoringConfig(Config):
     model: str = "lexical"
     """Name of the model that simulates, as its endpoint knows it."""
 
-    method: Method = "segment"
+    method: Method = DEFAULT_METHOD
 
     template: str | None = None
     """Prompt template `prompts/simulate/<template>.j2`; None: the method's own."""

@@ -8,6 +8,7 @@ import click
 
 from safesail.cli.options import Decorator, json_option, quiet_option, store_option
 from safesail.cli.output import print_json, print_table
+from safesail.domain.methods import DEFAULT_METHOD, METHODS
 from safesail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def _asking(*models: str, more: Sequence[Decorator] = ()) -> Decorator:
         _option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
         *(_option(f"--{name}", help=_HELP[name]) for name in models),
         _option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
-        _option("--scoring", "method", type=click.Choice(["pooled", "segment", "token", "detection", "fuzzing"]),
-               default="pooled", show_default=True,
+        _option("--scoring", "method", type=click.Choice(METHODS), default=DEFAULT_METHOD, show_default=True,
                help="How explanations are tested; pooled: those of several features in one prompt."),
         _option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
                help="Chance line on every n-th feature; 0: none. Pooled scoring has it on all, for nothing."),

@@ -24,7 +24,10 @@ from safesail.metrics.correlation import bootstrap_interval
 from tests.study import Claim, embedding, score_all
 
 PUZZLES = Path(__file__).parents[3] / "shared/data/neuron_puzzles/puzzles.json"
-METHODS = {"segment": ScoringConfig(draws=1), "token": ScoringConfig(method="token", draws=1)}
+METHODS = {
+    "segment": ScoringConfig(method="segment", draws=1),
+    "token": ScoringConfig(method="token", draws=1),
+}
 
 
 def claims_of(number: int, puzzle: dict[str, Any]) -> list[Claim]:
