@@ -59,7 +59,7 @@ from safesail.store.pools import (
     replace_pool,
     shared_windows,
 )
-from safesail.store.token_table import TokenTables, keeps_all
+from safesail.store.token_table import TokenTables
 
 _LEVELS = 5
 """Activation levels over which a feature's windows are spread."""
@@ -166,6 +166,9 @@ class PoolScorer:
         self._known: dict[FeatureId, _Known] = {}
         self._explanations: dict[str, Explanation] = {}
         self._gathered: dict[str, Gathered] = {}
+        self._scores: dict[str, tuple[int, Score]] = {}
+        """By explanation: after how many rounds, and what it was."""
+
         self._recalled: set[int] = set()
         self._n_draws = 0
         self._paid = 0.0
@@ -194,7 +197,7 @@ class PoolScorer:
             if not open_ones:
                 break
             await self._round(open_ones)
-        return [self._record(e) for e in explanations if self.gathered(e).turns]
+        return [self._scored(e) for e in explanations if self.gathered(e).turns]
 
     def _is_open(self, explanation: Explanation, rounds: int) -> bool:
         """Whether it is to be asked about again: not decided, and windows are left that were not shown."""
@@ -344,7 +347,7 @@ class PoolScorer:
     def _contributor(self, feature: FeatureId) -> _Known:
         if feature not in self._known:
             harvested = find_feature(self._db, feature)
-            sparse = not keeps_all(self._db, harvested)
+            sparse = self._tables.sparse(harvested)
             self._known[feature] = _Known(harvested, self._supply(harvested), sparse)
         return self._known[feature]
 
@@ -361,14 +364,21 @@ class PoolScorer:
         anywhere = silent_windows(self._db, harvested, "test", "random", n=n, seed=seed + 1)
         return Supply(active.window_id[order].tolist(), _in_turn(hard, anywhere)[:n])
 
+    def _scored(self, explanation: Explanation) -> Score:
+        """The score by all that was said so far, computed anew where something was said since the last time."""
+        identity, turns = explanation_id(explanation), self.gathered(explanation).turns
+        if identity not in self._scores or self._scores[identity][0] != turns:
+            self._scores[identity] = turns, self._record(explanation)
+        return self._scores[identity][1]
+
     def _record(self, explanation: Explanation) -> Score:
-        """The score by all that was said so far."""
+        """The score by all that was said so far, stored."""
         gathered, config = self.gathered(explanation), self._scoring
         prompt_hash = load_template(STAGE, config.template_name).prompt_hash
         score = score_of(
             explanation.feature, self._key.simulator, gathered.simulation, None, config, prompt_hash
         )
-        score = replace(score, chance=gathered.chance(config.seed))
+        score = replace(score, chance=gathered.chance)
         table = self._tables.table(self._contributor(explanation.feature).harvested)
         score = with_lookup(score, gathered.simulation.windows, table, config)
         if self._origin is not None:

@@ -1,9 +1,10 @@
 """Agreement between two columns of numbers, with bootstrap intervals over windows."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from safesail.domain.undefined import Undefined
 
@@ -135,13 +136,21 @@ def _resampled(
     sums: Float[np.ndarray, "n_windows 6"], draws: int, seed: int
 ) -> tuple[Float[np.ndarray, " draws"], Bool[np.ndarray, " draws"]]:
     """Correlation on every resample of the windows, and where it is defined (0 stands where it is not)."""
-    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
+    weights = _resamples(len(sums), draws, seed)
     n, x, y, xx, yy, xy = (weights @ sums).T
     var_x, var_y = xx * n - x * x, yy * n - y * y
     # A constant side leaves rounding noise instead of 0.
     defined = (var_x > 1e-9 * n * n) & (var_y > 1e-9 * n * n)
     drawn = np.divide(xy * n - x * y, np.sqrt(np.where(defined, var_x * var_y, 1.0)))
     return np.where(defined, np.clip(drawn, -1.0, 1.0), 0.0), defined
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, draws: int, seed: int) -> Int[np.ndarray, "draws n"]:
+    """How often each of `n` windows is in each resample: the same for the figures of one score."""
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    weights.flags.writeable = False
+    return weights
 
 
 def percentile_interval(

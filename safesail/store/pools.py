@@ -153,17 +153,22 @@ def shared_windows(
             window,
             {f.feature.index: none if whole or f.feature.index not in silent else None for f in features},
         )
-    for feature in (f.feature.index for f in features):
-        for window_id, positions, values in rows(
-            db,
-            "SELECT window_id, positions, activations FROM active_windows"
-            " WHERE sae_key = ? AND feature = ? AND list_contains(?, window_id)",
-            [features[0].sae_key, feature, list(window_ids)],
-        ):
-            at = shared[int(window_id)]
-            if at.activations[feature] is not None:
-                at.activations[feature] = _spread(positions, values, len(at.window.tokens))
+    for feature, window_id, positions, values in rows(
+        db,
+        "SELECT feature, window_id, positions, activations FROM active_windows"
+        f" WHERE sae_key = ? AND feature IN ({_numbers(f.feature.index for f in features)})"
+        f" AND window_id IN ({_numbers(window_ids)})",
+        [features[0].sae_key],
+    ):
+        at = shared[int(window_id)]
+        if at.activations[feature] is not None:
+            at.activations[feature] = _spread(positions, values, len(at.window.tokens))
     return shared
+
+
+def _numbers(numbers: Iterable[int]) -> str:
+    """As a list in SQL: unlike a parameter, it tells which blocks of a table need not be read."""
+    return ", ".join(str(int(number)) for number in numbers)
 
 
 def _spread(positions: Sequence[int], values: Sequence[float], n_tokens: int) -> tuple[float, ...]:

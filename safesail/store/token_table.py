@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from safesail.domain.ids import FeatureId
 from safesail.domain.pieces import join_pieces
 from safesail.store.exemplars import HarvestedFeature
 from safesail.store.sql import Db, rows, value
@@ -22,10 +23,17 @@ class TokenTables:
     def __init__(self, db: Db) -> None:
         self._db = db
         self._counts: dict[tuple[int, bool], Mapping[str, int]] = {}
+        self._whole: dict[FeatureId, bool] = {}
+
+    def sparse(self, feature: HarvestedFeature) -> bool:
+        """Whether only the nonzeros of documents that are kept whole are sure to be all stored."""
+        if feature.feature not in self._whole:
+            self._whole[feature.feature] = not keeps_all(self._db, feature)
+        return self._whole[feature.feature]
 
     def table(self, feature: HarvestedFeature) -> Table:
         """Mean activation of a feature on every token string on which it fires in train windows."""
-        whole = not keeps_all(self._db, feature)
+        whole = self.sparse(feature)
         key = feature.harvest_key, whole
         if key not in self._counts:
             self._counts[key] = _counts(self._db, *key)
