@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safesail.autointerp.clients import Client
@@ -152,14 +152,21 @@ class PoolScorer:
     """Scores explanations of one SAE in groups, and keeps what was said of each."""
 
     def __init__(
-        self, db: Db, client: Client, config: AutointerpConfig, sae_id: str, origin: ScoreOrigin | None
+        self,
+        db: Db,
+        client: Client,
+        config: AutointerpConfig,
+        sae_id: str,
+        origin: ScoreOrigin | None,
+        on_round: Callable[[Round], None] | None = None,
     ) -> None:
-        """`origin`: of the scores; None: nothing is written."""
+        """`origin`: of the scores; None: nothing is written. `on_round` is told of every round, stored ones too."""
         self._db = db
         self._client = client
         self._config = config
         self._scoring = config.scoring
         self._origin = origin
+        self._on_round = on_round
         self._tables = TokenTables(db)
         simulator = f"{config.scoring.model} @ {client.endpoint}"
         self._key = PoolKey(sae_id, simulator, score_origin(db, "", sae_id, config).settings_hash)
@@ -223,9 +230,7 @@ class PoolScorer:
     def _priced(self, features: Sequence[FeatureId], budget: Budget) -> tuple[float, float]:
         of = features[: self._scoring.pool.features]
         members = Pool(tuple(PoolMember(f.index, "", 0) for f in of))
-        units = [
-            segment_units(w.tokens, [0.0] * len(w.tokens), self._scoring) for w in self._windows(members)
-        ]
+        units = [segment_units(w.tokens, [0.0] * len(w.tokens), self._scoring) for w in self.windows(members)]
         request = make_request(
             self._client.endpoint, [STAND_IN] * len(of), [u.texts for u in units], self._scoring
         )
@@ -280,7 +285,7 @@ class PoolScorer:
     async def _ask(self, pool: Pool) -> None:
         """Ask about one group, and give every member what was said; a bad answer loses the round of these only."""
         explained = [self._explanations[m.explanation_id] for m in pool.members]
-        windows = self._windows(pool)
+        windows = self.windows(pool)
         texts = {e.feature: e.text for e in shuffled(explained, "order", *pool.members)}
         try:
             if pool.error is not None:
@@ -296,6 +301,8 @@ class PoolScorer:
             await self._ask_halves(pool, error)
             return
         self._paid_parts += 0 if cached else len(explained)
+        if self._on_round is not None:
+            self._on_round(said)
         for explanation in explained:
             twins = {e.feature for e in explained if e.text == explanation.text}
             gathered = self.gathered(explanation)
@@ -323,7 +330,7 @@ class PoolScorer:
         gathered.failures.append(error)
         gathered.n_failed += n_windows
 
-    def _windows(self, pool: Pool) -> list[PoolWindow]:
+    def windows(self, pool: Pool) -> list[PoolWindow]:
         """The windows that a group's members contribute, in the order in which they are shown; no window twice."""
         sae_id, config = self._key.sae_id, self._scoring.pool
         members = [FeatureId(sae_id, m.feature) for m in pool.members]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from safesail.autointerp.calibrate import Calibration, Calibrator
 from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.forecast import Forecast, forecast
@@ -13,6 +14,7 @@ from safesail.autointerp.pooled import make_walk
 from safesail.autointerp.ranking import Chosen, FeatureChoice, choose, choose_sae, near_duplicates
 from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
+from safesail.domain.methods import Method
 from safesail.domain.records import Concept
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
 from safesail.llm.metered import MeteredClient
@@ -62,13 +64,56 @@ def score_store(
     """
     _needs_store(store)
     with open_writer(store) as db:
-        sae_id = choose_sae(db, choice)
-        explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id, choice.authors)]
-        features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
-        if not features:
-            raise _nothing_to_score(db, sae_id, store)
+        sae_id, features = _explained(db, choice, store)
         plan = Plan(sae_id, features, known={f: read_explanation(db, f, choice.authors) for f in features})
         return _done(run_plan(db, plan, chat, config, quiet=quiet))
+
+
+def calibrate_store(
+    store: Path,
+    choice: FeatureChoice,
+    chat: ChatSettings,
+    config: AutointerpConfig,
+    alone: Method,
+    *,
+    quiet: bool,
+) -> Calibration:
+    """Score explanations that an SAE has in `store` both pooled and by `alone`, and compare.
+
+    Raises:
+        NotFoundError: no store.
+        ConfigError: nothing is explained, or `alone` is not a method that rates parts of texts.
+        LLMUnavailableError: the endpoint is dead; what was answered is kept.
+        CacheMissError: replay was asked for and an answer is not in the cache.
+    """
+    if alone not in ("segment", "token"):
+        raise ConfigError(f"--calibrate holds pooled scores against segment or token, not {alone}")
+    _needs_store(store)
+    with open_writer(store) as db:
+        sae_id, features = _explained(db, choice, store)
+        settings = chat.named_in(config)
+        run_id = start_run(
+            db, "calibrate", settings.model_dump(mode="json") | {"sae_id": sae_id, "alone": alone}
+        )
+        client = chat.open(db, run_id).simulator
+        calibrator = Calibrator(db, client, settings, alone, sae_id, run_id)
+        explanations = [read_explanation(db, f, choice.authors) for f in features]
+        try:
+            found = asyncio.run(calibrator.run(explanations, quiet=quiet))
+        except* SafeSailError as group:
+            raise group.exceptions[0] from group
+        finish_run(db, run_id)
+        return found
+
+
+def _explained(db: Db, choice: FeatureChoice, store: Path) -> tuple[str, list[FeatureId]]:
+    """The SAE that is meant, and its features with an explanation, in the order in which they were written."""
+    sae_id = choose_sae(db, choice)
+    explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id, choice.authors)]
+    features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
+    if not features:
+        raise _nothing_to_score(db, sae_id, store)
+    return sae_id, features
 
 
 def _nothing_to_score(db: Db, sae_id: str, store: Path) -> ConfigError:

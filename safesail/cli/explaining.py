@@ -104,19 +104,32 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
     "--origin", default="run", show_default=True, help="Explanations of the catalog imported by this name."
 )
 @click.option("--explained-by", help="Only those that this explainer wrote, as the store names it.")
+@click.option(
+    "--calibrate",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Score N explanations both pooled and one at a time (--scoring segment or token), and compare.",
+)
 @store_option()
 @json_option()
 @quiet_option()
-def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
+def score(store: Path, as_json: bool, quiet: bool, calibrate: int | None, **asked: Any) -> None:
     """Score explanations that exist, with another simulator or method; imported ones too, on a harvest of your own.
 
     \b
     Examples:
         safesail score --scoring token --budget 200k
+        safesail score --calibrate 24 --budget 100k --simulator my-model
         safesail score --sae my-sae --origin neuronpedia/gemma-2-2b/20-gemmascope-res-16k --budget 200k
     """
-    from safesail.autointerp.run import score_store
+    from safesail.autointerp.run import calibrate_store, score_store
 
+    if calibrate is not None:
+        method = asked["method"] if asked["method"] != DEFAULT_METHOD else "segment"
+        settings = _settings(asked | {"method": DEFAULT_METHOD, "n": calibrate})
+        found = calibrate_store(store, *settings, method, quiet=quiet)
+        print_json(found) if as_json else click.echo(found.as_text())
+        return
     _print_report(score_store(store, *_settings(asked), quiet=quiet), as_json=as_json)
 
 

@@ -53,6 +53,11 @@ def balanced_accuracy(
     return (sensitivity + specificity) / 2
 
 
+def spearman(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float | Undefined:
+    """Correlation of ranks; ties share their mean rank. Unchanged by any increasing rescaling."""
+    return pearson(ranks(x), ranks(y))
+
+
 def ranks(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
     """Rank of every value from 1 up; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
