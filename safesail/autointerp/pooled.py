@@ -20,13 +20,14 @@ from safesail.autointerp.explainer import (
     make_request,
     make_several,
 )
+from safesail.autointerp.intruder import IntruderTest, intruder_origin
 from safesail.autointerp.loop import Plan, Walk
 from safesail.autointerp.pool_scorer import PoolScorer
 from safesail.autointerp.pricing import amount, expected_cost
 from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation, Failed, Score
-from safesail.errors import BudgetExceededError, CacheMissError
+from safesail.errors import BudgetExceededError, CacheMissError, ConfigError
 from safesail.llm.metered import MeteredClient
 from safesail.store.connection import Db
 from safesail.store.explanations import ScoreOrigin
@@ -36,7 +37,15 @@ _GROUPS_AT_ONCE = 2
 
 
 def make_walk(db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None) -> Walk:
-    """The walk of a way of scoring; `origin`: of the scores; None: nothing is written."""
+    """The walk of a way of scoring; `origin`: of the scores; None: nothing is written.
+
+    Raises:
+        ConfigError: intruder detection is to go first, and scoring is not pooled.
+    """
+    if config.first is not None and config.scoring.method != "pooled":
+        raise ConfigError(
+            f"{config.first} detection goes first with pooled scoring only, not {config.scoring.method}"
+        )
     return (PooledWalk if config.scoring.method == "pooled" else Walk)(db, clients, config, origin)
 
 
@@ -49,6 +58,7 @@ class PooledWalk(Walk):
         """`origin`: of the scores; None: nothing is written."""
         super().__init__(db, clients, config, origin)
         self._missing: CacheMissError | None = None
+        self._intruders: IntruderTest | None = None
         self._scores: dict[FeatureId, Score] = {}
         self._explaining: list[float] = []
         """What each explanation newly cost, in the budget's unit."""
@@ -65,23 +75,57 @@ class PooledWalk(Walk):
         """
         self._start(plan)
         self._scorer = PoolScorer(self._db, self._clients.simulator, self._config, plan.sae_id, self._origin)
+        if self._config.first is not None:
+            self._intruders = IntruderTest(
+                self._db, self._clients.simulator, self._config, plan.sae_id, self._intruder_origin(plan)
+            )
         pool = self._config.scoring.pool
-        size = _GROUPS_AT_ONCE * pool.features
         explained: list[Explanation] = []
+        waiting = list(enumerate(plan.features))
         with tqdm(desc="explain+score", total=len(plan.features), unit="feature", disable=quiet) as bar:
-            for first in range(0, len(plan.features), size):
-                batch = list(enumerate(plan.features))[first : first + size]
-                admitted = await self._admit(batch)
+            while waiting and not self._stopped and self._missing is None:
+                n = self._next(waiting)
+                batch, waiting = waiting[:n], waiting[n:]
+                admitted = await self._admit(await self._passing(batch))
                 explained += admitted
                 await self._score(admitted, pool.min_rounds)
                 bar.update(len(batch))
-                if self._stopped or self._missing is not None:
-                    break
             await self._score(explained, pool.max_rounds)
         self._count(plan)
         if self._missing is not None:
             raise self._missing
         return self._report
+
+    def _intruder_origin(self, plan: Plan) -> ScoreOrigin | None:
+        if self._origin is None:
+            return None
+        return intruder_origin(self._db, self._origin.run_id, plan.sae_id, self._config)
+
+    def _next(self, waiting: Sequence[tuple[int, FeatureId]]) -> int:
+        """Features that come next: as many as share prompts, but none is tested that could not be explained then."""
+        size = min(len(waiting), _GROUPS_AT_ONCE * self._config.scoring.pool.features)
+        if self._intruders is None or math.isinf(self._clients.simulator.unspent):
+            return size
+        return max(1, min(size, self._affordable(waiting[:size], 0)))
+
+    async def _passing(self, batch: Sequence[tuple[int, FeatureId]]) -> list[tuple[int, FeatureId]]:
+        """Of a batch those that do not fail intruder detection, where it goes first; the others are left out."""
+        if self._intruders is None or self._stopped:
+            return list(batch)
+        asked = [feature for _, feature in batch if feature not in self._plan.known]
+        try:
+            tested = await self._intruders.test(asked, decide=True)
+        except CacheMissError as error:
+            self._missing = error
+            return []
+        self._intruders.scores(asked)
+        self._report.stopped_by = self._report.stopped_by or self._intruders.stopped_by
+        failed = {f for f, of in tested.items() if of.verdict(self._config.intruder) is False}
+        self._report.left_out += [feature for feature in asked if feature in failed]
+        for number, feature in batch:
+            if feature in failed:
+                self._settle(number, None)
+        return [(number, feature) for number, feature in batch if feature not in failed]
 
     @property
     def _stopped(self) -> bool:
@@ -211,5 +255,6 @@ class PooledWalk(Walk):
             self._count_score(score)
         costs = self._clients.simulator.costs
         self._report.paid = [f for f in plan.features if costs.get(f, 0.0) > 0]
-        self._report.left = len(set(plan.features) - set(self._scores) - set(self._report.failed))
+        done = {*self._scores, *self._report.failed, *self._report.left_out}
+        self._report.left = len(set(plan.features) - done)
         self._report.tokens = self._clients.simulator.spent_tokens

@@ -4,23 +4,26 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from safesail.autointerp.calibrate import Calibration, Calibrator
 from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.forecast import Forecast, forecast
+from safesail.autointerp.intruder import IntruderReport, IntruderTest, intruder_origin
 from safesail.autointerp.loop import Plan
 from safesail.autointerp.origin import score_origin
 from safesail.autointerp.pooled import make_walk
 from safesail.autointerp.ranking import Chosen, FeatureChoice, choose, choose_sae, near_duplicates
 from safesail.autointerp.report import RunReport
 from safesail.domain.ids import FeatureId
-from safesail.domain.methods import Method
 from safesail.domain.records import Concept
 from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, SafeSailError
 from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
+from safesail.store.intruders import IntruderScore
 from safesail.store.registry import finish_run, start_run
 
 
@@ -74,7 +77,7 @@ def calibrate_store(
     choice: FeatureChoice,
     chat: ChatSettings,
     config: AutointerpConfig,
-    alone: Method,
+    alone: str,
     *,
     quiet: bool,
 ) -> Calibration:
@@ -104,6 +107,44 @@ def calibrate_store(
             raise group.exceptions[0] from group
         finish_run(db, run_id)
         return found
+
+
+def detect_intruders(
+    store: Path, choice: FeatureChoice, chat: ChatSettings, config: AutointerpConfig, *, quiet: bool
+) -> IntruderReport:
+    """Score features of an SAE in `store` by intruder detection, which needs no explanation.
+
+    Raises:
+        NotFoundError: no store, no selection or no harvest.
+        BudgetExceededError: not one feature was reached.
+        LLMUnavailableError: the endpoint is dead; what was answered is kept.
+        CacheMissError: replay was asked for and an answer is not in the cache.
+    """
+    _needs_store(store)
+    with open_writer(store) as db:
+        chosen = choose(db, choice, config.order)
+        settings = chat.named_in(config)
+        features = [FeatureId(chosen.sae_id, c.feature) for c in chosen.features][: choice.n]
+        run_id = start_run(db, "score", settings.model_dump(mode="json") | {"sae_id": chosen.sae_id})
+        client = chat.open(db, run_id).simulator
+        origin = intruder_origin(db, run_id, chosen.sae_id, settings)
+        test = IntruderTest(db, client, settings, chosen.sae_id, origin)
+        size = settings.concurrency * settings.intruder.trials_per_call
+        scores: list[IntruderScore] = []
+        try:
+            for start in tqdm(range(0, len(features), size), desc="intruders", unit="batch", disable=quiet):
+                if test.stopped_by is None:
+                    batch = features[start : start + size]
+                    asyncio.run(test.test(batch, decide=False))
+                    scores += test.scores(batch)
+        except* SafeSailError as group:
+            raise group.exceptions[0] from group
+        finish_run(db, run_id)
+        if test.stopped_by and not scores:
+            raise BudgetExceededError(f"the budget tests no feature of {chosen.sae_id}: {test.stopped_by}")
+        simulator = f"{settings.scoring.model} @ {client.endpoint}"
+        left = len(features) - len(scores)
+        return IntruderReport(chosen.sae_id, simulator, scores, client.spent_tokens, left, test.stopped_by)
 
 
 def _explained(db: Db, choice: FeatureChoice, store: Path) -> tuple[str, list[FeatureId]]:

@@ -10,3 +10,6 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 DEFAULT_METHOD: Method = "pooled"
 """THE default, of settings and of commands."""
+
+INTRUDER = "intruder"
+"""Intruder detection: a score of a feature, not of an explanation."""

@@ -168,6 +168,21 @@ def percentile_interval(
     return float(low), float(high)
 
 
+def share_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share, Wilson's (1927): it holds 0 and 1 off their ends, however few the trials.
+
+    Raises:
+        ValueError: no trial.
+    """
+    if trials < 1:
+        raise ValueError("a share needs at least 1 trial")
+    z = 1.959964
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * float(np.sqrt(share * (1 - share) / trials + spread / (4 * trials)))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def _finite(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
     if not np.isfinite(values).all():
         raise ValueError("values must be finite; leave undefined units out")
