@@ -30,7 +30,7 @@ from safesail.store.exemplars import HarvestedFeature, active_windows, find_feat
 from safesail.store.explanations import ScoreOrigin
 from safesail.store.intruders import IntruderScore, intruding_windows, record_intruder
 from safesail.store.pools import SharedWindow, kept_apart, shared_windows
-from safesail.store.token_table import keeps_all
+from safesail.store.token_table import keep_all
 
 TEMPLATE = "intruder_v1"
 _LEVELS = 5
@@ -230,7 +230,7 @@ class IntruderTest:
         own = self._own_windows(harvested)
         if len(own) < config.n_texts - 1:
             return []
-        sparse = not keeps_all(self._db, harvested)
+        sparse = not keep_all(self._db, [harvested])[feature]
         lent = intruding_windows(self._db, harvested, apart, config.n_trials, seed=config.seed, whole=sparse)
         donors = {j: find_feature(self._db, FeatureId(self._sae_id, j)) for j, _ in lent}
         shared = shared_windows(

@@ -43,9 +43,9 @@ from safesail.prompting.templates import load_template
 from safesail.store.connection import Db
 from safesail.store.exemplars import (
     HarvestedFeature,
-    active_windows,
-    find_feature,
-    silent_windows,
+    active_windows_of,
+    find_features,
+    silent_windows_of,
 )
 from safesail.store.explanations import ScoreOrigin, explanation_id, read_explanations, record_score
 from safesail.store.pools import (
@@ -198,13 +198,21 @@ class PoolScorer:
             The score of each that was part of one.
         """
         self._explanations |= {explanation_id(e): e for e in explanations}
+        self._know([e.feature for e in explanations])
         await self._recall(explanations)
         while self.stopped_by is None:
             open_ones = [e for e in explanations if self._is_open(e, rounds)]
             if not open_ones:
                 break
             await self._round(open_ones)
-        return [self._scored(e) for e in explanations if self.gathered(e).turns]
+        said = [e for e in explanations if self.gathered(e).turns]
+        self._tables.fit([self._contributor(e.feature).harvested for e in said if self._is_news(e)])
+        return [self._scored(e) for e in said]
+
+    def _is_news(self, explanation: Explanation) -> bool:
+        """Whether something was said since its score was computed."""
+        known = self._scores.get(explanation_id(explanation))
+        return known is None or known[0] != self.gathered(explanation).turns
 
     def _is_open(self, explanation: Explanation, rounds: int) -> bool:
         """Whether it is to be asked about again: not decided, and windows are left that were not shown."""
@@ -334,7 +342,8 @@ class PoolScorer:
         """The windows that a group's members contribute, in the order in which they are shown; no window twice."""
         sae_id, config = self._key.sae_id, self._scoring.pool
         members = [FeatureId(sae_id, m.feature) for m in pool.members]
-        known = [self._contributor(f) for f in members]
+        self._know(members)
+        known = [self._known[f] for f in members]
         turns = [k.supply.turn(m.turn, config) for k, m in zip(known, pool.members, strict=True)]
         shared = shared_windows(
             self._db,
@@ -352,30 +361,34 @@ class PoolScorer:
         return shuffled(list(chosen.values()), "windows", *pool.members)
 
     def _contributor(self, feature: FeatureId) -> _Known:
-        if feature not in self._known:
-            harvested = find_feature(self._db, feature)
-            sparse = self._tables.sparse(harvested)
-            self._known[feature] = _Known(harvested, self._supply(harvested), sparse)
+        self._know([feature])
         return self._known[feature]
 
-    def _supply(self, harvested: HarvestedFeature) -> Supply:
-        """Held-out windows: active ones over all levels, and hard and random ones in turn."""
+    def _know(self, features: Sequence[FeatureId]) -> None:
+        """Read at once what features contribute: held-out windows, active ones over all levels, and controls."""
+        new = list(dict.fromkeys(f for f in features if f not in self._known))
+        if not new:
+            return
         pool, seed = self._scoring.pool, self._config.test_exemplars.seed
-        active = active_windows(self._db, harvested, "test")
-        level = (
-            levels(active.maximum, _LEVELS, harvested.q999) if harvested.q999 else active.maximum.astype(int)
-        )
-        order = stratify(active.key, level, pool.n_active * pool.max_rounds, seed)
+        harvested = list(find_features(self._db, new).values())
+        self._tables.look_up(harvested)
+        active = active_windows_of(self._db, harvested, "test")
         n = pool.n_silent * pool.max_rounds
-        hard = silent_windows(self._db, harvested, "test", "hard", n=n, seed=seed)
-        anywhere = silent_windows(self._db, harvested, "test", "random", n=n, seed=seed + 1)
-        return Supply(active.window_id[order].tolist(), _in_turn(hard, anywhere)[:n])
+        hard = silent_windows_of(self._db, harvested, "test", "hard", n=n, seed=seed)
+        anywhere = silent_windows_of(self._db, harvested, "test", "random", n=n, seed=seed + 1)
+        for f in harvested:
+            of = active[f.feature]
+            level = levels(of.maximum, _LEVELS, f.q999) if f.q999 else of.maximum.astype(int)
+            order = stratify(of.key, level, pool.n_active * pool.max_rounds, seed)
+            silent = _in_turn(hard[f.feature], anywhere[f.feature])[:n]
+            supply = Supply(of.window_id[order].tolist(), silent)
+            self._known[f.feature] = _Known(f, supply, self._tables.sparse(f))
 
     def _scored(self, explanation: Explanation) -> Score:
         """The score by all that was said so far, computed anew where something was said since the last time."""
-        identity, turns = explanation_id(explanation), self.gathered(explanation).turns
-        if identity not in self._scores or self._scores[identity][0] != turns:
-            self._scores[identity] = turns, self._record(explanation)
+        identity = explanation_id(explanation)
+        if self._is_news(explanation):
+            self._scores[identity] = self.gathered(explanation).turns, self._record(explanation)
         return self._scores[identity][1]
 
     def _record(self, explanation: Explanation) -> Score:

@@ -6,7 +6,7 @@ certain, those that need it most first. So a stop at any moment leaves a catalog
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
@@ -60,6 +60,9 @@ class PooledWalk(Walk):
         self._missing: CacheMissError | None = None
         self._intruders: IntruderTest | None = None
         self._scores: dict[FeatureId, Score] = {}
+        self._ready: Mapping[FeatureId, Shown | Failed] = {}
+        """What is shown of the features of the batch that is explained."""
+
         self._explaining: list[float] = []
         """What each explanation newly cost, in the budget's unit."""
 
@@ -142,6 +145,7 @@ class PooledWalk(Walk):
         """Explain as many of `batch`, in order, as the budget is likely to finish."""
         admitted: list[Explanation] = []
         waiting = list(batch)
+        self._ready = self._show_all([f for _, f in batch if self._is_asked(f)])
         while waiting and self._missing is None and not self._stopped:
             n = self._affordable(waiting, len(admitted))
             if n == 0:
@@ -153,12 +157,16 @@ class PooledWalk(Walk):
                 admitted += explained
         return admitted
 
+    def _is_asked(self, feature: FeatureId) -> bool:
+        """Whether its explanation is neither known nor that of another feature."""
+        return feature not in self._plan.known and feature not in self._plan.shared
+
     async def _explanations_of(self, items: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
         """Explanations of some features, known or asked for in one call, as far as there are any."""
         explained: dict[FeatureId, Explanation | None] = {}
         try:
             explained |= {f: self._plan.known[f] for _, f in items if f in self._plan.known}
-            asked = [f for _, f in items if f not in explained and f not in self._plan.shared]
+            asked = [f for _, f in items if self._is_asked(f)]
             outcomes = await self._ask_several(asked)
             explained |= {outcome.feature: self._keep(outcome) for outcome in outcomes}
         except BudgetExceededError as error:
@@ -176,7 +184,7 @@ class PooledWalk(Walk):
         return [e for _, f in items if (e := explained.get(f)) is not None]
 
     async def _ask_several(self, features: Sequence[FeatureId]) -> list[Explanation | Failed]:
-        shown = [self._shown(feature) for feature in features]
+        shown = [self._ready.get(feature) or self._shown(feature) for feature in features]
         failed = [of for of in shown if isinstance(of, Failed)]
         fit = [of for of in shown if isinstance(of, Shown)]
         if not fit:
@@ -239,7 +247,7 @@ class PooledWalk(Walk):
     def _expected_explaining(self, waiting: Sequence[tuple[int, FeatureId]]) -> float:
         """What the first explanation is expected to cost, in the budget's unit, before any was paid for."""
         config, client = self._config.explain, self._clients.explainer
-        asked = [f for _, f in waiting if f not in self._plan.known and f not in self._plan.shared]
+        asked = [f for _, f in waiting if self._is_asked(f)]
         shown = [of for f in asked[: config.call_features] if isinstance(of := self._shown(f), Shown)]
         if not shown or not isinstance(client, MeteredClient):
             return 0.0

@@ -22,7 +22,7 @@ from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, Saf
 from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
-from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
+from safesail.store.explanations import authors_of, explained_features, read_explanation, record_all_tags
 from safesail.store.intruders import IntruderScore
 from safesail.store.registry import finish_run, start_run
 
@@ -231,8 +231,7 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     stage = "score" if plan.known else "explain"
     run_id = start_run(db, stage, settings.model_dump(mode="json") | {"sae_id": plan.sae_id})
     origin = score_origin(db, run_id, plan.sae_id, settings)
-    for feature, tags in plan.tags.items():
-        record_tags(db, feature, tags, source="concepts")
+    record_all_tags(db, plan.tags, source="concepts")
     clients = chat.open(db, run_id)
     walk = make_walk(db, clients, settings, origin)
     try:
