@@ -123,7 +123,7 @@ class Calibration:
 
 
 @dataclass
-class _Found:
+class _Scored:
     """What was asked so far."""
 
     pooled: dict[FeatureId, Score] = field(default_factory=dict[FeatureId, Score])
@@ -150,7 +150,7 @@ class Calibrator:
         self._positions = Positions(scoring)
         origin = score_origin(db, run_id, sae_id, config)
         self._scorer = PoolScorer(db, client, config, sae_id, origin, self._positions.add)
-        self._found = _Found()
+        self._scored = _Scored()
 
     async def run(self, explanations: Sequence[Explanation], *, quiet: bool) -> Calibration:
         """Compare as far as the budget goes.
@@ -161,7 +161,7 @@ class Calibrator:
         steps = (self._score_pooled, self._score_beside, self._score_alone)
         with tqdm(desc="calibrate", total=len(steps), unit="step", disable=quiet) as bar:
             for step in steps:
-                if self._found.stopped_by is None:
+                if self._scored.stopped_by is None:
                     await step(explanations)
                 bar.update()
         return self._compared(explanations)
@@ -169,12 +169,12 @@ class Calibrator:
     async def _score_pooled(self, explanations: Sequence[Explanation]) -> None:
         rounds = self._config.scoring.pool.max_rounds
         scores = await self._scorer.score(explanations, rounds)
-        self._found.pooled = {score.feature: score for score in scores}
-        self._found.stopped_by = self._scorer.stopped_by
+        self._scored.pooled = {score.feature: score for score in scores}
+        self._scored.stopped_by = self._scorer.stopped_by
 
     async def _score_beside(self, explanations: Sequence[Explanation]) -> None:
         """Every explanation on the same texts, in the same places, beside the best ones and beside the worst ones."""
-        values = {f: s.value for f, s in self._found.pooled.items() if s.value is not None}
+        values = {f: s.value for f, s in self._scored.pooled.items() if s.value is not None}
         ranked = sorted((e for e in explanations if e.feature in values), key=lambda e: values[e.feature])
         by_feature = {e.feature: e for e in ranked}
         size = max(1, self._config.scoring.pool.features // 2)
@@ -186,7 +186,7 @@ class Calibrator:
                 n = min(size, len(others) // 2)
                 if n:
                     await self._ask_beside(focus, {False: others[:n], True: others[-n:]}, turn)
-                if self._found.stopped_by is not None:
+                if self._scored.stopped_by is not None:
                     return
 
     async def _ask_beside(
@@ -200,11 +200,11 @@ class Calibrator:
         except BadAnswerError:
             return
         except BudgetExceededError as error:
-            self._found.stopped_by = str(error)
+            self._scored.stopped_by = str(error)
             return
         for strong, (answer, tokens) in said.items():
             for e in focus:
-                of = self._found.beside[strong].setdefault(e.feature, Gathered())
+                of = self._scored.beside[strong].setdefault(e.feature, Gathered())
                 of.turns, of.tokens = of.turns + 1, of.tokens + tokens / len(focus)
                 of.add(e.feature, answer, self._config.scoring, ())
 
@@ -226,7 +226,7 @@ class Calibrator:
         async def one(explanation: Explanation) -> None:
             feature = explanation.feature
             async with gate:
-                if self._found.stopped_by is not None:
+                if self._scored.stopped_by is not None:
                     return
                 windows = collect(self._db, feature, "test", self._config.test_exemplars)
                 table = tables.table(find_feature(self._db, feature))
@@ -236,35 +236,35 @@ class Calibrator:
                         self._client, explanation, windows, scoring, other=None, table=table
                     )
                 except BudgetExceededError as error:
-                    self._found.stopped_by = str(error)
+                    self._scored.stopped_by = str(error)
                     return
             record_score(self._db, explanation, score, origin)
-            self._found.alone[feature] = score
+            self._scored.alone[feature] = score
 
         async with asyncio.TaskGroup() as group:
             for explanation in explanations:
                 group.create_task(one(explanation))
 
     def _compared(self, explanations: Sequence[Explanation]) -> Calibration:
-        found, scoring = self._found, self._config.scoring
+        asked, scoring = self._scored, self._config.scoring
         gathered = [self._scorer.gathered(e) for e in explanations]
         turns = sum(g.turns for g in gathered)
-        pairs = _pairs(found.pooled, found.alone)
+        pairs = _pairs(asked.pooled, asked.alone)
         calibration = Calibration(
             sae_id=self._sae_id,
             simulator=f"{scoring.model} @ {self._client.endpoint}",
             asked=len(explanations),
-            pooled=_way(scoring.label, list(found.pooled.values())),
-            alone=_way(self._alone.scoring.label, list(found.alone.values())),
+            pooled=_way(scoring.label, list(asked.pooled.values())),
+            alone=_way(self._alone.scoring.label, list(asked.alone.values())),
             agreement=_over(pairs, pearson),
             rank_agreement=_over(pairs, spearman),
             shift=Figure.mean((pairs[:, 0] - pairs[:, 1]).tolist()),
-            interference=_interference(found.beside),
+            interference=_interference(asked.beside),
             explanation_order=self._positions.explanations,
             text_order=self._positions.texts,
             lost=sum(len(g.failures) for g in gathered) / turns if turns else None,
             tokens=self._client.spent_tokens,
-            stopped_by=found.stopped_by,
+            stopped_by=asked.stopped_by,
             advice="undecided",
             why="",
         )
@@ -272,27 +272,27 @@ class Calibrator:
         return replace(calibration, advice=advice, why=why)
 
 
-def advise(found: Calibration) -> tuple[str, str]:
+def advise(calibration: Calibration) -> tuple[str, str]:
     """Which way to score by, and why: pooled unless it is shown to fail, and only where it is shown to agree."""
-    pooled, alone = found.pooled.method, found.alone.method
-    if found.lost is not None and found.lost > 1 - USABLE:
-        return alone, f"{found.lost:.0%} of the pooled answers are of no use"
-    beside = found.interference
+    pooled, alone = calibration.pooled.method, calibration.alone.method
+    if calibration.lost is not None and calibration.lost > 1 - USABLE:
+        return alone, f"{calibration.lost:.0%} of the pooled answers are of no use"
+    beside = calibration.interference
     if beside.low is not None and beside.high is not None and (beside.low > SHIFT or beside.high < -SHIFT):
         return alone, f"neighbours in a prompt shift scores by {beside.text}"
-    of = found.agreement
+    of = calibration.agreement
     if of.low is None or of.high is None or of.value is None:
         return "undecided", f"{of.n} features have a score both ways; give a larger --calibrate or --budget"
     if of.high < AGREE:
         return alone, f"the two ways agree at {of.text} only, and {AGREE} would be enough"
     if of.value < AGREE:
         return "undecided", f"they agree at {of.text}, which does not say whether {AGREE} is reached"
-    saved = _saved(found)
+    saved = _saved(calibration)
     return pooled, f"it agrees at {of.text} with scores one at a time{saved}"
 
 
-def _saved(found: Calibration) -> str:
-    a, b = found.pooled.tokens_per_feature, found.alone.tokens_per_feature
+def _saved(calibration: Calibration) -> str:
+    a, b = calibration.pooled.tokens_per_feature, calibration.alone.tokens_per_feature
     return f", for {a / b:.0%} of their tokens, chance line included" if a and b else ""
 
 

@@ -69,13 +69,13 @@ class Positions:
         """Take a round: its ratings are in the order of the explanations, its windows in that of the texts."""
         for number, (feature, ratings) in enumerate(answer.ratings.items()):
             early = 2 * number < len(answer.ratings)
-            for place, (window, rated) in enumerate(zip(answer.windows, ratings, strict=True)):
+            for position, (window, rated) in enumerate(zip(answer.windows, ratings, strict=True)):
                 if feature not in window.activations:
                     continue
                 units = segment_units(window.tokens, window.activations[feature], self.config)
                 said = Simulated(units, rated)
                 _side(self._explanations, feature, early=early).append(said)
-                _side(self._texts, feature, early=2 * place < len(answer.windows)).append(said)
+                _side(self._texts, feature, early=2 * position < len(answer.windows)).append(said)
 
     @property
     def explanations(self) -> Figure:

@@ -102,11 +102,11 @@ def calibrate_store(
         calibrator = Calibrator(db, client, settings, alone, sae_id, run_id)
         explanations = [read_explanation(db, f, choice.authors) for f in features]
         try:
-            found = asyncio.run(calibrator.run(explanations, quiet=quiet))
+            calibration = asyncio.run(calibrator.run(explanations, quiet=quiet))
         except* SafeSailError as group:
             raise group.exceptions[0] from group
         finish_run(db, run_id)
-        return found
+        return calibration
 
 
 def detect_intruders(

@@ -138,8 +138,8 @@ def score(store: Path, as_json: bool, quiet: bool, calibrate: int | None, **aske
     if calibrate is not None:
         method = asked["method"] if asked["method"] != DEFAULT_METHOD else "segment"
         settings = _settings(asked | {"method": DEFAULT_METHOD, "n": calibrate})
-        found = calibrate_store(store, *settings, method, quiet=quiet)
-        print_json(found) if as_json else click.echo(found.as_text())
+        calibration = calibrate_store(store, *settings, method, quiet=quiet)
+        print_json(calibration) if as_json else click.echo(calibration.as_text())
         return
     _print_report(score_store(store, *_settings(asked), quiet=quiet), as_json=as_json)
 

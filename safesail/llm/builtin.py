@@ -146,8 +146,8 @@ class BuiltinModel(ABC):
         """The text of each group that is least like the others; the first of equals."""
         chosen: list[int] = []
         for group in asked.groups:
-            alike = self.likeness([read_marked(line) for line in group])
-            sums = [sum(row) - row[i] for i, row in enumerate(alike)]
+            likenesses = self.likeness([read_marked(line) for line in group])
+            sums = [sum(row) - row[i] for i, row in enumerate(likenesses)]
             chosen.append(min(range(len(sums)), key=sums.__getitem__))
         return write_choices(chosen)
 

@@ -55,16 +55,16 @@ def find_features(db: Db, features: Sequence[FeatureId]) -> dict[FeatureId, Harv
         """,
         [sae_id],
     )
-    found = {
+    harvested = {
         FeatureId(sae_id, int(r[0])): HarvestedFeature(
             FeatureId(sae_id, int(r[0])), int(r[1]), int(r[2]), int(r[3]), r[4], tuple(r[5] or ())
         )
         for r in stored
     }
     for feature in features:
-        if feature not in found:
+        if feature not in harvested:
             raise NotFoundError(_why_missing(db, feature))
-    return found
+    return harvested
 
 
 def _why_missing(db: Db, feature: FeatureId) -> str:

@@ -95,7 +95,7 @@ def record_explanation(db: Db, outcome: Explanation | Failed, *, origin: str = "
 def _is_stored(db: Db, explanation: Explanation, identity: str, failed_id: str) -> bool:
     """Whether an explanation and all its tags are there, and no failure: nearly always where a run is repeated."""
     of = explanation.feature
-    found = one(
+    counts = one(
         db,
         "SELECT count(*) FILTER (explanation_id = $identity), count(*) FILTER (explanation_id = $failed),"
         " (SELECT count(*) FROM tags WHERE sae_id = $sae_id AND feature = $feature AND source = 'explainer'"
@@ -105,7 +105,7 @@ def _is_stored(db: Db, explanation: Explanation, identity: str, failed_id: str) 
             "tags": list(explanation.tags),
         },
     )  # fmt: skip
-    return found == (1, 0, len(set(explanation.tags)))
+    return counts == (1, 0, len(set(explanation.tags)))
 
 
 def record_score(db: Db, explanation: Explanation, score: Score, origin: ScoreOrigin) -> None:
