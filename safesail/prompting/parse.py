@@ -202,7 +202,7 @@ def parse_choices(answer: str, *, n_groups: int, labels: Sequence[str]) -> list[
     fields = _json(answer, pairs=_unique)
     if not isinstance(fields, dict) or set(cast("dict[str, Any]", fields)) != set(numbers):
         raise _unparsable(f"not an object with the keys 1 to {n_groups}", answer)
-    return [labels.index(_label(fields[number], labels, answer)) for number in numbers]
+    return [labels.index(_label(fields[number], list(labels), answer)) for number in numbers]
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
