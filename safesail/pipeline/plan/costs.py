@@ -19,7 +19,7 @@ CORE_FLOPS = 70e9
 FIGURE_SECONDS = 0.0042
 """Of one core for the figures of one SAE on one pair, 400 resamples, as the demo takes."""
 
-FEATURE_SECONDS = 0.38
+FEATURE_SECONDS = 0.2
 """Of one core to explain and score a feature with the built-in model, as the demo takes."""
 
 RELEASE_SECONDS = 0.02
