@@ -36,6 +36,10 @@ _GROUPS_AT_ONCE = 2
 """Groups of features that are explained before the first of them is scored: drawn anew, they mix."""
 
 
+Numbered = tuple[int, FeatureId]
+"""A feature, and where it stands in the plan."""
+
+
 def make_walk(db: Db, clients: ChatPair, config: AutointerpConfig, origin: ScoreOrigin | None) -> Walk:
     """The walk of a way of scoring; `origin`: of the scores; None: nothing is written.
 
@@ -87,12 +91,12 @@ class PooledWalk(Walk):
         waiting = list(enumerate(plan.features))
         with tqdm(desc="explain+score", total=len(plan.features), unit="feature", disable=quiet) as bar:
             while waiting and not self._stopped and self._missing is None:
-                n = self._next(waiting)
-                batch, waiting = waiting[:n], waiting[n:]
-                admitted = await self._admit(await self._passing(batch))
+                left = len(waiting)
+                batch, waiting = await self._next(waiting)
+                admitted = await self._admit(batch)
                 explained += admitted
                 await self._score(admitted, pool.min_rounds)
-                bar.update(len(batch))
+                bar.update(left - len(waiting))
             await self._score(explained, pool.max_rounds)
         self._count(plan)
         if self._missing is not None:
@@ -104,14 +108,25 @@ class PooledWalk(Walk):
             return None
         return intruder_origin(self._db, self._origin.run_id, plan.sae_id, self._config)
 
-    def _next(self, waiting: Sequence[tuple[int, FeatureId]]) -> int:
-        """Features that come next: as many as share prompts, but none is tested that could not be explained then."""
-        size = min(len(waiting), _GROUPS_AT_ONCE * self._config.scoring.pool.features)
-        if self._intruders is None or math.isinf(self._clients.simulator.unspent):
-            return size
-        return max(1, min(size, self._affordable(waiting[:size], 0)))
+    async def _next(self, waiting: list[Numbered]) -> tuple[list[Numbered], list[Numbered]]:
+        """Features that come next, as many as share prompts, and those that wait on.
 
-    async def _passing(self, batch: Sequence[tuple[int, FeatureId]]) -> list[tuple[int, FeatureId]]:
+        Where intruder detection goes first, features are tested until as many pass; none more is tested than the
+        rest of the budget could explain and score.
+        """
+        size = _GROUPS_AT_ONCE * self._config.scoring.pool.features
+        if self._intruders is None:
+            return waiting[:size], waiting[size:]
+        batch: list[Numbered] = []
+        while waiting and not self._stopped and self._missing is None:
+            n = min(size, max(1, self._room(waiting, len(batch))[0] + len(batch))) - len(batch)
+            if n <= 0:
+                break
+            batch += await self._passing(waiting[:n])
+            waiting = waiting[n:]
+        return batch, waiting
+
+    async def _passing(self, batch: Sequence[Numbered]) -> list[Numbered]:
         """Of a batch those that do not fail intruder detection, where it goes first; the others are left out."""
         if self._intruders is None or self._stopped:
             return list(batch)
@@ -141,7 +156,7 @@ class PooledWalk(Walk):
             self._scores[score.feature] = score
         self._report.stopped_by = self._report.stopped_by or self._scorer.stopped_by
 
-    async def _admit(self, batch: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+    async def _admit(self, batch: Sequence[Numbered]) -> list[Explanation]:
         """Explain as many of `batch`, in order, as the budget is likely to finish."""
         admitted: list[Explanation] = []
         waiting = list(batch)
@@ -161,7 +176,7 @@ class PooledWalk(Walk):
         """Whether its explanation is neither known nor that of another feature."""
         return feature not in self._plan.known and feature not in self._plan.shared
 
-    async def _explanations_of(self, items: Sequence[tuple[int, FeatureId]]) -> list[Explanation]:
+    async def _explanations_of(self, items: Sequence[Numbered]) -> list[Explanation]:
         """Explanations of some features, known or asked for in one call, as far as there are any."""
         explained: dict[FeatureId, Explanation | None] = {}
         try:
@@ -215,7 +230,22 @@ class PooledWalk(Walk):
                 break
         return outcomes
 
-    def _affordable(self, waiting: Sequence[tuple[int, FeatureId]], unscored: int) -> int:
+    def _room(self, waiting: Sequence[Numbered], unscored: int) -> tuple[int, float, float]:
+        """How many more features the budget is likely to explain and score, what one costs, and what is in reserve."""
+        client = self._clients.simulator
+        if math.isinf(client.unspent):
+            return len(waiting), 0.0, 0.0
+        paid = [cost for cost in self._explaining if cost > 0]
+        if not paid and self._estimate is None:
+            self._estimate = self._expected_explaining(waiting)
+        explaining = sum(paid) / len(paid) if paid else self._estimate or 0.0
+        part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
+        scoring = part * self._config.scoring.pool.min_rounds
+        reserve = max(reserve, client.gap)
+        left = client.unspent - reserve - unscored * scoring
+        return max(0, int(left / max(explaining + scoring, 1e-9))), explaining + scoring, reserve
+
+    def _affordable(self, waiting: Sequence[Numbered], unscored: int) -> int:
         """How many more features may be explained now, so that all that are explained can be scored too.
 
         Until one was explained, they go one by one: what the first one costs is not known.
@@ -223,14 +253,8 @@ class PooledWalk(Walk):
         client, at_once = self._clients.simulator, self._config.concurrency
         if math.isinf(client.unspent):
             return min(len(waiting), at_once * self._config.explain.call_features)
-        paid = [cost for cost in self._explaining if cost > 0]
-        if not paid and self._estimate is None:
-            self._estimate = self._expected_explaining(waiting)
-        explaining = sum(paid) / len(paid) if paid else self._estimate or 0.0
-        part, reserve = self._scorer.expected([feature for _, feature in waiting], self._clients.budget)
-        scoring = part * self._config.scoring.pool.min_rounds
-        left = client.unspent - max(reserve, client.gap) - unscored * scoring
-        n = int(left / max(explaining + scoring, 1e-9))
+        n, each, reserve = self._room(waiting, unscored)
+        paid = any(cost > 0 for cost in self._explaining)
         size = self._config.explain.call_features
         # Whole calls only: a call about fewer features would be another question when the run goes on. Unless the
         # budget is too small for one: a few features are better than none.
@@ -238,13 +262,13 @@ class PooledWalk(Walk):
         if whole < 1 and not self._stopped:
             written = self._clients.budget.written
             self._report.stopped_by = (
-                f"{written(client.unspent)} are left; a feature costs about {written(explaining + scoring)}, and"
-                f" {written(max(reserve, client.gap))} are kept in reserve for the worst case of a call"
+                f"{written(client.unspent)} are left; a feature costs about {written(each)}, and"
+                f" {written(reserve)} are kept in reserve for the worst case of a call"
             )
             return 0
         return min(whole, size * (at_once if paid or self._plan.known else 1))
 
-    def _expected_explaining(self, waiting: Sequence[tuple[int, FeatureId]]) -> float:
+    def _expected_explaining(self, waiting: Sequence[Numbered]) -> float:
         """What the first explanation is expected to cost, in the budget's unit, before any was paid for."""
         config, client = self._config.explain, self._clients.explainer
         asked = [f for _, f in waiting if self._is_asked(f)]
