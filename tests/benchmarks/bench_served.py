@@ -19,7 +19,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.exemplars import collect
 from safesail.autointerp.intruder import IntruderTest
@@ -29,11 +28,16 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation
 from safesail.llm.budget import parse_budget
 from safesail.llm.metered import MeteredClient
+from safesail.llm.openai_client import OpenAIClient
+from safesail.store.calls import CallTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.explanations import explained_features, read_explanation
 from safesail.store.registry import start_run
 from safesail.store.selection import best_sae
 from safesail.store.sql import rows
+
+PATIENCE = 900.0
+"""Seconds that a call may take on a busy machine."""
 
 
 def main() -> None:
@@ -66,15 +70,14 @@ def _ask(db: Db, asked: argparse.Namespace) -> dict[str, Any]:
             "concurrency": 1,
         }
     )  # fmt: skip
-    chat = ChatSettings(asked.model, asked.model, parse_budget("unlimited"), asked.base_url, concurrency=1)
+    model = OpenAIClient(asked.base_url, "none", asked.model, timeout=PATIENCE)
     sae_id = best_sae(db)
     features = [FeatureId(sae_id, j) for j in explained_features(db, sae_id)[: asked.features]]
     explanations = [read_explanation(db, feature) for feature in features]
     result: dict[str, Any] = {"features": len(features)}
     for way in ("pooled", "segment", "intruder"):
         run_id = start_run(db, "score", {})
-        client = chat.open(db, run_id).simulator
-        assert isinstance(client, MeteredClient)
+        client = MeteredClient(model, CallTable(db, run_id), parse_budget("unlimited"), concurrency=1)
         asyncio.run(_one_way(db, way, client, config, explanations))
         result[way] = _counted(db, run_id)
         sys.stderr.write(json.dumps({way: result[way]}) + "\n")
