@@ -19,10 +19,9 @@ from safesail.llm.builtin_prompts import billed, prompt_tokens, read_prompt, wri
 from safesail.llm.embedding import Embed, EmbeddingModel
 from safesail.llm.metered import CallRecord, MeteredClient
 from safesail.llm.types import CallContext, ChatClient, LLMAnswer, LLMRequest
-from safesail.metrics.correlation import bootstrap_interval, pearson
+from safesail.metrics.correlation import bootstrap_interval, pearson, spearman
 from safesail.prompting.marking import plain, safe_text
 from safesail.prompting.segments import cut_segments
-from tests.spearman import spearman
 
 Claim = tuple[Explanation, Sequence[Exemplar]]
 """An explanation, and held-out windows of its feature."""

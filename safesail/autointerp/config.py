@@ -5,12 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from safesail.domain.config import Config
+from safesail.domain.methods import DEFAULT_METHOD, Method
 from safesail.store.selection import NEAR
 
 Answer = Literal["json", "text"]
-Method = Literal["segment", "token", "detection", "fuzzing", "pooled"]
-"""`segment` asks about one explanation at a time, `pooled` about those of several features at once; `token` asks for
-every token; `detection` and `fuzzing` are Delphi's."""
 
 Answers = Literal["active", "list"]
 """`active`: an answer names the active segments only; `list`: it has a value for every segment."""
@@ -161,7 +159,7 @@ class ScoringConfig(Config):
     model: str = "lexical"
     """Name of the model that simulates, as its endpoint knows it."""
 
-    method: Method = "segment"
+    method: Method = DEFAULT_METHOD
 
     template: str | None = None
     """Prompt template `prompts/simulate/<template>.j2`; None: the method's own."""
@@ -232,6 +230,44 @@ class ScoringConfig(Config):
         return "-".join(parts)
 
 
+class IntruderConfig(Config):
+    """How intruder detection asks about a feature."""
+
+    n_trials: PositiveInt = 6
+    """Groups of texts asked about for each feature."""
+
+    n_texts: Annotated[int, Field(ge=3, le=10)] = 5
+    """Texts in a group, one of which does not belong."""
+
+    tokens_before: NonNegativeInt = 8
+    """Tokens of a text ahead of its strongest one."""
+
+    tokens_after: NonNegativeInt = 1
+    """Tokens behind it."""
+
+    trials_per_call: Annotated[int, Field(ge=1, le=40)] = 12
+    """Groups in one prompt, each of another feature."""
+
+    expected: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Where it goes first: share of trials that a feature worth explaining is expected to pass."""
+
+    error: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Where it goes first: chance of a wrong verdict of either kind."""
+
+    seed: NonNegativeInt = 0
+
+    @model_validator(mode="after")
+    def _above_chance(self) -> "IntruderConfig":
+        if self.expected <= self.chance:
+            raise ValueError(f"expected {self.expected} is not above chance, {self.chance:.3f}")
+        return self
+
+    @property
+    def chance(self) -> float:
+        """Share of trials passed by drawing lots: where the intruder stands is drawn."""
+        return 1 / self.n_texts
+
+
 class OrderConfig(Config):
     """What makes a feature come first."""
 
@@ -257,6 +293,10 @@ class AutointerpConfig(Config):
 
     explain: ExplainConfig = ExplainConfig()
     scoring: ScoringConfig = ScoringConfig()
+    intruder: IntruderConfig = IntruderConfig()
+    first: Literal["intruder"] | None = None
+    """`intruder`: features that fail intruder detection are not explained; with pooled scoring only."""
+
     train_exemplars: ExemplarConfig = ExemplarConfig()
     """Windows of the `train` split that the explainer sees."""
 

@@ -15,10 +15,10 @@ from safesail.metrics.quantiles import levels
 from safesail.store.connection import Db
 from safesail.store.exemplars import (
     HarvestedFeature,
-    active_windows,
-    fetch_windows,
-    find_feature,
-    silent_windows,
+    active_windows_of,
+    fetch_windows_of,
+    find_features,
+    silent_windows_of,
 )
 
 PEAK_TOKENS = 3
@@ -34,43 +34,61 @@ def collect(db: Db, feature: FeatureId, split: Split, config: ExemplarConfig) ->
     Raises:
         NotFoundError: the store holds no finished harvest of the feature.
     """
-    harvested = find_feature(db, feature)
-    active = active_windows(db, harvested, split)
-    level = (
-        levels(active.maximum, config.n_levels, harvested.q999)
-        if harvested.q999
-        else np.zeros(len(active.key), dtype=np.int64)
-    )
-    spread = active.window_id[stratify(active.key, level, 2 * config.n_active, config.seed)].tolist()
-    controls = _controls(db, harvested, split, config)
-    windows = fetch_windows(db, harvested, [*spread, *controls])
-    level_of = dict(zip(active.window_id.tolist(), level.tolist(), strict=True))
+    return collect_all(db, list(find_features(db, [feature]).values()), split, config)[feature]
 
-    def exemplar(window_id: int, kind: Kind) -> Exemplar:
-        window, activations = windows[window_id]
+
+def collect_all(
+    db: Db, features: Sequence[HarvestedFeature], split: Split, config: ExemplarConfig
+) -> dict[FeatureId, list[Exemplar]]:
+    """The same of several features of one SAE, at once."""
+    active = active_windows_of(db, features, split)
+    controls = _controls(db, features, split, config)
+    spread: dict[FeatureId, list[int]] = {}
+    level_of: dict[FeatureId, dict[int, int]] = {}
+    for f in features:
+        of = active[f.feature]
+        level = (
+            levels(of.maximum, config.n_levels, f.q999) if f.q999 else np.zeros(len(of.key), dtype=np.int64)
+        )
+        chosen = stratify(of.key, level, 2 * config.n_active, config.seed)
+        spread[f.feature] = of.window_id[chosen].tolist()
+        level_of[f.feature] = dict(zip(of.window_id.tolist(), level.tolist(), strict=True))
+    windows = fetch_windows_of(db, {f: [*spread[f.feature], *controls[f.feature]] for f in features})
+
+    def exemplar(feature: FeatureId, window_id: int, kind: Kind) -> Exemplar:
+        window, activations = windows[feature][window_id]
         tokens, activations = join_pieces(window.tokens, activations)
         window = replace(window, tokens=tokens)
-        return Exemplar(feature, window, activations, kind, level_of.get(window_id, 0))
+        return Exemplar(feature, window, activations, kind, level_of[feature].get(window_id, 0))
 
-    shown = distinct([exemplar(w, "active") for w in spread], config.n_active)
-    return [*shown, *(exemplar(w, kind) for w, kind in controls.items())]
+    return {
+        f.feature: [
+            *distinct([exemplar(f.feature, w, "active") for w in spread[f.feature]], config.n_active),
+            *(exemplar(f.feature, w, kind) for w, kind in controls[f.feature].items()),
+        ]
+        for f in features
+    }
 
 
-def _controls(db: Db, feature: HarvestedFeature, split: Split, config: ExemplarConfig) -> dict[int, Kind]:
-    """Windows in which the feature is silent, by id, each of one kind: random ones, hard ones, boundary ones."""
+def _controls(
+    db: Db, features: Sequence[HarvestedFeature], split: Split, config: ExemplarConfig
+) -> dict[FeatureId, dict[int, Kind]]:
+    """Windows in which a feature is silent, by id, each of one kind: random ones, hard ones, boundary ones."""
     wanted: list[tuple[Kind, int, int]] = [
         ("hard", config.n_hard, 0),
         ("boundary", config.n_boundary, 2),
         ("random", config.n_random, 1),
     ]
-    controls: dict[int, Kind] = {}
+    controls: dict[FeatureId, dict[int, Kind]] = {f.feature: {} for f in features}
+    before = 0
     for kind, n, salt in wanted:
-        drawn = silent_windows(
-            db, feature, split, kind, n=n + len(controls) if n else 0, seed=config.seed + salt
-        )
-        controls |= dict.fromkeys([w for w in drawn if w not in controls][:n], kind)
+        n_drawn = n + before if n else 0
+        drawn = silent_windows_of(db, features, split, kind, n=n_drawn, seed=config.seed + salt)
+        for feature, of in controls.items():
+            of |= dict.fromkeys([w for w in drawn[feature] if w not in of][:n], kind)
+        before += n
     order = ("random", "hard", "boundary")
-    return dict(sorted(controls.items(), key=lambda of: order.index(of[1])))
+    return {f: dict(sorted(of.items(), key=lambda item: order.index(item[1]))) for f, of in controls.items()}
 
 
 def stratify(keys: Sequence[str], level: NDArray[np.int64], n: int, seed: int) -> list[int]:

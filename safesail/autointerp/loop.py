@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from safesail.autointerp.clients import ChatPair
 from safesail.autointerp.config import AutointerpConfig
-from safesail.autointerp.exemplars import collect
+from safesail.autointerp.exemplars import collect, collect_all
 from safesail.autointerp.explainer import Shown, explain
 from safesail.autointerp.report import RunReport
 from safesail.autointerp.simulator import score_feature
@@ -22,7 +22,7 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import Explanation, Failed, Score
 from safesail.errors import BudgetExceededError
 from safesail.store.connection import Db
-from safesail.store.exemplars import find_feature
+from safesail.store.exemplars import find_feature, find_features
 from safesail.store.explanations import ScoreOrigin, record_explanation, record_score
 from safesail.store.token_table import TokenTables
 
@@ -218,11 +218,18 @@ class Walk:
 
     def _shown(self, feature: FeatureId) -> Shown | Failed:
         """What an explainer is shown of a feature."""
-        windows = collect(self._db, feature, "train", self._config.train_exemplars)
-        q999 = find_feature(self._db, feature).q999
-        if q999 is None or not any(e.kind == "active" for e in windows):
-            return Failed(feature, "NoExemplars", "never fires in train windows")
-        return Shown(feature, windows, q999, self._plan.hints.get(feature))
+        return self._show_all([feature])[feature]
+
+    def _show_all(self, features: Sequence[FeatureId]) -> dict[FeatureId, Shown | Failed]:
+        """What an explainer is shown of several features, read at once."""
+        harvested = list(find_features(self._db, features).values())
+        windows = collect_all(self._db, harvested, "train", self._config.train_exemplars) if harvested else {}
+        return {
+            f.feature: Failed(f.feature, "NoExemplars", "never fires in train windows")
+            if f.q999 is None or not any(e.kind == "active" for e in windows[f.feature])
+            else Shown(f.feature, windows[f.feature], f.q999, self._plan.hints.get(f.feature))
+            for f in harvested
+        }
 
     async def _partner(self, number: int, explanation: Explanation) -> Explanation | None:
         """Another feature's explanation for the chance line, by the chance rule."""

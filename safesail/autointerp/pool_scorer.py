@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safesail.autointerp.clients import Client
@@ -43,9 +43,9 @@ from safesail.prompting.templates import load_template
 from safesail.store.connection import Db
 from safesail.store.exemplars import (
     HarvestedFeature,
-    active_windows,
-    find_feature,
-    silent_windows,
+    active_windows_of,
+    find_features,
+    silent_windows_of,
 )
 from safesail.store.explanations import ScoreOrigin, explanation_id, read_explanations, record_score
 from safesail.store.pools import (
@@ -59,7 +59,7 @@ from safesail.store.pools import (
     replace_pool,
     shared_windows,
 )
-from safesail.store.token_table import TokenTables, keeps_all
+from safesail.store.token_table import TokenTables
 
 _LEVELS = 5
 """Activation levels over which a feature's windows are spread."""
@@ -152,20 +152,30 @@ class PoolScorer:
     """Scores explanations of one SAE in groups, and keeps what was said of each."""
 
     def __init__(
-        self, db: Db, client: Client, config: AutointerpConfig, sae_id: str, origin: ScoreOrigin | None
+        self,
+        db: Db,
+        client: Client,
+        config: AutointerpConfig,
+        sae_id: str,
+        origin: ScoreOrigin | None,
+        on_round: Callable[[Round], None] | None = None,
     ) -> None:
-        """`origin`: of the scores; None: nothing is written."""
+        """`origin`: of the scores; None: nothing is written. `on_round` is told of every round, stored ones too."""
         self._db = db
         self._client = client
         self._config = config
         self._scoring = config.scoring
         self._origin = origin
+        self._on_round = on_round
         self._tables = TokenTables(db)
         simulator = f"{config.scoring.model} @ {client.endpoint}"
         self._key = PoolKey(sae_id, simulator, score_origin(db, "", sae_id, config).settings_hash)
         self._known: dict[FeatureId, _Known] = {}
         self._explanations: dict[str, Explanation] = {}
         self._gathered: dict[str, Gathered] = {}
+        self._scores: dict[str, tuple[int, Score]] = {}
+        """By explanation: after how many rounds, and what it was."""
+
         self._recalled: set[int] = set()
         self._n_draws = 0
         self._paid = 0.0
@@ -188,13 +198,21 @@ class PoolScorer:
             The score of each that was part of one.
         """
         self._explanations |= {explanation_id(e): e for e in explanations}
+        self._know([e.feature for e in explanations])
         await self._recall(explanations)
         while self.stopped_by is None:
             open_ones = [e for e in explanations if self._is_open(e, rounds)]
             if not open_ones:
                 break
             await self._round(open_ones)
-        return [self._record(e) for e in explanations if self.gathered(e).turns]
+        said = [e for e in explanations if self.gathered(e).turns]
+        self._tables.fit([self._contributor(e.feature).harvested for e in said if self._is_news(e)])
+        return [self._scored(e) for e in said]
+
+    def _is_news(self, explanation: Explanation) -> bool:
+        """Whether something was said since its score was computed."""
+        known = self._scores.get(explanation_id(explanation))
+        return known is None or known[0] != self.gathered(explanation).turns
 
     def _is_open(self, explanation: Explanation, rounds: int) -> bool:
         """Whether it is to be asked about again: not decided, and windows are left that were not shown."""
@@ -220,9 +238,7 @@ class PoolScorer:
     def _priced(self, features: Sequence[FeatureId], budget: Budget) -> tuple[float, float]:
         of = features[: self._scoring.pool.features]
         members = Pool(tuple(PoolMember(f.index, "", 0) for f in of))
-        units = [
-            segment_units(w.tokens, [0.0] * len(w.tokens), self._scoring) for w in self._windows(members)
-        ]
+        units = [segment_units(w.tokens, [0.0] * len(w.tokens), self._scoring) for w in self.windows(members)]
         request = make_request(
             self._client.endpoint, [STAND_IN] * len(of), [u.texts for u in units], self._scoring
         )
@@ -277,7 +293,7 @@ class PoolScorer:
     async def _ask(self, pool: Pool) -> None:
         """Ask about one group, and give every member what was said; a bad answer loses the round of these only."""
         explained = [self._explanations[m.explanation_id] for m in pool.members]
-        windows = self._windows(pool)
+        windows = self.windows(pool)
         texts = {e.feature: e.text for e in shuffled(explained, "order", *pool.members)}
         try:
             if pool.error is not None:
@@ -293,6 +309,8 @@ class PoolScorer:
             await self._ask_halves(pool, error)
             return
         self._paid_parts += 0 if cached else len(explained)
+        if self._on_round is not None:
+            self._on_round(said)
         for explanation in explained:
             twins = {e.feature for e in explained if e.text == explanation.text}
             gathered = self.gathered(explanation)
@@ -320,11 +338,12 @@ class PoolScorer:
         gathered.failures.append(error)
         gathered.n_failed += n_windows
 
-    def _windows(self, pool: Pool) -> list[PoolWindow]:
+    def windows(self, pool: Pool) -> list[PoolWindow]:
         """The windows that a group's members contribute, in the order in which they are shown; no window twice."""
         sae_id, config = self._key.sae_id, self._scoring.pool
         members = [FeatureId(sae_id, m.feature) for m in pool.members]
-        known = [self._contributor(f) for f in members]
+        self._know(members)
+        known = [self._known[f] for f in members]
         turns = [k.supply.turn(m.turn, config) for k, m in zip(known, pool.members, strict=True)]
         shared = shared_windows(
             self._db,
@@ -342,33 +361,44 @@ class PoolScorer:
         return shuffled(list(chosen.values()), "windows", *pool.members)
 
     def _contributor(self, feature: FeatureId) -> _Known:
-        if feature not in self._known:
-            harvested = find_feature(self._db, feature)
-            sparse = not keeps_all(self._db, harvested)
-            self._known[feature] = _Known(harvested, self._supply(harvested), sparse)
+        self._know([feature])
         return self._known[feature]
 
-    def _supply(self, harvested: HarvestedFeature) -> Supply:
-        """Held-out windows: active ones over all levels, and hard and random ones in turn."""
+    def _know(self, features: Sequence[FeatureId]) -> None:
+        """Read at once what features contribute: held-out windows, active ones over all levels, and controls."""
+        new = list(dict.fromkeys(f for f in features if f not in self._known))
+        if not new:
+            return
         pool, seed = self._scoring.pool, self._config.test_exemplars.seed
-        active = active_windows(self._db, harvested, "test")
-        level = (
-            levels(active.maximum, _LEVELS, harvested.q999) if harvested.q999 else active.maximum.astype(int)
-        )
-        order = stratify(active.key, level, pool.n_active * pool.max_rounds, seed)
+        harvested = list(find_features(self._db, new).values())
+        self._tables.look_up(harvested)
+        active = active_windows_of(self._db, harvested, "test")
         n = pool.n_silent * pool.max_rounds
-        hard = silent_windows(self._db, harvested, "test", "hard", n=n, seed=seed)
-        anywhere = silent_windows(self._db, harvested, "test", "random", n=n, seed=seed + 1)
-        return Supply(active.window_id[order].tolist(), _in_turn(hard, anywhere)[:n])
+        hard = silent_windows_of(self._db, harvested, "test", "hard", n=n, seed=seed)
+        anywhere = silent_windows_of(self._db, harvested, "test", "random", n=n, seed=seed + 1)
+        for f in harvested:
+            of = active[f.feature]
+            level = levels(of.maximum, _LEVELS, f.q999) if f.q999 else of.maximum.astype(int)
+            order = stratify(of.key, level, pool.n_active * pool.max_rounds, seed)
+            silent = _in_turn(hard[f.feature], anywhere[f.feature])[:n]
+            supply = Supply(of.window_id[order].tolist(), silent)
+            self._known[f.feature] = _Known(f, supply, self._tables.sparse(f))
+
+    def _scored(self, explanation: Explanation) -> Score:
+        """The score by all that was said so far, computed anew where something was said since the last time."""
+        identity = explanation_id(explanation)
+        if self._is_news(explanation):
+            self._scores[identity] = self.gathered(explanation).turns, self._record(explanation)
+        return self._scores[identity][1]
 
     def _record(self, explanation: Explanation) -> Score:
-        """The score by all that was said so far."""
+        """The score by all that was said so far, stored."""
         gathered, config = self.gathered(explanation), self._scoring
         prompt_hash = load_template(STAGE, config.template_name).prompt_hash
         score = score_of(
             explanation.feature, self._key.simulator, gathered.simulation, None, config, prompt_hash
         )
-        score = replace(score, chance=gathered.chance(config.seed))
+        score = replace(score, chance=gathered.chance)
         table = self._tables.table(self._contributor(explanation.feature).harvested)
         score = with_lookup(score, gathered.simulation.windows, table, config)
         if self._origin is not None:

@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 
 from safesail.autointerp.config import PoolConfig, ScoringConfig
-from safesail.autointerp.score import agreement
+from safesail.autointerp.score import correlation
 from safesail.autointerp.units import Simulated, Simulation, Units, segment_units
 from safesail.domain.ids import FeatureId
-from safesail.domain.pieces import join_pieces
+from safesail.domain.pieces import has_pieces, join_pieces
 from safesail.domain.undefined import Undefined
 from safesail.errors import BadAnswerError
 from safesail.prompting.marking import crop
@@ -106,15 +106,17 @@ def _cut(
     owner: FeatureId, shared: SharedWindow, members: Sequence[FeatureId], part: tuple[int, int]
 ) -> PoolWindow:
     start, stop = part
-    activations: dict[FeatureId, tuple[float, ...]] = {}
-    tokens: tuple[str, ...] = ()
-    for member in members:
-        of = shared.activations[member.index]
-        tokens, joined = join_pieces(shared.window.tokens, of or [0.0] * len(shared.window.tokens))
-        if of is not None:
-            activations[member] = joined[start:stop]
     window = shared.window
-    return PoolWindow(owner, (window.document_id, window.start + start), tokens[start:stop], activations)
+    whole = not has_pieces(window.tokens)
+    known = {m: of for m in members if (of := shared.activations[m.index]) is not None}
+    joined = known if whole else {m: join_pieces(window.tokens, of)[1] for m, of in known.items()}
+    tokens = window.tokens if whole else join_pieces(window.tokens, [0.0] * len(window.tokens))[0]
+    return PoolWindow(
+        owner,
+        (window.document_id, window.start + start),
+        tokens[start:stop],
+        {member: of[start:stop] for member, of in joined.items()},
+    )
 
 
 def shuffled(items: Sequence[T], *key: object) -> list[T]:
@@ -179,14 +181,17 @@ class Gathered:
     def simulation(self) -> Simulation:
         """As of a feature that was asked about alone."""
         windows = tuple(
-            Simulated(units, tuple(np.mean(predicted, axis=0).tolist()))
+            Simulated(
+                units, predicted[0] if len(predicted) == 1 else tuple(np.mean(predicted, axis=0).tolist())
+            )
             for units, predicted in self.said.values()
         )
         return Simulation(windows, tuple(self.failures), self.n_failed, round(self.tokens))
 
-    def chance(self, seed: int) -> float | None:
+    @property
+    def chance(self) -> float | None:
         """Correlation of the others' ratings with the truth, over all of them; None where it is undefined."""
-        figure = agreement(self.by_others, draws=1, seed=seed).pearson
+        figure = correlation(self.by_others)
         return None if isinstance(figure, Undefined) else figure
 
 

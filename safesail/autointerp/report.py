@@ -29,6 +29,9 @@ class RunReport:
     shared: list[FeatureId] = field(default_factory=list)
     """Explained ones that took the explanation of a feature they are nearly the same as."""
 
+    left_out: list[FeatureId] = field(default_factory=list)
+    """Not explained, since they failed intruder detection."""
+
     paid: list[FeatureId] = field(default_factory=list)
     """Those that cost anything; the others came from the cache."""
 
@@ -70,6 +73,8 @@ class RunReport:
             f"{len(self.failed)} failed",
             f"{self.tokens:,} new tokens (features paid for: {len(self.paid)}, from the cache: {cached})",
         ]
+        if self.left_out:
+            lines.append(f"{len(self.left_out)} not explained: they failed intruder detection")
         if self.asked_again:
             again = "question was" if self.asked_again == 1 else "questions were"
             lines.append(f"{self.asked_again} {again} asked and paid again: the earlier answer was bad")

@@ -4,9 +4,13 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
+from safesail.autointerp.calibrate import Calibration, Calibrator
 from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
 from safesail.autointerp.forecast import Forecast, forecast
+from safesail.autointerp.intruder import IntruderReport, IntruderTest, intruder_origin
 from safesail.autointerp.loop import Plan
 from safesail.autointerp.origin import score_origin
 from safesail.autointerp.pooled import make_walk
@@ -18,7 +22,8 @@ from safesail.errors import BudgetExceededError, ConfigError, NotFoundError, Saf
 from safesail.llm.metered import MeteredClient
 from safesail.store.concepts import read_concepts
 from safesail.store.connection import Db, open_reader, open_writer
-from safesail.store.explanations import authors_of, explained_features, read_explanation, record_tags
+from safesail.store.explanations import authors_of, explained_features, read_explanation, record_all_tags
+from safesail.store.intruders import IntruderScore
 from safesail.store.registry import finish_run, start_run
 
 
@@ -62,13 +67,94 @@ def score_store(
     """
     _needs_store(store)
     with open_writer(store) as db:
-        sae_id = choose_sae(db, choice)
-        explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id, choice.authors)]
-        features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
-        if not features:
-            raise _nothing_to_score(db, sae_id, store)
+        sae_id, features = _explained(db, choice, store)
         plan = Plan(sae_id, features, known={f: read_explanation(db, f, choice.authors) for f in features})
         return _done(run_plan(db, plan, chat, config, quiet=quiet))
+
+
+def calibrate_store(
+    store: Path,
+    choice: FeatureChoice,
+    chat: ChatSettings,
+    config: AutointerpConfig,
+    alone: str,
+    *,
+    quiet: bool,
+) -> Calibration:
+    """Score explanations that an SAE has in `store` both pooled and by `alone`, and compare.
+
+    Raises:
+        NotFoundError: no store.
+        ConfigError: nothing is explained, or `alone` is not a method that rates parts of texts.
+        LLMUnavailableError: the endpoint is dead; what was answered is kept.
+        CacheMissError: replay was asked for and an answer is not in the cache.
+    """
+    if alone not in ("segment", "token"):
+        raise ConfigError(f"--calibrate holds pooled scores against segment or token, not {alone}")
+    _needs_store(store)
+    with open_writer(store) as db:
+        sae_id, features = _explained(db, choice, store)
+        settings = chat.named_in(config)
+        run_id = start_run(
+            db, "calibrate", settings.model_dump(mode="json") | {"sae_id": sae_id, "alone": alone}
+        )
+        client = chat.open(db, run_id).simulator
+        calibrator = Calibrator(db, client, settings, alone, sae_id, run_id)
+        explanations = [read_explanation(db, f, choice.authors) for f in features]
+        try:
+            calibration = asyncio.run(calibrator.run(explanations, quiet=quiet))
+        except* SafeSailError as group:
+            raise group.exceptions[0] from group
+        finish_run(db, run_id)
+        return calibration
+
+
+def detect_intruders(
+    store: Path, choice: FeatureChoice, chat: ChatSettings, config: AutointerpConfig, *, quiet: bool
+) -> IntruderReport:
+    """Score features of an SAE in `store` by intruder detection, which needs no explanation.
+
+    Raises:
+        NotFoundError: no store, no selection or no harvest.
+        BudgetExceededError: not one feature was reached.
+        LLMUnavailableError: the endpoint is dead; what was answered is kept.
+        CacheMissError: replay was asked for and an answer is not in the cache.
+    """
+    _needs_store(store)
+    with open_writer(store) as db:
+        chosen = choose(db, choice, config.order)
+        settings = chat.named_in(config)
+        features = [FeatureId(chosen.sae_id, c.feature) for c in chosen.features][: choice.n]
+        run_id = start_run(db, "score", settings.model_dump(mode="json") | {"sae_id": chosen.sae_id})
+        client = chat.open(db, run_id).simulator
+        origin = intruder_origin(db, run_id, chosen.sae_id, settings)
+        test = IntruderTest(db, client, settings, chosen.sae_id, origin)
+        size = settings.concurrency * settings.intruder.trials_per_call
+        scores: list[IntruderScore] = []
+        try:
+            for start in tqdm(range(0, len(features), size), desc="intruders", unit="batch", disable=quiet):
+                if test.stopped_by is None:
+                    batch = features[start : start + size]
+                    asyncio.run(test.test(batch, decide=False))
+                    scores += test.scores(batch)
+        except* SafeSailError as group:
+            raise group.exceptions[0] from group
+        finish_run(db, run_id)
+        if test.stopped_by and not scores:
+            raise BudgetExceededError(f"the budget tests no feature of {chosen.sae_id}: {test.stopped_by}")
+        simulator = f"{settings.scoring.model} @ {client.endpoint}"
+        left = len(features) - len(scores)
+        return IntruderReport(chosen.sae_id, simulator, scores, client.spent_tokens, left, test.stopped_by)
+
+
+def _explained(db: Db, choice: FeatureChoice, store: Path) -> tuple[str, list[FeatureId]]:
+    """The SAE that is meant, and its features with an explanation, in the order in which they were written."""
+    sae_id = choose_sae(db, choice)
+    explained = [FeatureId(sae_id, j) for j in explained_features(db, sae_id, choice.authors)]
+    features = [f for f in explained if not choice.named or f in choice.named][: choice.n]
+    if not features:
+        raise _nothing_to_score(db, sae_id, store)
+    return sae_id, features
 
 
 def _nothing_to_score(db: Db, sae_id: str, store: Path) -> ConfigError:
@@ -145,8 +231,7 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     stage = "score" if plan.known else "explain"
     run_id = start_run(db, stage, settings.model_dump(mode="json") | {"sae_id": plan.sae_id})
     origin = score_origin(db, run_id, plan.sae_id, settings)
-    for feature, tags in plan.tags.items():
-        record_tags(db, feature, tags, source="concepts")
+    record_all_tags(db, plan.tags, source="concepts")
     clients = chat.open(db, run_id)
     walk = make_walk(db, clients, settings, origin)
     try:

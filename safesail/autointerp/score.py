@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
@@ -55,17 +56,21 @@ def agreement(windows: Sequence[Simulated], *, draws: int, seed: int) -> Agreeme
     true = np.concatenate([t for t, _ in sides]) if sides else np.zeros(0)
     predicted = np.concatenate([p for _, p in sides]) if sides else np.zeros(0)
     active = np.array([a for w in windows for a in w.units.active], bool)
-    correlation = pearson(true, predicted)
+    value = pearson(true, predicted)
     return Agreement(
-        pearson=correlation,
-        interval=correlation
-        if isinstance(correlation, Undefined)
-        else pearson_interval(window_sums(sides), draws, seed),
+        pearson=value,
+        interval=value if isinstance(value, Undefined) else pearson_interval(window_sums(sides), draws, seed),
         auc=auc(active, predicted),
         balanced_accuracy=balanced_accuracy(active, predicted > 0),
         n_units=true.size,
         n_windows=len(windows),
     )
+
+
+def correlation(windows: Sequence[Simulated]) -> float | Undefined:
+    """Pearson correlation of what was predicted with what is true, over all units of all windows."""
+    true = np.fromiter(chain.from_iterable(w.units.true for w in windows), float)
+    return pearson(true, np.fromiter(chain.from_iterable(w.predicted for w in windows), float))
 
 
 def _sides(windows: Sequence[Simulated]) -> list[tuple[Column, Column]]:
@@ -129,7 +134,7 @@ def with_lookup(score: Score, windows: Sequence[Simulated], table: Table, config
         config: Method and settings.
     """
     other = [Simulated(w.units, looked_up(w.units, table)) for w in windows]
-    lookup = agreement(other, draws=1, seed=config.seed).pearson
+    lookup = correlation(other)
     if isinstance(lookup, Undefined) or score.value is None:
         return replace(score, lookup=_defined(lookup))
     both = [window_sums(_sides(of)) for of in (windows, other)]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,15 +80,25 @@ def units_of(windows: Sequence[Exemplar], config: ScoringConfig) -> list[Units]:
 
 def segment_units(tokens: Sequence[str], activations: Sequence[float], config: ScoringConfig) -> Units:
     """The segments of one text, with a feature's activation on each of its tokens."""
-    cuts = cut_segments(tokens, config.segment_tokens)
+    cuts, texts, parts = _segments(tuple(tokens), config.segment_tokens)
     maxima = [max(activations[start:stop]) for start, stop in cuts]
     active = tuple(maximum > config.threshold for maximum in maxima)
     return Units(
-        texts=tuple(plain(tokens[start:stop]) for start, stop in cuts),
+        texts=texts,
         true=tuple(maxima) if config.graded else tuple(map(float, active)),
         active=active,
-        tokens=tuple(tuple(tokens[start:stop]) for start, stop in cuts),
+        tokens=parts,
     )
+
+
+@lru_cache(maxsize=256)
+def _segments(
+    tokens: tuple[str, ...], size: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Where a text is cut, its segments as they are shown, and as tokens; all features of a prompt share its texts."""
+    cuts = cut_segments(tokens, size)
+    parts = tuple(tokens[start:stop] for start, stop in cuts)
+    return cuts, tuple(map(plain, parts)), parts
 
 
 def _tokens(exemplar: Exemplar, config: ScoringConfig) -> Units:

@@ -10,6 +10,7 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.pieces import join_pieces
 from safesail.store.connection import Db
 from safesail.store.effects import effect_rows, effect_shown, lens_row
+from safesail.store.intruders import intruder_rows
 from safesail.store.selection import LOOSE
 from safesail.store.shown import (
     concept_rows,
@@ -48,6 +49,19 @@ class ShownScore:
 
     beyond_lookup: str | None
     """Whether the explanation knows more than that: `yes`, `no` or `not shown`."""
+
+
+@dataclass(frozen=True)
+class ShownIntruder:
+    """How often the text that does not belong was found among the feature's texts: a score without explanation."""
+
+    simulator: str
+    value: float | None
+    low: float | None
+    high: float | None
+    chance: float
+    n_trials: int
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,7 @@ class ShownFeature:
 
     effect: str | None
     """Whether it is shown to do something: `yes`, `no` or `not shown`; None: not measured."""
+    intruders: tuple[ShownIntruder, ...] = ()
 
 
 def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeature:
@@ -178,6 +193,7 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
         bottom_lens=bottom_lens,
         effects=tuple(effect_rows(db, feature)),
         effect=effect_shown(db, feature),
+        intruders=tuple(ShownIntruder(*cells) for cells in intruder_rows(db, feature)),
     )
 
 
@@ -222,6 +238,7 @@ def render_feature(shown: ShownFeature, *, marks: bool = False, full: bool = Tru
         lines.append(Text("tags: " + ", ".join(map(_tag, shown.tags))))
     lines += [Text(_concept(concept)) for concept in shown.concepts]
     lines += [Text(line) for line in _effects(shown)]
+    lines += [Text(_intruder(of)) for of in shown.intruders]
     for explanation in shown.explanations:
         lines += _render_explanation(explanation, full=full)
     top = max((max(window.activations, default=0.0) for window in shown.windows), default=0.0)
@@ -336,6 +353,13 @@ def _change(e: Mapping[str, Any]) -> str:
     )
     q = "" if e["q"] is None else f", q {e['q']:.3f}"
     return f"{e['value']:+.2f} (other features {e['null_value']:+.2f}){q}{at}"
+
+
+def _intruder(of: ShownIntruder) -> str:
+    name = f"intruder detection by {of.simulator}"
+    if of.value is None or of.low is None or of.high is None:
+        return f"{name}: undefined, {of.reason}"
+    return f"{name}: {of.value:.3f} [{of.low:.3f}, {of.high:.3f}] of {of.n_trials} trials, chance {of.chance:.3f}"
 
 
 def _render_explanation(explanation: ShownExplanation, *, full: bool) -> list[Text]:

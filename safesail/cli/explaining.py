@@ -8,6 +8,7 @@ import click
 
 from safesail.cli.options import Decorator, json_option, quiet_option, store_option
 from safesail.cli.output import print_json, print_table
+from safesail.domain.methods import DEFAULT_METHOD, INTRUDER, METHODS
 from safesail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ _CHOOSING = (
             help="What the features of a domain count: 1 unless said, 0 leaves it out; repeatable."),
     _option("--answer", type=click.Choice(["json", "text"]), default="json", show_default=True,
             help="How it is answered; text: one plain sentence, for explainers too small for JSON."),
+    _option("--first", type=click.Choice(["intruder"]),
+            help="intruder: explain no feature that fails intruder detection, which needs no explanation."),
     _option("--tell-concept", is_flag=True, help="Tell the explainer the concept that nominated a feature."),
 )  # fmt: skip
 
 
-def _asking(*models: str, more: Sequence[Decorator] = ()) -> Decorator:
+def _asking(*models: str, methods: Sequence[str] = METHODS, more: Sequence[Decorator] = ()) -> Decorator:
     """Options of every command that asks a language model."""
     options = [
         _option("--budget", required=True, help="Hard cap on what is newly spent: 10k, 2M, $5, 200calls, unlimited."),
@@ -49,8 +52,7 @@ def _asking(*models: str, more: Sequence[Decorator] = ()) -> Decorator:
         _option("--limit", "n", type=click.IntRange(1), default=100, show_default=True, help="Features at most."),
         *(_option(f"--{name}", help=_HELP[name]) for name in models),
         _option("--base-url", help="OpenAI-compatible endpoint; default: OPENAI_BASE_URL."),
-        _option("--scoring", "method", type=click.Choice(["pooled", "segment", "token", "detection", "fuzzing"]),
-               default="pooled", show_default=True,
+        _option("--scoring", "method", type=click.Choice(methods), default=DEFAULT_METHOD, show_default=True,
                help="How explanations are tested; pooled: those of several features in one prompt."),
         _option("--chance-every", type=click.IntRange(0), default=4, show_default=True,
                help="Chance line on every n-th feature; 0: none. Pooled scoring has it on all, for nothing."),
@@ -99,24 +101,46 @@ def explain(store: Path, as_json: bool, quiet: bool, dry_run: bool, **asked: Any
 
 
 @click.command()
-@_asking("simulator")
+@_asking("simulator", methods=(*METHODS, INTRUDER))
 @click.option(
     "--origin", default="run", show_default=True, help="Explanations of the catalog imported by this name."
 )
 @click.option("--explained-by", help="Only those that this explainer wrote, as the store names it.")
+@click.option(
+    "--calibrate",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Score N explanations both pooled and one at a time (--scoring segment or token), and compare.",
+)
 @store_option()
 @json_option()
 @quiet_option()
-def score(store: Path, as_json: bool, quiet: bool, **asked: Any) -> None:
+def score(store: Path, as_json: bool, quiet: bool, calibrate: int | None, **asked: Any) -> None:
     """Score explanations that exist, with another simulator or method; imported ones too, on a harvest of your own.
+
+    --scoring intruder needs none: it tests whether the texts of candidate features, or of those that are named, have
+    anything in common.
 
     \b
     Examples:
         safesail score --scoring token --budget 200k
+        safesail score --scoring intruder --budget 50k
+        safesail score --calibrate 24 --budget 100k --simulator my-model
         safesail score --sae my-sae --origin neuronpedia/gemma-2-2b/20-gemmascope-res-16k --budget 200k
     """
-    from safesail.autointerp.run import score_store
+    from safesail.autointerp.run import calibrate_store, detect_intruders, score_store
 
+    if asked["method"] == INTRUDER and calibrate is None:
+        settings = _settings(asked | {"method": DEFAULT_METHOD})
+        report = detect_intruders(store, *settings, quiet=quiet)
+        print_json(report) if as_json else click.echo(report.as_text())
+        return
+    if calibrate is not None:
+        method = asked["method"] if asked["method"] != DEFAULT_METHOD else "segment"
+        settings = _settings(asked | {"method": DEFAULT_METHOD, "n": calibrate})
+        calibration = calibrate_store(store, *settings, method, quiet=quiet)
+        print_json(calibration) if as_json else click.echo(calibration.as_text())
+        return
     _print_report(score_store(store, *_settings(asked), quiet=quiet), as_json=as_json)
 
 
@@ -147,6 +171,7 @@ def _settings(asked: dict[str, Any]) -> "tuple[FeatureChoice, ChatSettings, Auto
         {
             "scoring": {"method": asked.pop("method"), "stop_width": asked.pop("stop_width")},
             "explain": {"answer": asked.pop("answer", "json")},
+            "first": asked.pop("first", None),
             "order": {"weights": dict(map(_weight, asked.pop("weights", ())))},
             "tell_concept": asked.pop("tell_concept", False),
             "chance_every": asked.pop("chance_every"),

@@ -40,6 +40,11 @@ def piece_bytes(token: str) -> bytes:
     return _PIECE.sub(lambda match: bytes([int(match[1], 16)]), token.encode("utf-8", "replace"))
 
 
+def has_pieces(tokens: Sequence[str]) -> bool:
+    """Whether some token may be a piece of a character."""
+    return any("\\x" in token or token == _UNKNOWN for token in tokens)
+
+
 def join_pieces(
     tokens: Sequence[str], activations: Sequence[float]
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -51,7 +56,7 @@ def join_pieces(
         tokens: Bytes of broken characters are spelled `\xe4`.
         activations: One per token.
     """
-    if not any("\\x" in token or token == _UNKNOWN for token in tokens):
+    if not has_pieces(tokens):
         return tuple(tokens), tuple(activations)  # nearly every window, and many are read
     texts: list[str] = []
     strongest: list[float] = []

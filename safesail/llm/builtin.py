@@ -11,13 +11,14 @@ from safesail.llm.builtin_prompts import (
     letters,
     prompt_tokens,
     read_prompt,
+    write_choices,
     write_names,
     write_pooled,
     write_ratings,
     write_segments,
 )
 from safesail.llm.types import LLMAnswer, LLMRequest
-from safesail.llm.words import read_marked, split_words
+from safesail.llm.words import MarkedText, read_marked, split_words
 
 
 class BuiltinModel(ABC):
@@ -67,6 +68,8 @@ class BuiltinModel(ABC):
                 return self._choose_texts(asked)
             case "marked":
                 return self._judge_marks(asked)
+            case "groups":
+                return self._find_intruders(asked)
 
     @abstractmethod
     def explain(self, asked: BuiltinPrompt) -> str:
@@ -75,6 +78,10 @@ class BuiltinModel(ABC):
     @abstractmethod
     def word_scores(self, explanation: str, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """A score for each word of each text: how strongly a feature so explained fires on it."""
+
+    @abstractmethod
+    def likeness(self, texts: Sequence[MarkedText]) -> list[list[float]]:
+        """How alike any two texts are at their marked words."""
 
     @abstractmethod
     def rating(self, score: float) -> int:
@@ -134,6 +141,15 @@ class BuiltinModel(ABC):
             marked = [score for score, strength in zip(scores, text.strength, strict=True) if strength]
             means.append(sum(marked) / len(marked) if marked else 0.0)
         return write_names(letters(len(texts)), _chosen(means, self.active_marks, must=len(texts) > 1))
+
+    def _find_intruders(self, asked: BuiltinPrompt) -> str:
+        """The text of each group that is least like the others; the first of equals."""
+        chosen: list[int] = []
+        for group in asked.groups:
+            likenesses = self.likeness([read_marked(line) for line in group])
+            sums = [sum(row) - row[i] for i, row in enumerate(likenesses)]
+            chosen.append(min(range(len(sums)), key=sums.__getitem__))
+        return write_choices(chosen)
 
 
 def words_of(text: str) -> list[str]:

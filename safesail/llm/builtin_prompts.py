@@ -13,10 +13,10 @@ ENDPOINT = "builtin-2"
 """Where built-in models' answers come from. The number is their rules': raised with every change of an answer, since
 answers are cached by it, as by everything else that they depend on."""
 
-Block = Literal["active", "segments", "tokens", "texts", "marked"]
+Block = Literal["active", "segments", "tokens", "texts", "marked", "groups"]
 
 _TOKEN = re.compile(r" ?[^\W\d_]{1,8}|\d|\n+| ?[^\w\s]{1,3}| |_")
-_BLOCK = re.compile(r"<(active|segments|tokens|texts|marked)>\n(.*?)\n</\1>", re.DOTALL)
+_BLOCK = re.compile(r"<(active|segments|tokens|texts|marked|groups)>\n(.*?)\n</\1>", re.DOTALL)
 _FEATURE = re.compile(r"^Feature \d+\n(?=<active>\n)", re.MULTILINE)
 _LABELLED = re.compile(r"(?:\d+|[A-Z]) ?(.*)")
 _LETTER = re.compile(r"[A-Z]{1,3}")
@@ -82,6 +82,17 @@ class BuiltinPrompt:
                 texts[list(texts)[-1]].append(_unlabelled(line))
         return texts
 
+    @property
+    def groups(self) -> list[list[str]]:
+        """Texts of each group, with their marks."""
+        groups: list[list[str]] = []
+        for line in self.lines:
+            if line.isdecimal():
+                groups.append([])
+            else:
+                groups[-1].append(_unlabelled(line))
+        return groups
+
     def between(self, tag: str) -> str:
         """What stands between `<tag>` and `</tag>`; nothing where there is no such tag."""
         match = re.search(rf"<{tag}>\n?(.*?)\n?</{tag}>", self.text, re.DOTALL)
@@ -139,6 +150,12 @@ def write_pooled(asked: BuiltinPrompt, grades: Sequence[dict[int, int]]) -> str:
 def write_ratings(tokens: Sequence[str], ratings: Sequence[int]) -> str:
     """The answer that rates every token."""
     return json.dumps(list(zip(tokens, ratings, strict=True)), ensure_ascii=False)
+
+
+def write_choices(chosen: Sequence[int]) -> str:
+    """The answer that names one text of every group."""
+    named = {str(number): letters(26)[index] for number, index in enumerate(chosen, 1)}
+    return json.dumps(named, separators=(",", ":"))
 
 
 def letters(n: int) -> list[str]:

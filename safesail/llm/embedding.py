@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safesail.errors import RefusedAnswerError
 from safesail.llm.builtin import BuiltinModel, split_like, words_of
 from safesail.llm.builtin_prompts import BuiltinPrompt
-from safesail.llm.words import COMMON
+from safesail.llm.words import COMMON, MarkedText
 
 Embed = Callable[[Sequence[str]], NDArray[np.float32]]
 """Vectors of length 1, one a row, of texts."""
@@ -69,6 +69,21 @@ class EmbeddingModel(BuiltinModel):
         alone = self._likeness(explanation, [word for part in words for word in part])
         best = [max(part, default=0.0) for part in split_like(alone.tolist(), words)]
         return ((np.array(best) + self._likeness(explanation, segments)) / 2).tolist()
+
+    def likeness(self, texts: Sequence[MarkedText]) -> list[list[float]]:
+        """Cosine of what the marked words mean, each with those before it, on average over a text's."""
+        phrases = [
+            " ".join(text.words[max(0, i - _BEFORE) : i + 1])
+            for text in texts
+            for i, strength in enumerate(text.strength)
+            if strength
+        ]
+        vectors = self._vectors(phrases) if phrases else np.zeros((0, 1), np.float32)
+        parts = np.split(vectors, np.cumsum([sum(map(bool, text.strength)) for text in texts])[:-1])
+        means = np.stack([part.mean(0) if len(part) else np.zeros(vectors.shape[1]) for part in parts])
+        norms = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-9)
+        unit = means / norms
+        return (unit @ unit.T).tolist()
 
     def rating(self, score: float) -> int:
         """A likeness as a rating from 0 to 10."""

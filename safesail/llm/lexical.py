@@ -21,6 +21,9 @@ SignType = Literal["word", "after", "shape"]
 Sign = tuple[SignType, str]
 """What a feature may go by at a word: the word's stem, that of the word before it, or what it looks like."""
 
+_SIGN_WEIGHTS: dict[SignType, float] = {"word": 1.0, "after": 0.5, "shape": 0.5}
+"""What two texts have in common, the word or less."""
+
 _RIDGE, _REFIT = 2.0, 1.0
 """Penalties of the two regressions: all signs, then those kept. Chosen on features that the demo does not score."""
 
@@ -113,6 +116,18 @@ class LexicalModel(BuiltinModel):
             return max((w for key, w in prefixes.items() if sign[1].startswith(key)), default=0.0)
 
         return [[sum(map(strength, here)) / strongest for here in _signs(words)] for words in texts]
+
+    def likeness(self, texts: Sequence[MarkedText]) -> list[list[float]]:
+        """Share of the signs at either's marked words that both have; words count more than what they look like."""
+        marked = [
+            {sign for here, s in zip(_signs(text.words), text.strength, strict=True) if s for sign in here}
+            for text in texts
+        ]
+
+        def weight(signs: set[Sign]) -> float:
+            return sum(_SIGN_WEIGHTS[kind] for kind, _ in signs)
+
+        return [[weight(a & b) / max(1.0, weight(a | b)) for b in marked] for a in marked]
 
     def rating(self, score: float) -> int:
         """A score as a rating from 0 to 10: 8 for the strongest sign alone."""

@@ -1,9 +1,10 @@
 """Agreement between two columns of numbers, with bootstrap intervals over windows."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from safesail.domain.undefined import Undefined
 
@@ -50,6 +51,11 @@ def balanced_accuracy(
     sensitivity = int((labels & predicted).sum()) / n_pos
     specificity = int((~labels & ~predicted).sum()) / n_neg
     return (sensitivity + specificity) / 2
+
+
+def spearman(x: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"]) -> float | Undefined:
+    """Correlation of ranks; ties share their mean rank. Unchanged by any increasing rescaling."""
+    return pearson(ranks(x), ranks(y))
 
 
 def ranks(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:
@@ -135,13 +141,21 @@ def _resampled(
     sums: Float[np.ndarray, "n_windows 6"], draws: int, seed: int
 ) -> tuple[Float[np.ndarray, " draws"], Bool[np.ndarray, " draws"]]:
     """Correlation on every resample of the windows, and where it is defined (0 stands where it is not)."""
-    weights = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), draws)
+    weights = _resamples(len(sums), draws, seed)
     n, x, y, xx, yy, xy = (weights @ sums).T
     var_x, var_y = xx * n - x * x, yy * n - y * y
     # A constant side leaves rounding noise instead of 0.
     defined = (var_x > 1e-9 * n * n) & (var_y > 1e-9 * n * n)
     drawn = np.divide(xy * n - x * y, np.sqrt(np.where(defined, var_x * var_y, 1.0)))
     return np.where(defined, np.clip(drawn, -1.0, 1.0), 0.0), defined
+
+
+@lru_cache(maxsize=4)
+def _resamples(n: int, draws: int, seed: int) -> Int[np.ndarray, "draws n"]:
+    """How often each of `n` windows is in each resample: the same for the figures of one score."""
+    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), draws)
+    weights.flags.writeable = False
+    return weights
 
 
 def percentile_interval(
@@ -152,6 +166,21 @@ def percentile_interval(
         return Undefined(f"only {drawn.size} of {draws} resamples define the figure")
     low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return float(low), float(high)
+
+
+def share_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a share, Wilson's (1927): it holds 0 and 1 off their ends, however few the trials.
+
+    Raises:
+        ValueError: no trial.
+    """
+    if trials < 1:
+        raise ValueError("a share needs at least 1 trial")
+    z = 1.959964
+    share, spread = successes / trials, z * z / trials
+    centre = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * float(np.sqrt(share * (1 - share) / trials + spread / (4 * trials)))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _finite(values: Real[np.ndarray, " n_units"]) -> Float[np.ndarray, " n_units"]:

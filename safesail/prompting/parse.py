@@ -191,6 +191,20 @@ def parse_pooled(
     return rated
 
 
+def parse_choices(answer: str, *, n_groups: int, labels: Sequence[str]) -> list[int]:
+    """Read `{"1": "A", "2": "C"}`: for each group the index of the label that is chosen.
+
+    Raises:
+        RefusedAnswerError: the model declined.
+        UnparsableAnswerError: not that form, a key twice, a group too many or too few, or an unknown label.
+    """
+    numbers = [str(number + 1) for number in range(n_groups)]
+    fields = _json(answer, pairs=_unique)
+    if not isinstance(fields, dict) or set(cast("dict[str, Any]", fields)) != set(numbers):
+        raise _unparsable(f"not an object with the keys 1 to {n_groups}", answer)
+    return [labels.index(_label(fields[number], list(labels), answer)) for number in numbers]
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, if it names nothing twice: which of two values counts is not said."""
     named = dict(pairs)

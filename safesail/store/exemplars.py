@@ -1,5 +1,6 @@
 """Reading one feature's windows."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from safesail.domain.ids import FeatureId
 from safesail.domain.records import Kind, Split, Window
 from safesail.errors import NotFoundError
 from safesail.store.connection import Db
-from safesail.store.sql import one, rows
+from safesail.store.sql import Row, numbers, one, rows
 
 
 @dataclass(frozen=True)
@@ -33,18 +34,37 @@ def find_feature(db: Db, feature: FeatureId) -> HarvestedFeature:
     Raises:
         NotFoundError: the store holds no finished harvest of it, or its SAE has fewer features.
     """
-    row = one(
+    return find_features(db, [feature])[feature]
+
+
+def find_features(db: Db, features: Sequence[FeatureId]) -> dict[FeatureId, HarvestedFeature]:
+    """Where the activations of features of one SAE lie.
+
+    Raises:
+        NotFoundError: as `find_feature`, of the first that is missing.
+    """
+    if not features:
+        return {}
+    sae_id = features[0].sae_id
+    stored = rows(
         db,
-        """
-        SELECT s.sae_key, h.harvest_key, f.n_active, f.q999, f.top_tokens
+        f"""
+        SELECT f.feature, s.sae_key, h.harvest_key, f.n_active, f.q999, f.top_tokens
         FROM features f JOIN saes s USING (sae_id) JOIN harvests h USING (harvest_key)
-        WHERE f.sae_id = ? AND f.feature = ? AND h.finished
+        WHERE f.sae_id = ? AND f.feature IN ({numbers(f.index for f in features)}) AND h.finished
         """,
-        [feature.sae_id, feature.index],
+        [sae_id],
     )
-    if row is None:
-        raise NotFoundError(_why_missing(db, feature))
-    return HarvestedFeature(feature, int(row[0]), int(row[1]), int(row[2]), row[3], tuple(row[4] or ()))
+    harvested = {
+        FeatureId(sae_id, int(r[0])): HarvestedFeature(
+            FeatureId(sae_id, int(r[0])), int(r[1]), int(r[2]), int(r[3]), r[4], tuple(r[5] or ())
+        )
+        for r in stored
+    }
+    for feature in features:
+        if feature not in harvested:
+            raise NotFoundError(_why_missing(db, feature))
+    return harvested
 
 
 def _why_missing(db: Db, feature: FeatureId) -> str:
@@ -107,94 +127,133 @@ class ActiveWindows(NamedTuple):
 
 def active_windows(db: Db, f: HarvestedFeature, split: Split) -> ActiveWindows:
     """Windows of a split in which the feature fires."""
+    return active_windows_of(db, [f], split)[f.feature]
+
+
+def active_windows_of(
+    db: Db, features: Sequence[HarvestedFeature], split: Split
+) -> dict[FeatureId, ActiveWindows]:
+    """Windows of a split in which each of some features of one SAE fires."""
     stored = rows(
         db,
-        """
-        SELECT w.window_id, concat_ws('/', w.document_id, w.start), m.maximum
-        FROM active_windows m JOIN windows w USING (harvest_key, window_id)
-        WHERE m.sae_key = ? AND m.feature = ? AND w.split = ?
-        ORDER BY w.document_id, w.start
+        f"""
+        SELECT m.feature, w.window_id, concat_ws('/', w.document_id, w.start), max(m.value)
+        FROM activations m JOIN windows w USING (harvest_key, window_id)
+        WHERE m.sae_key = ? AND m.feature IN ({numbers(f.feature.index for f in features)}) AND w.split = ?
+        GROUP BY m.feature, w.window_id, w.document_id, w.start
+        ORDER BY m.feature, w.document_id, w.start
         """,
-        [f.sae_key, f.feature.index, split],
+        [features[0].sae_key, split],
     )
-    return ActiveWindows(
-        np.array([r[0] for r in stored], dtype=np.int64),
-        [str(r[1]) for r in stored],
-        np.array([r[2] for r in stored], dtype=float),
-    )
+    by_feature: dict[int, list[Row]] = {}
+    for row in stored:
+        by_feature.setdefault(int(row[0]), []).append(row)
+    return {
+        f.feature: ActiveWindows(
+            np.array([r[1] for r in by_feature.get(f.feature.index, ())], dtype=np.int64),
+            [str(r[2]) for r in by_feature.get(f.feature.index, ())],
+            np.array([r[3] for r in by_feature.get(f.feature.index, ())], dtype=float),
+        )
+        for f in features
+    }
 
 
 _CONTROLS: dict[Kind, str] = {
     "random": "",
-    "hard": "AND list_has_any(w.tokens, $top_tokens)",
-    "boundary": """AND w.document_id IN (
-        SELECT document_id FROM windows JOIN active USING (window_id) WHERE harvest_key = $harvest_key)""",
+    "hard": "AND list_has_any(w.tokens, q.top_tokens)",
+    "boundary": "AND (q.feature, w.document_id) IN (SELECT feature, document_id FROM active"
+    " JOIN windows v USING (window_id) WHERE v.harvest_key = $harvest_key)",
 }
 
 
 def silent_windows(db: Db, f: HarvestedFeature, split: Split, kind: Kind, *, n: int, seed: int) -> list[int]:
-    """Windows of a split in which the feature does not fire, drawn by a hash of where they lie in the text.
+    """Windows of a split in which the feature does not fire, as `silent_windows_of` draws them."""
+    return silent_windows_of(db, [f], split, kind, n=n, seed=seed)[f.feature]
+
+
+def silent_windows_of(
+    db: Db, features: Sequence[HarvestedFeature], split: Split, kind: Kind, *, n: int, seed: int
+) -> dict[FeatureId, list[int]]:
+    """Windows of a split in which a feature does not fire, drawn by a hash of where they lie in the text.
 
     Args:
         db: The open store.
-        f: The feature.
+        features: Of one SAE.
         split: Windows of this split only.
         kind: `random`: any; `hard`: that hold one of the feature's top tokens; `boundary`: of a document in which
             the feature fires elsewhere.
-        n: At most so many.
+        n: At most so many of each feature.
         seed: Of the draw.
     """
-    if n == 0 or (kind == "hard" and not f.top_tokens):
-        return []
+    silent: dict[FeatureId, list[int]] = {f.feature: [] for f in features}
+    asked = [f for f in features if kind != "hard" or f.top_tokens]
+    if n == 0 or not asked:
+        return silent
+    sae_id, listed = asked[0].feature.sae_id, numbers(f.feature.index for f in asked)
     parameters: dict[str, Any] = {
-        "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key, "split": split,
-        "salt": f"{seed}/{f.feature.index}", "n": n,
+        "sae_key": asked[0].sae_key, "harvest_key": asked[0].harvest_key, "split": split, "seed": seed, "n": n,
+        "indices": [f.feature.index for f in asked], "top_tokens": [list(f.top_tokens) for f in asked],
     }  # fmt: skip
-    if kind == "hard":
-        parameters["top_tokens"] = list(f.top_tokens)
     stored = rows(
         db,
         f"""
         WITH active AS (
-            SELECT DISTINCT window_id FROM activations WHERE sae_key = $sae_key AND feature = $feature
-        )
-        SELECT w.window_id FROM windows w
-        WHERE w.harvest_key = $harvest_key AND w.split = $split AND w.window_id NOT IN (FROM active)
+            SELECT DISTINCT feature, window_id FROM activations WHERE sae_key = $sae_key AND feature IN ({listed})
+        ), asked AS (SELECT unnest($indices) AS feature, unnest($top_tokens) AS top_tokens)
+        SELECT q.feature,
+               arg_min(w.window_id, md5(concat_ws('/', $seed, q.feature, w.document_id, w.start)), $n)
+        FROM asked q, windows w
+        WHERE w.harvest_key = $harvest_key AND w.split = $split
+          AND NOT EXISTS (FROM active a WHERE a.feature = q.feature AND a.window_id = w.window_id)
           {_CONTROLS[kind]}
-        ORDER BY md5(concat_ws('/', $salt, w.document_id, w.start)) LIMIT $n
+        GROUP BY q.feature
         """,
         parameters,
     )
-    return [int(r[0]) for r in stored]
+    return silent | {FeatureId(sae_id, int(j)): [int(w) for w in drawn] for j, drawn in stored}
 
 
-def fetch_windows(
-    db: Db, f: HarvestedFeature, window_ids: list[int]
-) -> dict[int, tuple[Window, tuple[float, ...]]]:
+Fetched = dict[int, tuple[Window, tuple[float, ...]]]
+"""Windows by id, each with a feature's activation at every one of its tokens."""
+
+
+def fetch_windows(db: Db, f: HarvestedFeature, window_ids: Sequence[int]) -> Fetched:
     """Windows by id, each with the feature's activation at every one of its tokens."""
-    stored = rows(
+    return fetch_windows_of(db, {f: window_ids})[f.feature]
+
+
+def fetch_windows_of(db: Db, wanted: Mapping[HarvestedFeature, Sequence[int]]) -> dict[FeatureId, Fetched]:
+    """The same of several features of one SAE."""
+    first, ids = next(iter(wanted)), {w for of in wanted.values() for w in of}
+    windows: dict[int, Window] = {}
+    for window_id, document_id, start, token_ids, tokens, split in rows(
         db,
-        """
-        WITH asked AS (SELECT unnest(CAST($ids AS BIGINT[])) AS window_id), active AS (
-            SELECT window_id, positions, activations FROM active_windows
-            WHERE sae_key = $sae_key AND feature = $feature AND list_contains($ids, window_id)
-        )
-        SELECT w.window_id, w.document_id, w.start, w.token_ids, w.tokens, w.split, a.positions, a.activations
-        FROM windows w JOIN asked USING (window_id) LEFT JOIN active a USING (window_id)
-        WHERE w.harvest_key = $harvest_key
-        """,
-        {
-            "ids": window_ids, "sae_key": f.sae_key, "feature": f.feature.index, "harvest_key": f.harvest_key,
-        },
-    )  # fmt: skip
-    windows: dict[int, tuple[Window, tuple[float, ...]]] = {}
-    for window_id, document_id, start, token_ids, tokens, split, positions, values in stored:
-        activations = [0.0] * len(tokens)
-        for position, activation in zip(positions or [], values or [], strict=True):
-            activations[position] = float(activation)
-        window = Window(document_id, start, tuple(token_ids), tuple(tokens), split)
-        windows[int(window_id)] = (window, tuple(activations))
-    return windows
+        "SELECT window_id, document_id, start, token_ids, tokens, split FROM windows"
+        f" WHERE harvest_key = ? AND window_id IN ({numbers(ids) or 'NULL'})",
+        [first.harvest_key],
+    ):
+        windows[int(window_id)] = Window(document_id, start, tuple(token_ids), tuple(tokens), split)
+    silent = {w: (0.0,) * len(window.tokens) for w, window in windows.items()}
+    fetched = {f.feature: {w: (windows[w], silent[w]) for w in of} for f, of in wanted.items()}
+    for feature, window_id, positions, values in rows(
+        db,
+        "SELECT feature, window_id, positions, activations FROM active_windows WHERE sae_key = ?"
+        f" AND feature IN ({numbers(f.feature.index for f in wanted)}) AND window_id IN ({numbers(ids) or 'NULL'})",
+        [first.sae_key],
+    ):
+        of = fetched[FeatureId(first.feature.sae_id, int(feature))]
+        if window_id in of:
+            window = windows[int(window_id)]
+            of[int(window_id)] = (window, spread(positions, values, len(window.tokens)))
+    return fetched
+
+
+def spread(positions: Sequence[int], values: Sequence[float], n_tokens: int) -> tuple[float, ...]:
+    """Nonzeros as one value per token."""
+    activations = [0.0] * n_tokens
+    for position, activation in zip(positions, values, strict=True):
+        activations[position] = float(activation)
+    return tuple(activations)
 
 
 def window_counts(db: Db, sae_id: str) -> dict[int, dict[str, int]]:

@@ -82,12 +82,30 @@ def record_explanation(db: Db, outcome: Explanation | Failed, *, origin: str = "
         _write(db, "explanations", row | {"error": outcome.error, "message": outcome.message}, "REPLACE")
         return failed_id
     identity = explanation_id(outcome)
+    if _is_stored(db, outcome, identity, failed_id):
+        return identity
     row |= {"explanation_id": identity, "explainer": outcome.explainer, "text": outcome.text}
     with transaction(db):
         db.execute("DELETE FROM explanations WHERE explanation_id = ?", [failed_id])
         _write(db, "explanations", row | {"confidence": outcome.confidence}, "IGNORE")
         record_tags(db, outcome.feature, outcome.tags, source="explainer")
     return identity
+
+
+def _is_stored(db: Db, explanation: Explanation, identity: str, failed_id: str) -> bool:
+    """Whether an explanation and all its tags are there, and no failure: nearly always where a run is repeated."""
+    of = explanation.feature
+    counts = one(
+        db,
+        "SELECT count(*) FILTER (explanation_id = $identity), count(*) FILTER (explanation_id = $failed),"
+        " (SELECT count(*) FROM tags WHERE sae_id = $sae_id AND feature = $feature AND source = 'explainer'"
+        " AND list_contains($tags, tag)) FROM explanations WHERE explanation_id IN ($identity, $failed)",
+        {
+            "identity": identity, "failed": failed_id, "sae_id": of.sae_id, "feature": of.index,
+            "tags": list(explanation.tags),
+        },
+    )  # fmt: skip
+    return counts == (1, 0, len(set(explanation.tags)))
 
 
 def record_score(db: Db, explanation: Explanation, score: Score, origin: ScoreOrigin) -> None:
@@ -118,15 +136,23 @@ def record_tags(
     db: Db, feature: FeatureId, tags: Sequence[str], *, source: str, severity: int | None = None
 ) -> None:
     """Add tags to a feature; those it has from the same source stay as they are."""
+    record_all_tags(db, {feature: tags}, source=source, severity=severity)
+
+
+def record_all_tags(
+    db: Db, tags: Mapping[FeatureId, Sequence[str]], *, source: str, severity: int | None = None
+) -> None:
+    """Add tags to several features; those that one has from the same source stay as they are."""
+    pairs = [(feature, tag) for feature, of in tags.items() for tag in of]
     insert(
         db,
         "tags",
         {
-            "sae_id": [feature.sae_id] * len(tags),
-            "feature": [feature.index] * len(tags),
-            "tag": list(tags),
-            "source": [source] * len(tags),
-            "severity": [severity] * len(tags),
+            "sae_id": [feature.sae_id for feature, _ in pairs],
+            "feature": [feature.index for feature, _ in pairs],
+            "tag": [tag for _, tag in pairs],
+            "source": [source] * len(pairs),
+            "severity": [severity] * len(pairs),
         },
         on_conflict="IGNORE",
     )

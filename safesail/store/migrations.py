@@ -89,6 +89,12 @@ def m010_effects_of_features(db: Db) -> None:
         db.execute(next(table for table in TABLES if f"CREATE TABLE {name} (" in table))
 
 
+@migration
+def m011_intruder_scores(db: Db) -> None:
+    """Features get scores that need no explanation."""
+    db.execute(next(table for table in TABLES if "CREATE TABLE intruder_scores (" in table))
+
+
 def migrate(db: Db) -> None:
     """Bring `db` to the newest schema, whole or not at all; an empty database gets it at once.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from safesail.domain.records import Window
 from safesail.errors import BadAnswerError
-from safesail.store.exemplars import HarvestedFeature
-from safesail.store.sql import Db, rows, transaction, value
+from safesail.store.exemplars import HarvestedFeature, spread
+from safesail.store.sql import Db, numbers, rows, transaction, value
 
 
 @dataclass(frozen=True)
@@ -153,22 +153,14 @@ def shared_windows(
             window,
             {f.feature.index: none if whole or f.feature.index not in silent else None for f in features},
         )
-    for feature in (f.feature.index for f in features):
-        for window_id, positions, values in rows(
-            db,
-            "SELECT window_id, positions, activations FROM active_windows"
-            " WHERE sae_key = ? AND feature = ? AND list_contains(?, window_id)",
-            [features[0].sae_key, feature, list(window_ids)],
-        ):
-            at = shared[int(window_id)]
-            if at.activations[feature] is not None:
-                at.activations[feature] = _spread(positions, values, len(at.window.tokens))
+    for feature, window_id, positions, values in rows(
+        db,
+        "SELECT feature, window_id, positions, activations FROM active_windows"
+        f" WHERE sae_key = ? AND feature IN ({numbers(f.feature.index for f in features)})"
+        f" AND window_id IN ({numbers(window_ids)})",
+        [features[0].sae_key],
+    ):
+        at = shared[int(window_id)]
+        if at.activations[feature] is not None:
+            at.activations[feature] = spread(positions, values, len(at.window.tokens))
     return shared
-
-
-def _spread(positions: Sequence[int], values: Sequence[float], n_tokens: int) -> tuple[float, ...]:
-    """Nonzeros as one value per token."""
-    activations = [0.0] * n_tokens
-    for position, activation in zip(positions, values, strict=True):
-        activations[position] = float(activation)
-    return tuple(activations)

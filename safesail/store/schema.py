@@ -329,6 +329,25 @@ TABLES = (
         tokens        BIGINT                    -- billed for a lost answer
     )
     """,
+    """
+    CREATE TABLE intruder_scores (              -- of features, without any explanation; never mixed with `scores`
+        sae_id        TEXT NOT NULL,
+        feature       INTEGER NOT NULL CHECK (feature >= 0),
+        simulator     TEXT NOT NULL,
+        value         DOUBLE,                   -- share of trials in which the text that does not belong was found
+        low           DOUBLE,
+        high          DOUBLE,
+        chance        DOUBLE NOT NULL,          -- one over the number of texts
+        n_trials      INTEGER NOT NULL,
+        n_correct     INTEGER NOT NULL,
+        tokens        BIGINT NOT NULL,
+        reason        TEXT,                     -- why value is NULL
+        run_id        TEXT NOT NULL,
+        settings      TEXT NOT NULL,            -- JSON
+        settings_hash TEXT NOT NULL,
+        PRIMARY KEY (sae_id, feature, simulator, settings_hash)
+    )
+    """,
     "CREATE SEQUENCE call_order START 1",
     """
     CREATE TABLE llm_calls (                    -- the cache and the ledger in one

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from safesail.autointerp.config import ExemplarConfig
-from safesail.autointerp.exemplars import collect, distinct, stratify
+from safesail.autointerp.exemplars import collect, collect_all, distinct, stratify
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Exemplar, Split, Window
 from safesail.errors import NotFoundError
@@ -14,7 +14,7 @@ from safesail.harvest.config import HarvestConfig
 from safesail.harvest.run import HarvestJob, run_harvest
 from safesail.sae.protocol import SAE
 from safesail.store.connection import Db, open_writer
-from safesail.store.exemplars import window_counts
+from safesail.store.exemplars import find_features, window_counts
 from safesail.store.sql import rows, value
 from safesail.subject.protocol import Subject
 from tests.harvest.conftest import TEXTS, write_texts
@@ -135,3 +135,12 @@ def test_windows_alike_round_their_peak_are_shown_once() -> None:
         exemplar("no bomb here", "3"),
     )
     assert distinct([first, alike, other], 5) == [first, other]
+
+
+def test_many_features_read_at_once_show_what_each_shows_alone(db: Db, feature: FeatureId) -> None:
+    features = [FeatureId("tiny-l0", j) for j in sorted(window_counts(db, "tiny-l0"))]
+    config = CONFIG.model_copy(update={"n_boundary": 2})
+    for split in SPLITS:
+        together = collect_all(db, list(find_features(db, features).values()), split, config)
+        assert together == {f: collect(db, f, split, config) for f in features}
+        assert any(together.values())

@@ -32,7 +32,7 @@ def asked(
 
 def forget(store: Path) -> None:
     with open_writer(store) as db:
-        for table in ("llm_calls", "explanations", "scores"):
+        for table in ("llm_calls", "explanations", "scores", "pools"):
             db.execute(f"DELETE FROM {table}")
 
 

@@ -47,6 +47,11 @@ def twins(db: Db, sae_id: str) -> tuple[int, int, int]:
         " WHERE sae_key = $key AND feature = $a",
         {"a": a, "b": b, "key": key},
     )
+    db.execute(
+        "UPDATE features SET n_active = (SELECT count(*) FROM activations_f32 WHERE sae_key = ? AND feature = ?)"
+        " WHERE sae_id = ? AND feature = ?",
+        [key, b, sae_id, b],
+    )
     return a, b, c
 
 
@@ -90,7 +95,7 @@ def test_a_dry_run_expects_one_explanation_for_two(made: Made, store: Path) -> N
     sae_id = made.summary.sae_id
     with open_writer(store) as db:
         first, second = unexplained_twins(db, sae_id)
-        config = AutointerpConfig(chance_every=0)
+        config = AutointerpConfig.model_validate({"explain": {"features_per_call": 1}})
         alone = forecast(db, Plan(sae_id, [first, second]), UNLIMITED, config)
         shared = forecast(db, Plan(sae_id, [first, second], {second: first}), UNLIMITED, config)
         assert alone.cost.calls - shared.cost.calls == 1

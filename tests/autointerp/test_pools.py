@@ -128,7 +128,7 @@ def test_others_windows_are_controls_and_their_ratings_the_chance_line() -> None
     # B's own window says nothing of chance: it was chosen because B fires in it.
     assert [w.predicted for w in gathered.by_others] == [(0.0, 2.0), (0.0, 0.0)]
     # true 5 0 0 0, said 0 2 0 0: r = -1/3
-    assert gathered.chance(0) == pytest.approx(-1 / 3)
+    assert gathered.chance == pytest.approx(-1 / 3)
 
 
 def test_an_explanation_that_two_share_gives_no_chance_line() -> None:
@@ -136,7 +136,7 @@ def test_an_explanation_that_two_share_gives_no_chance_line() -> None:
     said = Round([BOMB, SOUP], {A: [(8.0, 0.0), (0.0, 0.0)], B: [(8.0, 0.0), (0.0, 0.0)]})
     gathered.add(A, said, CONFIG, {B})
     assert gathered.by_others == []
-    assert gathered.chance(0) is None
+    assert gathered.chance is None
 
 
 def test_a_window_that_comes_twice_counts_once_by_its_mean() -> None:

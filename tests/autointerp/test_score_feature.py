@@ -70,19 +70,19 @@ def test_the_right_explanation_scores_above_another_features(db: Db, method: Met
 
 
 def test_a_constant_simulator_is_undefined_with_its_reason(db: Db) -> None:
-    found = scored(db, ScriptedModel(['{"active": {}}']), ScoringConfig())
+    found = scored(db, ScriptedModel(['{"active": {}}']), ScoringConfig(method="segment"))
     assert (found.value, found.low, found.high) == (None, None, None)
     assert found.reason == "simulated values are constant"
     assert found.balanced_accuracy == 0.5
 
 
 def test_nothing_answered_is_a_failure(db: Db) -> None:
-    found = scored(db, ScriptedModel(["As an AI, I prefer not to."]), ScoringConfig())
+    found = scored(db, ScriptedModel(["As an AI, I prefer not to."]), ScoringConfig(method="segment"))
     assert (found.error, found.method, found.tokens) == ("RefusedAnswerError", "segment", 15)
 
 
 def test_a_score_over_less_than_half_of_the_windows_is_undefined(db: Db) -> None:
-    config = ScoringConfig(windows_per_call=1)
+    config = ScoringConfig(method="segment", windows_per_call=1)
     answers = [truth(config)[0], "?", "?", "?"]
     found = scored(db, ScriptedModel(answers), config)
     assert found.value is None
@@ -91,14 +91,19 @@ def test_a_score_over_less_than_half_of_the_windows_is_undefined(db: Db) -> None
 
 
 def test_half_of_the_windows_is_enough(db: Db) -> None:
-    config = ScoringConfig(windows_per_call=2)
+    config = ScoringConfig(method="segment", windows_per_call=2)
     found = scored(db, ScriptedModel([truth(config)[0], "?"]), config)
     assert found.value == pytest.approx(1.0)
     assert found.n_windows == 2
 
 
 def test_chance_is_none_where_the_other_explanation_gets_no_answer(db: Db) -> None:
-    found = scored(db, ScriptedModel([*truth(ScoringConfig()), "?"]), ScoringConfig(), OTHER)
+    found = scored(
+        db,
+        ScriptedModel([*truth(ScoringConfig(method="segment")), "?"]),
+        ScoringConfig(method="segment"),
+        OTHER,
+    )
     assert found.value == pytest.approx(1.0)
     assert found.chance is None
     assert found.tokens == 15  # the chance line is not part of what the score cost
@@ -106,26 +111,33 @@ def test_chance_is_none_where_the_other_explanation_gets_no_answer(db: Db) -> No
 
 def test_no_windows_is_a_failure_that_costs_nothing(db: Db) -> None:
     model = ScriptedModel([])
-    found = asyncio.run(score_feature(metered(db, model), BOMBS, [], ScoringConfig(), other=None))
+    found = asyncio.run(
+        score_feature(metered(db, model), BOMBS, [], ScoringConfig(method="segment"), other=None)
+    )
     assert (found.error, found.tokens, model.asked) == ("NoWindows", 0, [])
 
 
 def test_train_windows_are_never_scored(db: Db) -> None:
     shown = [exemplar("a bomb", {"bomb": 1.0}, split="train")]
     with pytest.raises(AssertionError, match="held-out"):
-        asyncio.run(score_feature(metered(db, LexicalModel()), BOMBS, shown, ScoringConfig(), other=None))
+        asyncio.run(
+            score_feature(
+                metered(db, LexicalModel()), BOMBS, shown, ScoringConfig(method="segment"), other=None
+            )
+        )
 
 
 def test_the_end_of_the_budget_is_raised(db: Db) -> None:
     client = metered(db, LexicalModel(), parse_budget("50"))
     with pytest.raises(BudgetExceededError):
-        asyncio.run(score_feature(client, BOMBS, WINDOWS, ScoringConfig(), other=None))
+        asyncio.run(score_feature(client, BOMBS, WINDOWS, ScoringConfig(method="segment"), other=None))
 
 
 def test_scoring_again_costs_nothing_and_gives_the_same(db: Db) -> None:
     client = metered(db, LexicalModel())
     first, second = (
-        asyncio.run(score_feature(client, BOMBS, WINDOWS, ScoringConfig(), other=OTHER)) for _ in range(2)
+        asyncio.run(score_feature(client, BOMBS, WINDOWS, ScoringConfig(method="segment"), other=OTHER))
+        for _ in range(2)
     )
     assert first == second
     assert client.spent_tokens == value(db, "SELECT sum(input_tokens + output_tokens) FROM llm_calls")

@@ -9,12 +9,14 @@ SILENT = exemplar("the choir sang all of the old songs")
 
 
 def test_segments_by_hand() -> None:
-    (units,) = units_of([WINDOW], ScoringConfig(segment_tokens=4, graded=False))
+    (units,) = units_of([WINDOW], ScoringConfig(method="segment", segment_tokens=4, graded=False))
     assert units.texts == ("a bomb fell here", "and nobody was hurt")
     assert units.true == (1.0, 1.0)
-    (units,) = units_of([WINDOW], ScoringConfig(segment_tokens=4, graded=False, threshold=1.0))
+    (units,) = units_of(
+        [WINDOW], ScoringConfig(method="segment", segment_tokens=4, graded=False, threshold=1.0)
+    )
     assert units.true == (1.0, 0.0)  # greater than the threshold, not equal to it
-    (units,) = units_of([WINDOW], ScoringConfig(segment_tokens=4))
+    (units,) = units_of([WINDOW], ScoringConfig(method="segment", segment_tokens=4))
     assert units.true == (2.0, 1.0)
     assert units.active == (True, True)
 
@@ -50,9 +52,15 @@ def test_random_marks_depend_on_the_window_and_the_seed_not_on_the_order() -> No
 @pytest.mark.parametrize(
     ("config", "label"),
     [
-        (ScoringConfig(), "segment"),
-        (ScoringConfig(segment_tokens=4, graded=False, windows_per_call=1), "segment-s4-binary-w1"),
-        (ScoringConfig(answers="list", stop_width=0.2, decide_at=0.25), "segment-list-stop0.2-at0.25"),
+        (ScoringConfig(method="segment"), "segment"),
+        (
+            ScoringConfig(method="segment", segment_tokens=4, graded=False, windows_per_call=1),
+            "segment-s4-binary-w1",
+        ),
+        (
+            ScoringConfig(method="segment", answers="list", stop_width=0.2, decide_at=0.25),
+            "segment-list-stop0.2-at0.25",
+        ),
         (ScoringConfig(method="token", windows_per_call=1, segment_tokens=3), "token"),
         (ScoringConfig(method="detection", threshold=0.5), "detection-t0.5"),
     ],

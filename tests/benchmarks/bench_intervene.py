@@ -23,6 +23,7 @@ from safesail.domain.ids import FeatureId
 from safesail.intervene.config import InterveneConfig
 from safesail.intervene.feature import FeatureTask, Neutral, clean_pass, measure_feature
 from safesail.intervene.run import run_interventions
+from safesail.metrics.correlation import spearman
 from safesail.resources import resource_dir
 from safesail.sae.attribution import attribute, token_target
 from safesail.sae.edit import ablate, edit_features, feature_directions, scale
@@ -35,7 +36,6 @@ from safesail.subject.head import last_hook
 from safesail.subject.loading import ModelConfig
 from safesail.subject.protocol import Intervention, Subject
 from tests.planted_effects import make_world, measured
-from tests.spearman import spearman
 
 SMALL = InterveneConfig(n_texts=6, n_neutral=6, edited=3, n_null_features=8, n_random=2)
 """What three times 100 features can be measured by on two busy cores."""

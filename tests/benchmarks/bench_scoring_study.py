@@ -62,14 +62,21 @@ def grid(sizes: Sequence[int], *, lists: bool) -> list[ScoringConfig]:
     """All settings of the segment method that are compared."""
     made = [
         ScoringConfig.model_validate(
-            {"segment_tokens": s, "windows_per_call": w, "answers": a, "graded": g, "draws": 1}
+            {
+                "method": "segment",
+                "segment_tokens": s,
+                "windows_per_call": w,
+                "answers": a,
+                "graded": g,
+                "draws": 1,
+            }
         )
         for s in sizes
         for w in (1, 10)
         for a in (("active", "list") if lists else ("active",))
         for g in (True, False)
     ]
-    return [*made, ScoringConfig(draws=1), ScoringConfig(draws=1, graded=False)]
+    return [*made, *(ScoringConfig(method="segment", draws=1, graded=graded) for graded in (True, False))]
 
 
 def study(
@@ -110,7 +117,7 @@ def _mean(scored: Scored) -> dict[str, Any]:
 
 def savings(made: Study, claims: Sequence[Claim]) -> dict[str, Any]:
     """What the default saves, against our own token prompt, the same without any space, and peers' prompts."""
-    default = made.methods[ScoringConfig().label][1].mean_tokens
+    default = made.methods[ScoringConfig(method="segment").label][1].mean_tokens
     text = sum(len(e.window.tokens) for _, windows in claims for e in windows) / len(claims)
     compact = _compact_tokens(made.token) / len(claims)
     ten = default / text * 640
@@ -143,7 +150,7 @@ def _compact_tokens(scored: Scored) -> int:
 
 def adaptive(claims: Sequence[Claim], model: ChatClient) -> dict[str, Any]:
     """Stopping as soon as a score is decided: what it saves, and how often the verdict is another."""
-    config = ScoringConfig(windows_per_call=10, draws=500)
+    config = ScoringConfig(method="segment", windows_per_call=10, draws=500)
     full = score_all(claims, model, config)
     stopped = score_all(claims, model, config.model_copy(update={"decide_at": BAR}))
     differing = [

@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safesail.metrics.contrast import MEASURES, Contrast, contrast, one_sided
-from safesail.metrics.correlation import bootstrap_interval
+from safesail.metrics.correlation import bootstrap_interval, spearman
 from safesail.metrics.readout import Detection, Maxima, Negatives, Wide, read_concept
 from safesail.selection.readouts import WIDE_TEXTS
 from tests.benchmarks.baselines import contrast_baselines
-from tests.spearman import spearman
 
 N_CONCEPTS, N_PAIRS, D_SAE = 48, 16, 1024
 L0S = (2, 4, 8, 16, 32, 64, 128, 256, 400)

@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from safesail.domain.undefined import Undefined
-from safesail.metrics.correlation import percentile_interval
-from tests.spearman import spearman
+from safesail.metrics.correlation import percentile_interval, spearman
 
 Bounds = tuple[float | None, float | None]
 Weights = Int[np.ndarray, "n_saes n_domains n_tried"]

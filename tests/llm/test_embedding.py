@@ -158,3 +158,18 @@ def test_vectors_have_length_one_keep_order_and_hardly_depend_on_what_stands_bes
     near, far = (float(embed([a])[0] @ embed([b])[0]) for a, b in pairwise(
         ["a cat", "a kitten", "quarterly tax return"]))  # fmt: skip
     assert near > 0.6 > 0.2 > far
+
+
+def test_the_text_that_does_not_belong_is_of_another_meaning(model: EmbeddingModel) -> None:
+    texts = [
+        "when the gunman <<murdered>> two",
+        "was <<stabbed>> to death",
+        "she baked a <<cake>>",
+        "he <<shot>> the man",
+        "they <<strangled>> the victim",
+    ]
+    groups = [list(zip("ABCDE", texts, strict=True)), list(zip("ABCDE", texts[::-1], strict=True))]
+    asked = load_template("simulate", "intruder_v1").render(groups=groups).prompt
+    assert json.loads(model.answer(asked)) == {"1": "C", "2": "C"}
+    unmarked = [[("A", "no mark"), ("B", "none <<here>>"), ("C", "nor there")]]
+    assert json.loads(model.answer(load_template("simulate", "intruder_v1").render(groups=unmarked).prompt))

@@ -130,7 +130,7 @@ def test_a_store_of_the_version_before_keeps_every_row_and_view(tmp_path: Path) 
         assert {(*r[17:20], *r[21:]) for r in after.pop("scores")} == {
             (None, None, "unknown", None, None, None)
         }
-        for name in ("separations", "sae_aliases", "pools", "effects", "logit_lens"):
+        for name in ("separations", "sae_aliases", "pools", "effects", "logit_lens", "intruder_scores"):
             assert after.pop(name) == []
         assert after == before
         assert shape(db) == newest_shape(tmp_path)

@@ -19,7 +19,7 @@ CORE_FLOPS = 70e9
 FIGURE_SECONDS = 0.0042
 """Of one core for the figures of one SAE on one pair, 400 resamples, as the demo takes."""
 
-FEATURE_SECONDS = 0.38
+FEATURE_SECONDS = 0.2
 """Of one core to explain and score a feature with the built-in model, as the demo takes."""
 
 RELEASE_SECONDS = 0.02
@@ -40,8 +40,9 @@ WORK_MEMORY = 150e6
 EMPTY_STORE = 2e6
 """A block for each column group of every table."""
 
-SELECTION_BYTES = 4_800
-"""In the store, per SAE and concept: figures, their index, and the features that respond."""
+SELECTION_BYTES = 10_800
+"""In the store, per SAE and concept: figures, the features that respond and how they separate, more than half of it
+the indexes; as the demo takes."""
 
 NONZERO_BYTES = {"f32": 4.4, "u8": 2.3}
 """In the store, measured on 25.6M nonzeros."""
