@@ -429,7 +429,7 @@ def _sound_effect(row: dict[str, Any]) -> bool:
         and _within(row, 0, math.inf, "n_texts", "strength")
         and (row["value"] is not None or row["reason"] is not None)
         and (p is None or None not in (row["null_value"], row["value"]))
-        and (None in (p, q) or q >= p - 1e-9)
+        and (p is None or q is None or q >= p - 1e-9)
         and (None in gains or gains[0] <= gains[1])
         and all(v is not None and math.isfinite(v) for v in row["null_values"] or ())
         and None not in (row["tokens"] or ())
