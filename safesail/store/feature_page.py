@@ -1,0 +1,284 @@
+"""What the page of one feature reads beside `shown.py`: its windows by level, histogram, neighbours, and what others add."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from safesail.domain.ids import FeatureId
+from safesail.store.connection import Db
+from safesail.store.shown import SCORE_COLUMNS
+from safesail.store.sql import Row, one, rows, value
+
+N_LEVELS = 5
+_LEVELLED = """
+    WITH levelled AS (
+        SELECT w.harvest_key, w.window_id, w.maximum, w.positions, w.activations,
+               CAST(least($n, greatest(1, ceil(w.maximum / $top * $n))) AS INTEGER) AS level
+        FROM active_windows w
+        WHERE w.sae_key = (SELECT sae_key FROM saes WHERE sae_id = $sae_id) AND w.feature = $feature
+    ), chosen AS (
+        SELECT l.*, x.split, x.document_id, x.start, x.tokens,
+               count(*) OVER (PARTITION BY level) AS n_level
+        FROM levelled l JOIN windows x USING (harvest_key, window_id)
+        QUALIFY row_number() OVER (
+            PARTITION BY level, x.split = 'test' ORDER BY CASE WHEN level = $n THEN -maximum ELSE hash(window_id) END,
+            window_id) <= $each
+    )
+    SELECT level, n_level, split, document_id, start, tokens, positions, activations FROM chosen
+    ORDER BY level DESC, (split = 'test'), maximum DESC, document_id, start
+"""
+"""The highest level shows its strongest windows, the others ones drawn by a hash."""
+
+BLOCK = 4096
+"""Consecutive windows out of which controls are drawn: all windows of a large harvest would take too long."""
+
+MANY_ACTIVATIONS = 20_000_000
+"""Above so many of a store, features that fire together are sought when asked for only."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a feature over the text of its harvest; None: unknown."""
+
+    n_tokens: int | None
+    n_active: int | None
+    density: float | None
+    mean: float | None
+    maximum: float | None
+    q90: float | None
+    q99: float | None
+    q999: float | None
+
+
+def statistics(db: Db, feature: FeatureId) -> Statistics:
+    """What the harvest measured of a feature; the feature is there."""
+    row = one(
+        db,
+        "SELECT n_tokens, n_active, density, mean, maximum, q90, q99, q999 FROM features WHERE sae_id = ? AND feature = ?",
+        [feature.sae_id, feature.index],
+    )
+    assert row is not None, feature
+    return Statistics(*row)
+
+
+def levelled_windows(db: Db, feature: FeatureId, top: float, each: int) -> list[Row]:
+    """level, windows of that level, split, document_id, start, tokens, positions, activations; strongest level first.
+
+    Args:
+        db: An open catalog.
+        feature: The feature.
+        top: Activation of the highest level, > 0.
+        each: Windows of a level and side (test, or not) at most.
+    """
+    return rows(
+        db,
+        _LEVELLED,
+        {"n": N_LEVELS, "top": top, "sae_id": feature.sae_id, "feature": feature.index, "each": each},
+    )
+
+
+def control_windows(db: Db, feature: FeatureId, n: int) -> list[Row]:
+    """kind, split, document_id, start, tokens of windows in which the feature is silent: `hard` ones, then `random`.
+
+    Hard ones hold one of its top tokens. Drawn by a hash out of a block of consecutive windows.
+    """
+    return rows(
+        db,
+        """
+        WITH this AS (
+            SELECT s.sae_key, h.harvest_key, coalesce(f.top_tokens, []) AS top_tokens
+            FROM saes s JOIN harvest_saes h USING (sae_key) JOIN features f USING (sae_id)
+            WHERE s.sae_id = $sae_id AND f.feature = $feature AND f.harvest_key IS NOT NULL
+        ), size AS (
+            SELECT max(window_id) + 1 AS n FROM windows SEMI JOIN this USING (harvest_key)
+        ), block AS (
+            SELECT w.* FROM windows w JOIN this USING (harvest_key), size
+            WHERE w.window_id BETWEEN CAST($feature AS BIGINT) * 7919 % greatest(size.n - $block, 1)
+                                  AND CAST($feature AS BIGINT) * 7919 % greatest(size.n - $block, 1) + $block
+        ), silent AS (
+            SELECT b.*, list_has_any(b.tokens, top_tokens) AS hard FROM block b, this
+            WHERE NOT EXISTS (
+                SELECT 1 FROM activations a WHERE a.sae_key = this.sae_key AND a.feature = $feature
+                  AND a.window_id = b.window_id)
+        )
+        SELECT CASE WHEN hard THEN 'hard' ELSE 'random' END, split, document_id, start, tokens FROM silent
+        QUALIFY row_number() OVER (PARTITION BY hard ORDER BY hash(window_id, $feature), window_id) <= $n
+        ORDER BY hard DESC, document_id, start
+        """,
+        {"sae_id": feature.sae_id, "feature": feature.index, "n": n, "block": BLOCK},
+    )
+
+
+def value_histogram(db: Db, feature: FeatureId, top: float, n_bins: int) -> list[int]:
+    """Stored nonzeros by `n_bins` equal bins from 0 to `top`; larger ones are in the last bin."""
+    counted = rows(
+        db,
+        "SELECT least($n - 1, CAST(floor(value / $top * $n) AS INTEGER)) AS bin, count(*) FROM activations"
+        " WHERE sae_key = (SELECT sae_key FROM saes WHERE sae_id = $sae_id) AND feature = $feature GROUP BY 1",
+        {"n": n_bins, "top": top, "sae_id": feature.sae_id, "feature": feature.index},
+    )
+    bins = [0] * n_bins
+    for at, n in counted:
+        bins[int(at)] = int(n)
+    return bins
+
+
+def n_activations(db: Db) -> int:
+    """Stored nonzeros of all SAEs."""
+    return int(value(db, "SELECT (SELECT count(*) FROM activations_f32) + (SELECT count(*) FROM activations_u8)"))
+
+
+def fill_norms(db: Db) -> None:
+    """Compute once, for `active_together`, how long the vector of each feature's activations is."""
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS norms AS"
+        " SELECT sae_key, feature, sqrt(sum(CAST(value AS DOUBLE) * value)) AS norm FROM activations GROUP BY 1, 2"
+    )
+
+
+def active_together(db: Db, feature: FeatureId, limit: int) -> list[Row]:
+    """index, cosine of activations over all stored tokens, tokens on which both fire; nearest first.
+
+    Args:
+        db: A store after `fill_norms`.
+        feature: Of a harvested SAE.
+        limit: At most so many.
+    """
+    return rows(
+        db,
+        """
+        WITH own AS (
+            SELECT sae_key, token, value FROM activations
+            WHERE sae_key = (SELECT sae_key FROM saes WHERE sae_id = $sae_id) AND feature = $feature
+        ), shared AS (
+            SELECT a.sae_key, a.feature, sum(CAST(a.value AS DOUBLE) * own.value) AS dot, count(*) AS n
+            FROM activations a JOIN own USING (sae_key, token) WHERE a.feature <> $feature GROUP BY 1, 2
+        )
+        SELECT s.feature, s.dot / (o.norm * m.norm) AS cosine, s.n FROM shared s JOIN norms o USING (sae_key, feature)
+        JOIN norms m ON m.sae_key = s.sae_key AND m.feature = $feature
+        ORDER BY cosine DESC, s.feature LIMIT $limit
+        """,
+        {"sae_id": feature.sae_id, "feature": feature.index, "limit": limit},
+    )
+
+
+def near_directions(db: Db, feature: FeatureId, limit: int) -> list[Row]:
+    """index, cosine of decoder directions, of features that a stage found close; closest first."""
+    return rows(
+        db,
+        "SELECT CASE WHEN feature = $f THEN other ELSE feature END AS near, cosine FROM near_features"
+        " WHERE sae_id = $s AND (feature = $f OR other = $f) ORDER BY cosine DESC, near LIMIT $n",
+        {"s": feature.sae_id, "f": feature.index, "n": limit},
+    )
+
+
+def named_features(db: Db, sae_id: str, indices: list[int]) -> dict[int, tuple[str | None, float | None]]:
+    """Explanation and score of features of one SAE, by index."""
+    selected = rows(
+        db,
+        'SELECT "index", explanation, score FROM temp.catalog WHERE sae_id = ?'
+        ' AND "index" IN (SELECT unnest(CAST(? AS INTEGER[])))',
+        [sae_id, indices],
+    )
+    return {int(index): (text, score) for index, text, score in selected}
+
+
+def score_origins(db: Db, feature: FeatureId) -> list[Row]:
+    """explanation_id, method, simulator, run_id, prompt_hash, settings_hash, tokens, ordinal; newest first."""
+    return rows(
+        db,
+        "SELECT explanation_id, method, simulator, run_id, prompt_hash, settings_hash, tokens FROM scores"
+        " WHERE sae_id = ? AND feature = ? ORDER BY ordinal DESC",
+        [feature.sae_id, feature.index],
+    )
+
+
+def headline_rows(db: Db, feature: FeatureId) -> list[Row]:
+    """`SCORE_COLUMNS` of the score that the catalog shows of a feature; empty where it has none."""
+    return rows(
+        db,
+        f"""
+        SELECT {SCORE_COLUMNS} FROM (
+            SELECT c.*, row_number() OVER (ORDER BY
+                (c.value IS NULL), (e.text IS NULL), (e.lang = 'en') DESC, e.ordinal DESC) AS place
+            FROM (SELECT * FROM scores JOIN {_METHODS} USING (sae_id, method, simulator, settings_hash)
+                  WHERE sae_id = $1 AND feature = $2) c
+            JOIN (SELECT * FROM explanations WHERE sae_id = $1 AND feature = $2) e USING (explanation_id)
+        ) WHERE place = 1
+        """,
+        [feature.sae_id, feature.index],
+    )
+
+
+_METHODS = "temp.held_methods"
+"""The view `headline_methods`, computed once by `hold_methods`."""
+
+
+def hold_methods(db: Db) -> None:
+    """Compute once by which scores the catalog goes: of a million scores it takes a second."""
+    db.execute("CREATE OR REPLACE TEMP TABLE held_methods AS SELECT * FROM main.headline_methods")
+
+
+def shown_explanation(db: Db, feature: FeatureId) -> str | None:
+    """Id of the explanation that the catalog shows of a feature; None: it has none that did not fail."""
+    row = one(
+        db,
+        f"""
+        SELECT e.explanation_id FROM explanations e LEFT JOIN (
+            SELECT c.explanation_id, c.value FROM scores c JOIN {_METHODS}
+            USING (sae_id, method, simulator, settings_hash) WHERE c.sae_id = $1 AND c.feature = $2
+        ) h USING (explanation_id)
+        WHERE e.sae_id = $1 AND e.feature = $2 AND e.error IS NULL
+        ORDER BY (e.text IS NULL), (h.value IS NULL), (e.lang = 'en') DESC, e.ordinal DESC LIMIT 1
+        """,
+        [feature.sae_id, feature.index],
+    )
+    return None if row is None else str(row[0])
+
+
+def explanation_ids(db: Db, feature: FeatureId) -> list[Row]:
+    """explanation_id, prompt_hash of a feature's explanations; newest first, as `shown.explanation_rows`."""
+    return rows(
+        db,
+        "SELECT explanation_id, prompt_hash FROM explanations WHERE sae_id = ? AND feature = ? ORDER BY ordinal DESC",
+        [feature.sae_id, feature.index],
+    )
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Rows of a table that a later stage keeps about features, as they are."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+EXTRAS = ("effects", "logit_lens")
+"""Tables that may be there: with the columns sae_id and feature."""
+
+
+def extra_tables(db: Db) -> tuple[str, ...]:
+    """Those of `EXTRAS` that this catalog has, with the columns that the others are read by."""
+    found = rows(
+        db,
+        "SELECT table_name FROM information_schema.columns WHERE table_schema = 'main'"
+        " AND column_name IN ('sae_id', 'feature') GROUP BY 1 HAVING count(*) = 2",
+    )
+    names = {str(row[0]) for row in found}
+    return tuple(name for name in EXTRAS if name in names)
+
+
+def extra_rows(db: Db, table: str, feature: FeatureId, limit: int = 50) -> Extra:
+    """What one of `extra_tables` holds of a feature."""
+    assert table in EXTRAS, table
+    held = db.execute(
+        f"SELECT * EXCLUDE (sae_id, feature) FROM {table} WHERE sae_id = ? AND feature = ? LIMIT {int(limit)}",
+        [feature.sae_id, feature.index],
+    )
+    columns = tuple(str(column[0]) for column in held.description or ())
+    return Extra(columns, tuple(held.fetchall()))
+
+
+def extra_features(db: Db, table: str) -> int:
+    """Features of which a table of `extra_tables` says something."""
+    assert table in EXTRAS, table
+    return int(value(db, f"SELECT count(DISTINCT (sae_id, feature)) FROM {table}"))

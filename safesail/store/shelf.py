@@ -1,0 +1,265 @@
+"""What a page of features reads: one narrow row per feature to filter, count, sort and page by.
+
+All of it lies in temporary tables beside the `catalog` that `hold_catalog` makes, in its order.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from safesail.store.connection import Db
+from safesail.store.sql import Row, rows, value
+
+State = Literal["explained", "scored", "above_chance", "beyond_lookup", "unexplained", "hidden"]
+"""What may be asked of a feature: `hidden` ones have a masked explanation."""
+
+STATES: dict[str, str] = {
+    "explained": "explained",
+    "scored": "score IS NOT NULL",
+    "above_chance": "above_chance",
+    "beyond_lookup": "beyond_lookup",
+    "unexplained": "NOT explained",
+    "hidden": "hidden",
+}
+
+_LAST = 1e300
+"""Stands for an unknown value at the end of an order."""
+
+SORTS: dict[str, tuple[str, bool]] = {
+    "feature": ("0", False),
+    "score": (f"coalesce(score, -{_LAST})", True),
+    "score_up": (f"coalesce(score, {_LAST})", False),
+    "density": (f"coalesce(density, -{_LAST})", True),
+    "density_up": (f"coalesce(density, {_LAST})", False),
+}
+"""Order by name: what is compared, and whether the largest comes first. Ties stand in the order of the features."""
+
+MAX_DOMAINS = 60
+"""Bits of a mask. Domains beyond them share the last one."""
+
+
+@dataclass(frozen=True)
+class Facets:
+    """Which features are asked for; None: any."""
+
+    sae_key: int | None = None
+    layer: int | None = None
+    domain: int | None = None
+    """Its bit."""
+
+    least: float | None = None
+    """Lowest score."""
+
+    state: str | None = None
+    """One of `STATES`."""
+
+    among: tuple[int, ...] | None = None
+    """Numbers of rows: the hits of a search."""
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A row that a page begins after, or ends before."""
+
+    key: float
+    n: int
+    backwards: bool = False
+
+
+def fill_shelf(db: Db, domains: Mapping[str, int]) -> None:
+    """Make the narrow rows; the catalog must be held.
+
+    Args:
+        db: An open catalog after `hold_catalog`.
+        domains: Bit of every tag's domain.
+    """
+    db.register(
+        "_bits",
+        pa.table({"tag": pa.array(domains, pa.string()), "bit": pa.array(domains.values(), pa.int32())}),
+    )
+    try:
+        db.execute(
+            """
+            CREATE OR REPLACE TEMP TABLE shelf AS
+            WITH tagged AS (
+                SELECT sae_id, feature, bit_or(1::BIGINT << bit) AS mask FROM live_tags JOIN _bits USING (tag)
+                GROUP BY 1, 2
+            )
+            SELECT c.rowid AS n, s.sae_key, c.layer, c."index", c.score, c.density, coalesce(t.mask, 0) AS mask,
+                   c.explanation IS NOT NULL AND c.explanation <> '***' AS explained,
+                   coalesce(c.explanation = '***', false) AS hidden,
+                   coalesce(c.score_low > c.chance_score, false) AS above_chance,
+                   coalesce(c.beyond_lookup = 'yes', false) AS beyond_lookup
+            FROM temp.catalog c JOIN saes s USING (sae_id)
+            LEFT JOIN tagged t ON t.sae_id = c.sae_id AND t.feature = c."index"
+            ORDER BY n
+            """
+        )
+    finally:
+        db.unregister("_bits")
+
+
+def _where(wanted: Facets) -> tuple[str, list[Any]]:
+    parts, values = ["true"], list[Any]()
+    for column, asked in (("sae_key = ?", wanted.sae_key), ("layer = ?", wanted.layer), ("score >= ?", wanted.least)):
+        if asked is not None:
+            parts.append(column)
+            values.append(asked)
+    if wanted.domain is not None:
+        parts.append("(mask & ?) <> 0")
+        values.append(1 << wanted.domain)
+    if wanted.state is not None:
+        parts.append(STATES[wanted.state])
+    if wanted.among is not None:
+        parts.append("n IN (SELECT unnest(CAST(? AS BIGINT[])))")
+        values.append(list(wanted.among))
+    return " AND ".join(parts), values
+
+
+def shelf_page(
+    db: Db, wanted: Facets, sort: str, cursor: Cursor | None, limit: int
+) -> list[tuple[int, float]]:
+    """(number, sort key) of up to `limit` features, in order; after or before the cursor."""
+    key, falls = SORTS[sort]
+    where, values = _where(wanted)
+    backwards = cursor is not None and cursor.backwards
+    if cursor is not None:
+        further = "<" if falls != backwards else ">"
+        after = "<" if backwards else ">"
+        where += f" AND ({key} {further} ? OR ({key} = ? AND n {after} ?))"
+        values += [cursor.key, cursor.key, cursor.n]
+    way, ties = ("DESC" if falls != backwards else "ASC"), ("DESC" if backwards else "ASC")
+    found = rows(
+        db,
+        f"SELECT n, CAST({key} AS DOUBLE) AS key FROM shelf WHERE {where} ORDER BY key {way}, n {ties} LIMIT {int(limit)}",
+        values,
+    )
+    ordered = reversed(found) if backwards else found
+    return [(int(n), float(at)) for n, at in ordered]
+
+
+def shelf_rows(db: Db, numbers: Sequence[int]) -> list[Row]:
+    """sae_id, layer, index, explanation, tags, score, low, high, chance, lookup, beyond_lookup, density, top_tokens,
+    reason; of rows with these numbers, in their order.
+    """  # noqa: D205
+    selected = rows(
+        db,
+        'SELECT rowid, sae_id, layer, "index", explanation, tags, score, score_low, score_high, chance_score,'
+        " lookup_score, beyond_lookup, density, top_tokens, score_reason FROM temp.catalog"
+        f" WHERE rowid IN ({', '.join(str(int(n)) for n in numbers) or 'NULL'})",
+    )
+    by_number = {int(row[0]): row[1:] for row in selected}
+    return [by_number[n] for n in numbers]
+
+
+def shelf_count(db: Db, wanted: Facets) -> int:
+    """Features that fit."""
+    where, values = _where(wanted)
+    return int(value(db, f"SELECT count(*) FROM shelf WHERE {where}", values))
+
+
+def shelf_facets(db: Db, wanted: Facets, n_domains: int) -> dict[str, list[tuple[Any, int]]]:
+    """How many features each other choice would leave: by `sae`, `layer`, `domain` (bits), `state` and `least`.
+
+    A facet is counted with all the others as they are chosen.
+    """
+    counted = {
+        name: _grouped(db, replace(wanted, **{field: None}), column)
+        for name, field, column in (("sae", "sae_key", "sae_key"), ("layer", "layer", "layer"))
+    }
+    counted["domain"] = _flags(
+        db, replace(wanted, domain=None), {bit: f"(mask & {1 << bit}) <> 0" for bit in range(n_domains)}
+    )
+    counted["state"] = _flags(db, replace(wanted, state=None), STATES)
+    counted["least"] = _flags(
+        db, replace(wanted, least=None), {share / 10: f"score >= {share / 10}" for share in range(1, 10)}
+    )
+    return counted
+
+
+def _grouped(db: Db, wanted: Facets, column: str) -> list[tuple[Any, int]]:
+    where, values = _where(wanted)
+    grouped = rows(
+        db,
+        f"SELECT {column}, count(*) FROM shelf WHERE {where} AND {column} IS NOT NULL GROUP BY 1 ORDER BY 1",
+        values,
+    )
+    return [(row[0], int(row[1])) for row in grouped]
+
+
+def _flags(db: Db, wanted: Facets, conditions: Mapping[Any, str]) -> list[tuple[Any, int]]:
+    if not conditions:
+        return []
+    where, values = _where(wanted)
+    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in conditions.values())
+    (row,) = rows(db, f"SELECT {counts} FROM shelf WHERE {where}", values)
+    return [(name, int(n)) for name, n in zip(conditions, row, strict=True) if n]
+
+
+def searched_numbers(db: Db, numbers: Sequence[int]) -> list[int]:
+    """Rows of the shelf of explanations that a search numbered (`number_texts`), in the order given."""
+    found = rows(
+        db,
+        'SELECT s.number, c.rowid FROM searched s JOIN temp.catalog c USING (sae_id, "index")'
+        " WHERE s.number IN (SELECT unnest(CAST(? AS BIGINT[])))",
+        [list(numbers)],
+    )
+    at = {int(number): int(n) for number, n in found}
+    return [at[n] for n in numbers]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The catalog in numbers."""
+
+    features: int
+    explained: int
+    hidden: int
+    scored: int
+    above_chance: int
+    """Whose interval lies above the chance line."""
+
+    with_chance: int
+    beyond_lookup: int
+    """Whose explanation knows more than a table token -> mean activation."""
+
+    with_lookup: int
+    tagged: int
+
+
+def totals(db: Db) -> Totals:
+    """Counts over the held catalog."""
+    (row,) = rows(
+        db,
+        "SELECT count(*), count(*) FILTER (explained), count(*) FILTER (hidden), count(score),"
+        " count(*) FILTER (above_chance), (SELECT count(chance_score) FROM temp.catalog),"
+        " count(*) FILTER (beyond_lookup), (SELECT count(lookup_score) FROM temp.catalog),"
+        " count(*) FILTER (mask <> 0) FROM shelf",
+    )
+    return Totals(*map(int, row))
+
+
+def shelf_saes(db: Db) -> list[Row]:
+    """sae_key, sae_id, model_id, layer, hook, d_sae, architecture, k, features in the catalog; by layer and name."""
+    return rows(
+        db,
+        "SELECT sae_key, sae_id, model_id, s.layer, hook, d_sae, architecture, k, count(h.n) FROM saes s"
+        " LEFT JOIN shelf h USING (sae_key) GROUP BY ALL ORDER BY s.layer NULLS LAST, sae_id",
+    )
+
+
+def drawn_texts(db: Db, most: int) -> list[Row]:
+    """number, sae_key, sae_id, layer, index, explanation, mask, score of up to `most` readable explanations.
+
+    Drawn evenly by a hash where there are more; in the order of the features.
+    """
+    return rows(
+        db,
+        'SELECT n, h.sae_key, c.sae_id, c.layer, c."index", c.explanation, h.mask, c.score'
+        " FROM shelf h JOIN temp.catalog c ON c.rowid = h.n"
+        " WHERE h.explained AND trim(c.explanation) <> '' AND n IN ("
+        "  SELECT n FROM shelf WHERE explained ORDER BY hash(n), n LIMIT ?) ORDER BY n",
+        [most],
+    )
