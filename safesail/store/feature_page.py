@@ -171,15 +171,17 @@ def near_directions(db: Db, feature: FeatureId, limit: int) -> list[Row]:
     )
 
 
-def named_features(db: Db, sae_id: str, indices: list[int]) -> dict[int, tuple[str | None, float | None]]:
-    """Explanation and score of features of one SAE, by index."""
+def named_features(
+    db: Db, sae_id: str, indices: list[int]
+) -> dict[int, tuple[str | None, float | None, tuple[str, ...]]]:
+    """Explanation, score and top tokens of features of one SAE, by index."""
     selected = rows(
         db,
-        'SELECT "index", explanation, score FROM temp.catalog WHERE sae_id = ?'
+        'SELECT "index", explanation, score, top_tokens FROM temp.catalog WHERE sae_id = ?'
         ' AND "index" IN (SELECT unnest(CAST(? AS INTEGER[])))',
         [sae_id, indices],
     )
-    return {int(index): (text, score) for index, text, score in selected}
+    return {int(index): (text, score, tuple(tokens or ())) for index, text, score, tokens in selected}
 
 
 def score_origins(db: Db, feature: FeatureId) -> list[Row]:

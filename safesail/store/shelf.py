@@ -154,6 +154,23 @@ def shelf_rows(db: Db, numbers: Sequence[int]) -> list[Row]:
     return [by_number[n] for n in numbers]
 
 
+def paged_features(db: Db) -> list[tuple[int, str, int]]:
+    """number, sae_id, index of the features about which something is known: explained, masked, scored or tagged."""
+    return [
+        (int(n), str(sae_id), int(index))
+        for n, sae_id, index in rows(
+            db,
+            'SELECT n, c.sae_id, c."index" FROM shelf h JOIN temp.catalog c ON c.rowid = h.n'
+            " WHERE explained OR hidden OR h.score IS NOT NULL OR mask <> 0 ORDER BY n",
+        )
+    ]
+
+
+def shelf_masks(db: Db) -> list[int]:
+    """Bits of the domains of every row, by its number."""
+    return [int(row[0]) for row in rows(db, "SELECT mask FROM shelf ORDER BY n")]
+
+
 def shelf_count(db: Db, wanted: Facets) -> int:
     """Features that fit."""
     where, values = _where(wanted)

@@ -22,7 +22,7 @@ from safesail.store.feature_page import extra_features, extra_tables, hold_metho
 from safesail.store.overview import all_tags
 from safesail.store.query import hold_catalog, lock
 from safesail.store.search import known_concepts
-from safesail.store.shelf import MAX_DOMAINS, Totals, fill_shelf, shelf_saes, totals
+from safesail.store.shelf import MAX_DOMAINS, Totals, fill_shelf, shelf_masks, shelf_saes, totals
 
 OTHER = "other"
 """Domain of tags for which no bit is left."""
@@ -84,6 +84,11 @@ class Desk:
     def domain_of_tag(self) -> dict[str, str]:
         """Domain of every tag."""
         return domains_of_tags(self.db)
+
+    @cached_property
+    def masks(self) -> list[int]:
+        """Bits of every row's domains, by its number on the shelf."""
+        return shelf_masks(self.db)
 
     @cached_property
     def saes_by_key(self) -> dict[int, ShownSae]:

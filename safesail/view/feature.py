@@ -33,6 +33,7 @@ from safesail.store.feature_page import (
     value_histogram,
 )
 from safesail.store.shelf import searched_numbers, shelf_rows
+from safesail.store.sql import Row
 from safesail.view.desk import Desk, ShownSae
 
 PER_LEVEL = 2
@@ -56,6 +57,9 @@ QUICK_TEXTS = 50_000
 @dataclass(frozen=True)
 class ShownToken:
     """A token of a window."""
+
+    lead: str
+    """Blanks before it, which no colour covers."""
 
     text: str
     step: int
@@ -101,6 +105,7 @@ class Near:
     index: int
     explanation: str | None
     score: float | None
+    top_tokens: tuple[str, ...]
     figure: float | None
     """Cosine; None: it has a rank only."""
 
@@ -214,14 +219,14 @@ def feature_page(desk: Desk, feature: FeatureId, *, near: bool = False, simulate
     measured = statistics(desk.db, feature)
     redacted = any(e.masked for e in shown.explanations) and desk.source.is_release
     top = measured.q999 or measured.maximum
-    headline = _headline(desk, feature)
+    scored = headline_rows(desk.db, feature)
     explanation, others = _first(desk, feature, shown.explanations)
     levels = _levels(desk, feature, top)
     return FeaturePage(
         shown=shown,
         sae=sae,
         statistics=measured,
-        headline=headline,
+        headline=ShownScore(*scored[0][1:]) if scored else None,
         explanation=explanation,
         others=others,
         redacted=redacted,
@@ -230,7 +235,7 @@ def feature_page(desk: Desk, feature: FeatureId, *, near: bool = False, simulate
         controls=_controls(desk, feature),
         histogram=_histogram(desk, feature, measured),
         nearby=tuple(_nearby(desk, feature, explanation, asked=near)),
-        simulation=_simulation(desk, feature, simulated=simulated),
+        simulation=_simulation(desk, feature, scored, simulated=simulated),
         concepts=shown.concepts,
         extras={table: extra_rows(desk.db, table, feature) for table in desk.extras},
         origins=_origins(desk, feature, shown),
@@ -239,12 +244,6 @@ def feature_page(desk: Desk, feature: FeatureId, *, near: bool = False, simulate
         following=feature.index + 1 if feature.index + 1 < (sae.d_sae or 10**9) else None,
         as_json=json.dumps(asdict(shown), ensure_ascii=True, allow_nan=False, separators=(",", ":")),
     )
-
-
-def _headline(desk: Desk, feature: FeatureId) -> ShownScore | None:
-    """The score that the catalog shows of it."""
-    scores = [ShownScore(*row[1:]) for row in headline_rows(desk.db, feature)]
-    return scores[0] if scores else None
 
 
 def _first(
@@ -285,10 +284,16 @@ def _window(
     first, stop = crop(values, BEFORE, AFTER) if texts else (0, 0)
     peak = max(range(len(values)), key=lambda i: values[i], default=0)
     shown = tuple(
-        ShownToken(texts[i], step_of(values[i], top), values[i], peak=i == peak and values[i] > 0)
+        ShownToken(*_apart(texts[i]), step_of(values[i], top), values[i], peak=i == peak and values[i] > 0)
         for i in range(first, stop)
     )
     return ShownWindow(split, document_id, start, shown, max(values, default=0.0), first > 0, stop < len(texts))
+
+
+def _apart(token: str) -> tuple[str, str]:
+    """Blanks before a token, and the rest of it; a token of blanks alone stays whole."""
+    rest = token.lstrip(" ")
+    return (token[: len(token) - len(rest)], rest) if rest else ("", token)
 
 
 def step_of(value: float, top: float) -> int:
@@ -325,7 +330,7 @@ def _nearby(
 def _named(desk: Desk, sae_id: str, found: Sequence[tuple[int, float, str]]) -> tuple[Near, ...]:
     names = named_features(desk.db, sae_id, [index for index, _, _ in found])
     return tuple(
-        Near(sae_id, index, *names.get(index, (None, None)), figure=cosine, note=note)
+        Near(sae_id, index, *names.get(index, (None, None, ())), figure=cosine, note=note)
         for index, cosine, note in found
     )
 
@@ -361,13 +366,12 @@ def _by_explanation(
         return NearBy(title, what, (), "its explanation has no words")
     numbers = searched_numbers(desk.db, desk.index.ranked(explanation.text, limit=N_NEAR + 1).numbers)
     rows = [row for row in shelf_rows(desk.db, numbers) if (row[0], row[2]) != (feature.sae_id, feature.index)]
-    near = tuple(Near(row[0], row[2], row[3], row[5], None) for row in rows[:N_NEAR])
+    near = tuple(Near(row[0], row[2], row[3], row[5], (), None) for row in rows[:N_NEAR])
     return NearBy(title, what, near, None if near else "no other is like it")
 
 
-def _simulation(desk: Desk, feature: FeatureId, *, simulated: bool) -> ShownSimulation:
-    """Of the score that the catalog shows."""
-    rows = headline_rows(desk.db, feature)
+def _simulation(desk: Desk, feature: FeatureId, rows: Sequence[Row], *, simulated: bool) -> ShownSimulation:
+    """Of the score that the catalog shows, a row of `headline_rows`."""
     if not rows:
         return ShownSimulation(None, (), 0, "it was not scored; `safesail score` scores its explanation")
     score = ShownScore(*rows[0][1:])

@@ -28,6 +28,10 @@ class Links(Protocol):
         """The page of a feature."""
         ...
 
+    def has(self, sae_id: str, index: int) -> bool:
+        """Whether a feature has a page."""
+        ...
+
     def static(self, name: str) -> str:
         """A script or stylesheet of ours."""
         ...
@@ -56,6 +60,10 @@ class ServerLinks:
         """By query: a name may hold slashes, dots and anything else."""
         return f"/feature?sae={quote(sae_id, safe='')}&index={index}"
 
+    def has(self, sae_id: str, index: int) -> bool:
+        """Every feature has."""
+        return True
+
     def static(self, name: str) -> str:
         """Below `/static`."""
         return f"/static/{name}"
@@ -72,6 +80,9 @@ class FileLinks:
     depth: int = 0
     """Folders between the page and the export's root."""
 
+    known: frozenset[tuple[str, int]] = frozenset()
+    """Features that have a page."""
+
     exported = True
 
     @property
@@ -85,6 +96,14 @@ class FileLinks:
     def feature(self, sae_id: str, index: int) -> str:
         """A file in its SAE's folder."""
         return f"{self._root}{feature_file(FeatureId(sae_id, index))}"
+
+    def has(self, sae_id: str, index: int) -> bool:
+        """Those have that were written."""
+        return (sae_id, index) in self.known
+
+    def below(self, depth: int) -> "FileLinks":
+        """The same from a page so many folders down."""
+        return FileLinks(depth, self.known)
 
     def static(self, name: str) -> str:
         """Below `static`."""

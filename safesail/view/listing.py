@@ -157,7 +157,7 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
         page, previous, following = _ranked_page(desk, wanted, numbers or [], query)
     else:
         page, previous, following = _sorted_page(desk, wanted, query)
-    listed = tuple(_listed(row) for row in shelf_rows(desk.db, page))
+    listed = tuple(listed_feature(row) for row in shelf_rows(desk.db, page))
     found = None if result is None else result.method
     return Listing(
         query=query,
@@ -172,7 +172,8 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
     )
 
 
-def _listed(row: tuple[Any, ...]) -> ListedFeature:
+def listed_feature(row: tuple[Any, ...]) -> ListedFeature:
+    """A row of `shelf_rows`."""
     sae_id, layer, index, explanation, tags, *figures, density, top_tokens, reason = row
     return ListedFeature(
         sae_id, layer, index, explanation, tuple(tags), *figures, density, tuple(top_tokens or ()), reason

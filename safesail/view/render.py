@@ -31,7 +31,7 @@ def policy(*, exported: bool) -> str:
     """As a header, or for a page that is a file and may lie on a web server: there `'self'` alone names no file."""
     given = dict(POLICY)
     if exported:
-        given |= {name: f"{given[name]} file:" for name in ("script-src", "style-src", "img-src")}
+        given |= {name: f"{given[name]} file:" for name in ("script-src", "style-src", "img-src", "form-action")}
         given["connect-src"] = "'none'"
     else:
         given["frame-ancestors"] = "'none'"  # a page's own tag may not say this

@@ -131,7 +131,9 @@
     const [w, h] = size();
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, w, h);
-    const r = Math.min(6, (data.n > 20000 ? 1 : 2) * Math.sqrt(view.scale) + (data.n > 20000 ? 0.4 : 0.6));
+    // Fewer points are larger; far more than these would be one blot, and circles take time.
+    const r = Math.min(7, Math.max(0.7, Math.min(5, 150 / Math.sqrt(data.n))) * Math.min(3, Math.sqrt(view.scale)));
+    const round = data.n <= 20000;
     const z = zoom(), ox = w / 2 - view.x * w * z, oy = h / 2 - view.y * h * z;
     const kx = w * z / 65535, ky = h * z / 65535;
     let current = -1;
@@ -141,7 +143,8 @@
       const x = data.xy[2 * i] * kx + ox, y = data.xy[2 * i + 1] * ky + oy;
       if (x < -r || y < -r || x > w + r || y > h + r) continue;
       if (colours[i] !== current) { current = colours[i]; context.fillStyle = palette[current]; }
-      context.fillRect(x - r, y - r, 2 * r, 2 * r);
+      if (round) { context.beginPath(); context.arc(x, y, r, 0, 6.3); context.fill(); }
+      else context.fillRect(x - r, y - r, 2 * r, 2 * r);
     }
     context.globalAlpha = 1;
     const ink = getComputedStyle(document.documentElement).color;

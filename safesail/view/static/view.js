@@ -28,6 +28,11 @@
   const sort = document.getElementById("sort");
   if (sort && !root.dataset.exported) sort.addEventListener("change", () => sort.form.requestSubmit());
 
+  // On a narrow screen filters stand before the list: closed, so that it is seen.
+  if (matchMedia("(max-width: 760px)").matches) {
+    for (const facet of document.querySelectorAll("#facets details")) facet.open = Boolean(facet.querySelector(".chosen"));
+  }
+
   for (const group of document.querySelectorAll(".choose")) {
     const shown = document.getElementById(group.dataset.for);
     group.hidden = false;
