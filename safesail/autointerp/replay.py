@@ -110,13 +110,15 @@ class Replays:
         """Settings of the run that made the score; refused where they would now make another one."""
         run_id = key.run_id or ""
         if run_id not in self._configs:
-            settings = run_settings(self._db, run_id)
+            settings = run_settings(self._db, run_id) if run_id else None
             if settings is None:
                 raise NotFoundError("the store does not know the run that made this score")
             self._configs[run_id] = AutointerpConfig.read(_own(json.loads(settings)), f"run {run_id}")
         config = self._configs[run_id]
         if score_origin(self._db, "", key.feature.sae_id, config).settings_hash != key.settings_hash:
-            raise NotFoundError("the score was made by settings, a prompt or a text that are not here any more")
+            raise NotFoundError(
+                "the score was made by settings, a prompt or a text that are not here any more"
+            )
         return config
 
     async def _pooled(self, key: ScoreKey, config: AutointerpConfig, explanation: Explanation) -> Simulation:
@@ -135,7 +137,9 @@ class Replays:
 
     def _client(self, key: ScoreKey) -> MeteredClient:
         endpoint = key.simulator.rpartition(" @ ")[2]
-        return MeteredClient(_Silent(endpoint), _PastAnswers(self._db), parse_budget("unlimited"), replay=True)
+        return MeteredClient(
+            _Silent(endpoint), _PastAnswers(self._db), parse_budget("unlimited"), replay=True
+        )
 
 
 def _own(settings: Mapping[str, Any]) -> dict[str, Any]:

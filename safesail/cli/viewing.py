@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--export", "out", type=click.Path(path_type=Path), help="Write the pages to this folder instead of serving them."
+    "--export",
+    "out",
+    type=click.Path(path_type=Path),
+    help="Write the pages to this folder instead of serving them.",
 )
 @click.option("--redact", multiple=True, help="With --export: mask explanations and texts of this domain.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0: any free one.")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), default=8765, show_default=True, help="0: any free one."
+)
 @click.option("--open", "in_browser", is_flag=True, help="Open the browser.")
 @click.option(
     "--by",

@@ -1,11 +1,10 @@
-"""What the page of one feature reads beside `shown.py`: its windows by level, histogram, neighbours, and what others add."""
+"""What the page of one feature reads beside `shown.py`: windows by level, histogram, neighbours, what others add."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from safesail.domain.ids import FeatureId
 from safesail.store.connection import Db
-from safesail.store.shown import SCORE_COLUMNS
 from safesail.store.sql import Row, one, rows, value
 
 N_LEVELS = 5
@@ -53,7 +52,8 @@ def statistics(db: Db, feature: FeatureId) -> Statistics:
     """What the harvest measured of a feature; the feature is there."""
     row = one(
         db,
-        "SELECT n_tokens, n_active, density, mean, maximum, q90, q99, q999 FROM features WHERE sae_id = ? AND feature = ?",
+        "SELECT n_tokens, n_active, density, mean, maximum, q90, q99, q999 FROM features"
+        " WHERE sae_id = ? AND feature = ?",
         [feature.sae_id, feature.index],
     )
     assert row is not None, feature
@@ -124,7 +124,9 @@ def value_histogram(db: Db, feature: FeatureId, top: float, n_bins: int) -> list
 
 def n_activations(db: Db) -> int:
     """Stored nonzeros of all SAEs."""
-    return int(value(db, "SELECT (SELECT count(*) FROM activations_f32) + (SELECT count(*) FROM activations_u8)"))
+    return int(
+        value(db, "SELECT (SELECT count(*) FROM activations_f32) + (SELECT count(*) FROM activations_u8)")
+    )
 
 
 def fill_norms(db: Db) -> None:
@@ -185,7 +187,7 @@ def named_features(
 
 
 def score_origins(db: Db, feature: FeatureId) -> list[Row]:
-    """explanation_id, method, simulator, run_id, prompt_hash, settings_hash, tokens, ordinal; newest first."""
+    """explanation_id, method, simulator, run_id, prompt_hash, settings_hash, tokens; newest first, as `score_rows`."""
     return rows(
         db,
         "SELECT explanation_id, method, simulator, run_id, prompt_hash, settings_hash, tokens FROM scores"
@@ -194,47 +196,26 @@ def score_origins(db: Db, feature: FeatureId) -> list[Row]:
     )
 
 
-def headline_rows(db: Db, feature: FeatureId) -> list[Row]:
-    """`SCORE_COLUMNS` of the score that the catalog shows of a feature; empty where it has none."""
-    return rows(
-        db,
-        f"""
-        SELECT {SCORE_COLUMNS} FROM (
-            SELECT c.*, row_number() OVER (ORDER BY
-                (c.value IS NULL), (e.text IS NULL), (e.lang = 'en') DESC, e.ordinal DESC) AS place
-            FROM (SELECT * FROM scores JOIN {_METHODS} USING (sae_id, method, simulator, settings_hash)
-                  WHERE sae_id = $1 AND feature = $2) c
-            JOIN (SELECT * FROM explanations WHERE sae_id = $1 AND feature = $2) e USING (explanation_id)
-        ) WHERE place = 1
-        """,
-        [feature.sae_id, feature.index],
-    )
+def headline_methods(db: Db) -> dict[str, tuple[str, str, str]]:
+    """By SAE the method, simulator and settings whose scores the catalog shows."""
+    held = rows(db, "SELECT sae_id, method, simulator, settings_hash FROM main.headline_methods")
+    return {str(row[0]): (str(row[1]), str(row[2]), str(row[3])) for row in held}
 
 
-_METHODS = "temp.held_methods"
-"""The view `headline_methods`, computed once by `hold_methods`."""
+def saes_with_windows(db: Db) -> set[str]:
+    """SAEs of whose features the catalog has windows."""
+    return {
+        str(row[0])
+        for row in rows(
+            db, "SELECT sae_id FROM saes WHERE sae_key IN (SELECT DISTINCT sae_key FROM active_windows)"
+        )
+    }
 
 
-def hold_methods(db: Db) -> None:
-    """Compute once by which scores the catalog goes: of a million scores it takes a second."""
-    db.execute("CREATE OR REPLACE TEMP TABLE held_methods AS SELECT * FROM main.headline_methods")
-
-
-def shown_explanation(db: Db, feature: FeatureId) -> str | None:
-    """Id of the explanation that the catalog shows of a feature; None: it has none that did not fail."""
-    row = one(
-        db,
-        f"""
-        SELECT e.explanation_id FROM explanations e LEFT JOIN (
-            SELECT c.explanation_id, c.value FROM scores c JOIN {_METHODS}
-            USING (sae_id, method, simulator, settings_hash) WHERE c.sae_id = $1 AND c.feature = $2
-        ) h USING (explanation_id)
-        WHERE e.sae_id = $1 AND e.feature = $2 AND e.error IS NULL
-        ORDER BY (e.text IS NULL), (h.value IS NULL), (e.lang = 'en') DESC, e.ordinal DESC LIMIT 1
-        """,
-        [feature.sae_id, feature.index],
-    )
-    return None if row is None else str(row[0])
+def has_rows(db: Db, table: str) -> bool:
+    """Whether a table of the store has any row."""
+    assert table in ("near_features", "feature_concepts"), table
+    return one(db, f"SELECT 1 FROM {table} LIMIT 1") is not None
 
 
 def explanation_ids(db: Db, feature: FeatureId) -> list[Row]:

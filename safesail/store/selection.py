@@ -365,7 +365,7 @@ def near_features(db: Db, sae_id: str, cosine: float) -> list[tuple[int, int]]:
 def scope_scores(
     db: Db, selection_ids: Sequence[str], scope: str, measure: str
 ) -> list[tuple[str, str, float | None, float | None, float | None, float | None]]:
-    """selection_id, concept or domain, value, null, low, high: one figure of several selections, over all of a scope."""
+    """selection_id, concept or domain, value, null, low, high: one figure of several selections."""
     return [
         (str(row[0]), str(row[1]), *row[2:])
         for row in rows(

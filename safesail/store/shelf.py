@@ -103,7 +103,11 @@ def fill_shelf(db: Db, domains: Mapping[str, int]) -> None:
 
 def _where(wanted: Facets) -> tuple[str, list[Any]]:
     parts, values = ["true"], list[Any]()
-    for column, asked in (("sae_key = ?", wanted.sae_key), ("layer = ?", wanted.layer), ("score >= ?", wanted.least)):
+    for column, asked in (
+        ("sae_key = ?", wanted.sae_key),
+        ("layer = ?", wanted.layer),
+        ("score >= ?", wanted.least),
+    ):
         if asked is not None:
             parts.append(column)
             values.append(asked)
@@ -133,7 +137,8 @@ def shelf_page(
     way, ties = ("DESC" if falls != backwards else "ASC"), ("DESC" if backwards else "ASC")
     found = rows(
         db,
-        f"SELECT n, CAST({key} AS DOUBLE) AS key FROM shelf WHERE {where} ORDER BY key {way}, n {ties} LIMIT {int(limit)}",
+        f"SELECT n, CAST({key} AS DOUBLE) AS key FROM shelf WHERE {where}"
+        f" ORDER BY key {way}, n {ties} LIMIT {int(limit)}",
         values,
     )
     ordered = reversed(found) if backwards else found

@@ -62,7 +62,9 @@ def score_axis(marks: ScoreMarks, *, small: bool = False) -> Markup:
     if marks.low is not None and marks.high is not None:
         parts.append(_line(_x(marks.low, width, margin), y, _x(marks.high, width, margin), y, "interval"))
     if marks.value is not None:
-        parts.append(f'<circle class="point" cx="{_x(marks.value, width, margin)}" cy="{y}" r="{3.5 if small else 6}"/>')
+        parts.append(
+            f'<circle class="point" cx="{_x(marks.value, width, margin)}" cy="{y}" r="{3.5 if small else 6}"/>'
+        )
     return _svg(width, height, "score small" if small else "score", score_words(marks), parts)
 
 
@@ -90,7 +92,10 @@ def histogram(bins: Sequence[int], top: float, marks: Sequence[tuple[str, float 
     parts: list[str] = []
     for exponent in range(math.ceil(math.log10(1 + most)) if most else 0):
         y = round(16 + plot - scale * math.log10(1 + 10**exponent), 1)
-        parts += [_line(left, y, width - 10, y, "grid"), _text(left - 6, y + 4, f"{10**exponent:,}", "tick end")]
+        parts += [
+            _line(left, y, width - 10, y, "grid"),
+            _text(left - 6, y + 4, f"{10**exponent:,}", "tick end"),
+        ]
     for at, n in enumerate(bins):
         tall = round(scale * math.log10(1 + n), 1)
         if n:
@@ -165,8 +170,9 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
         parts += _curves(dots, at_x, at_y, x)
     for dot in dots:
         parts += _dot(dot, at_x(_place(dot.x, x)), at_y)
-    parts += [_text((left + width) / 2, height - 8, x.title, "title"),
-              f'<text class="title" transform="translate(14 {height / 2 - 10}) rotate(-90)">{escape(y.title)}</text>']  # fmt: skip
+    turned = f"translate(14 {height / 2 - 10}) rotate(-90)"
+    parts.append(_text((left + width) / 2, height - 8, x.title, "title"))
+    parts.append(f'<text class="title" transform="{turned}">{escape(y.title)}</text>')
     words = f"{y.title} by {x.title}: " + "; ".join(f"{d.name} {figure(d.y)}" for d in dots)
     return _svg(width, height, "plot", words, parts)
 
@@ -197,8 +203,9 @@ def _dot(dot: Dot, x: float, at_y: Placed) -> list[str]:
         y = at_y(dot.null)
         parts.append(f'<path class="null {colour}" d="M{x - 4} {y - 4}l8 8m-8 0l8 -8"/>')
     shape = _shape(dot.series % SERIES, x, at_y(dot.y), 7 if dot.best else 5)
-    title = f"{dot.name}: {figure(dot.y)}" + (" (best)" if dot.best else "")
-    parts.append(f'<path class="dot {colour}{" best" if dot.best else ""}" d="{shape}"><title>{escape(visible(title))}</title></path>')
+    best, said = (" best", " (best)") if dot.best else ("", "")
+    title = escape(visible(f"{dot.name}: {figure(dot.y)}{said}"))
+    parts.append(f'<path class="dot {colour}{best}" d="{shape}"><title>{title}</title></path>')
     return parts
 
 
@@ -239,7 +246,7 @@ def _text(x: float, y: float, text: str, kind: str) -> str:
 
 def _svg(width: float, height: float, kind: str, words: str, parts: Sequence[str]) -> Markup:
     # Every text among the parts was escaped where it was put in.
-    return Markup(  # noqa: S704
+    return Markup(
         f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}" role="img"'
         f' aria-label="{escape(visible(words))}">{"".join(parts)}</svg>'
     )

@@ -18,7 +18,14 @@ from safesail.catalog.source import is_release, open_source
 from safesail.concepts.taxonomy import taxonomy
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db
-from safesail.store.feature_page import extra_features, extra_tables, hold_methods, n_activations
+from safesail.store.feature_page import (
+    extra_features,
+    extra_tables,
+    has_rows,
+    headline_methods,
+    n_activations,
+    saes_with_windows,
+)
 from safesail.store.overview import all_tags
 from safesail.store.query import hold_catalog, lock
 from safesail.store.search import known_concepts
@@ -100,6 +107,21 @@ class Desk:
         """Stored nonzeros; 0 in a release, whose exemplars are all it has."""
         return 0 if self.source.is_release else n_activations(self.db)
 
+    @cached_property
+    def methods(self) -> dict[str, tuple[str, str, str]]:
+        """By SAE the method, simulator and settings whose scores the catalog shows."""
+        return headline_methods(self.db)
+
+    @cached_property
+    def windowed(self) -> set[str]:
+        """SAEs of whose features there are windows."""
+        return saes_with_windows(self.db)
+
+    @cached_property
+    def has_directions(self) -> bool:
+        """Whether a stage recorded which decoder directions are close."""
+        return has_rows(self.db, "near_features")
+
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """`make()`, made once for each key."""
         with self._lock:
@@ -130,7 +152,9 @@ def bits_of_tags(db: Db) -> tuple[dict[str, int], list[str]]:
 
 
 @contextmanager
-def open_desk(path: Path, *, by: By | None = None, memory: str = "4GB", quiet: bool = False) -> Generator[Desk, None, None]:
+def open_desk(
+    path: Path, *, by: By | None = None, memory: str = "4GB", quiet: bool = False
+) -> Generator[Desk, None, None]:
     """Open a store or a release for a viewer, read-only.
 
     Args:
@@ -148,7 +172,6 @@ def open_desk(path: Path, *, by: By | None = None, memory: str = "4GB", quiet: b
     limit = parse_memory(memory)
     with open_source(path) as db:
         hold_catalog(db)
-        hold_methods(db)
         fill_shelf(db, bits_of_tags(db)[0])
         lock(db, memory=f"{limit // 2**10}KiB")
         index, note = open_index(db, by, quiet=quiet)

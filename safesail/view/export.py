@@ -23,7 +23,15 @@ from safesail.view.feature import feature_page
 from safesail.view.landscape import CHUNK, points_script, script_json, texts_script
 from safesail.view.links import FileLinks, feature_file, sae_folder
 from safesail.view.listing import ListQuery, listed_feature
-from safesail.view.pages import costs_html, feature_as_html, index_html, make_map, map_html, map_input, saes_html
+from safesail.view.pages import (
+    costs_html,
+    feature_as_html,
+    index_html,
+    make_map,
+    map_html,
+    map_input,
+    saes_html,
+)
 from safesail.view.render import STATIC
 
 _BATCH = 2_000
@@ -59,9 +67,11 @@ def export(
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / _MARK).is_file())):
         raise ConfigError(f"{out} holds something else than an export; name a new folder")
-    with _source(path, redact, quiet=quiet) as source, open_desk(
-        source, by="words", memory=options.memory, quiet=quiet
-    ) as desk, whole_folder(out, replace=True) as folder:
+    with (
+        _source(path, redact, quiet=quiet) as source,
+        open_desk(source, by="words", memory=options.memory, quiet=quiet) as desk,
+        whole_folder(out, replace=True) as folder,
+    ):
         files = _Files(folder)
         features = paged_features(desk.db)
         links = FileLinks(known=frozenset((sae_id, index) for _, sae_id, index in features))
@@ -129,7 +139,9 @@ def _write_features(
         files.write(feature_file(feature), html)
 
 
-def _write_list(files: _Files, desk: Desk, links: FileLinks, features: Sequence[tuple[int, str, int]]) -> None:
+def _write_list(
+    files: _Files, desk: Desk, links: FileLinks, features: Sequence[tuple[int, str, int]]
+) -> None:
     html, _ = index_html(desk, links, ListQuery())
     files.write("index.html", html)
     number = {sae.sae_id: at for at, sae in enumerate(desk.saes)}

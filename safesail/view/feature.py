@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from safesail.autointerp.replay import Replays, ScoreKey
 from safesail.autointerp.units import Simulation
@@ -23,16 +22,13 @@ from safesail.store.feature_page import (
     explanation_ids,
     extra_rows,
     fill_norms,
-    headline_rows,
     levelled_windows,
     named_features,
     near_directions,
     score_origins,
-    shown_explanation,
     statistics,
     value_histogram,
 )
-from safesail.store.shelf import searched_numbers, shelf_rows
 from safesail.store.sql import Row
 from safesail.view.desk import Desk, ShownSae
 
@@ -202,7 +198,9 @@ class FeaturePage:
     as_json: str
 
 
-def feature_page(desk: Desk, feature: FeatureId, *, near: bool = False, simulated: bool = False) -> FeaturePage:
+def feature_page(
+    desk: Desk, feature: FeatureId, *, near: bool = False, simulated: bool = False
+) -> FeaturePage:
     """Read the page of a feature.
 
     Args:
@@ -214,53 +212,92 @@ def feature_page(desk: Desk, feature: FeatureId, *, near: bool = False, simulate
     Raises:
         NotFoundError: the catalog does not have it.
     """
-    shown = show_feature(desk.db, feature)
+    windowed = feature.sae_id in desk.windowed
+    shown = show_feature(desk.db, feature, n_windows=5 if windowed else 0)
     sae = next(s for s in desk.saes if s.sae_id == feature.sae_id)
     measured = statistics(desk.db, feature)
-    redacted = any(e.masked for e in shown.explanations) and desk.source.is_release
     top = measured.q999 or measured.maximum
-    scored = headline_rows(desk.db, feature)
-    explanation, others = _first(desk, feature, shown.explanations)
-    levels = _levels(desk, feature, top)
+    stand = _standing(desk, feature, shown)
+    first = None if stand.explanation is None else shown.explanations[stand.explanation]
     return FeaturePage(
         shown=shown,
         sae=sae,
         statistics=measured,
-        headline=ShownScore(*scored[0][1:]) if scored else None,
-        explanation=explanation,
-        others=others,
-        redacted=redacted,
-        levels=levels,
+        headline=None if stand.score is None else stand.scores[stand.score],
+        explanation=first,
+        others=tuple(e for at, e in enumerate(shown.explanations) if at != stand.explanation),
+        redacted=any(e.masked for e in shown.explanations) and desk.source.is_release,
+        levels=_levels(desk, feature, top) if windowed and top else (),
         top=top,
-        controls=_controls(desk, feature),
-        histogram=_histogram(desk, feature, measured),
-        nearby=tuple(_nearby(desk, feature, explanation, asked=near)),
-        simulation=_simulation(desk, feature, scored, simulated=simulated),
+        controls=_controls(desk, feature) if windowed and not desk.source.is_release else (),
+        histogram=_histogram(desk, feature, measured) if windowed else (),
+        nearby=tuple(_nearby(desk, feature, first, asked=near)),
+        simulation=_simulation(desk, feature, stand, simulated=simulated),
         concepts=shown.concepts,
         extras={table: extra_rows(desk.db, table, feature) for table in desk.extras},
-        origins=_origins(desk, feature, shown),
-        neuronpedia=_neuronpedia(feature),
+        origins=_origins(shown, stand),
+        neuronpedia=_neuronpedia(desk, feature),
         previous=feature.index - 1 if feature.index else None,
         following=feature.index + 1 if feature.index + 1 < (sae.d_sae or 10**9) else None,
         as_json=json.dumps(asdict(shown), ensure_ascii=True, allow_nan=False, separators=(",", ":")),
     )
 
 
-def _first(
-    desk: Desk, feature: FeatureId, all_of: Sequence[ShownExplanation]
-) -> tuple[ShownExplanation | None, tuple[ShownExplanation, ...]]:
-    """The explanation that the catalog shows, and the others."""
-    ids = [row[0] for row in explanation_ids(desk.db, feature)]
-    shown = shown_explanation(desk.db, feature)
-    if shown not in ids:
-        return None, tuple(all_of)
-    at = ids.index(shown)
-    return all_of[at], (*all_of[:at], *all_of[at + 1 :])
+@dataclass(frozen=True)
+class _Standing:
+    """Which explanation and which score of a feature the catalog shows, by the rules of its views."""
+
+    explanation: int | None
+    """Its place in `ShownFeature.explanations`."""
+
+    score: int | None
+    """Its place in `scores`."""
+
+    scores: Sequence[ShownScore]
+    """All of the feature, newest first."""
+
+    ids: Sequence[Row]
+    """`explanation_ids`."""
+
+    origins: Sequence[Row]
+    """`score_origins`: of each of `scores`."""
 
 
-def _levels(desk: Desk, feature: FeatureId, top: float | None) -> tuple[Level, ...]:
-    if not top:
-        return ()
+def _standing(desk: Desk, feature: FeatureId, shown: ShownFeature) -> _Standing:
+    """What the views `headline_scores` and `shown_explanations` say of one feature, without computing them for all."""
+    if not shown.explanations:
+        return _Standing(None, None, (), (), ())
+    ids, origins = explanation_ids(desk.db, feature), score_origins(desk.db, feature)
+    place = {str(row[0]): at for at, row in enumerate(ids)}  # the newest first
+    in_turn = [iter(explanation.scores) for explanation in shown.explanations]
+    origins = [origin for origin in origins if str(origin[0]) in place]
+    scores = [next(in_turn[place[str(origin[0])]]) for origin in origins]
+    method = desk.methods.get(feature.sae_id)
+    counted = [at for at, o in enumerate(origins) if (o[1], o[2], o[5]) == method]
+
+    def by_explanation(at: int) -> tuple[bool, bool, int]:
+        explanation = shown.explanations[at]
+        return explanation.text is None, explanation.lang != "en", at
+
+    def by_score(at: int) -> tuple[bool, bool, bool, int]:
+        return scores[at].value is None, *by_explanation(place[str(origins[at][0])])
+
+    best = min(counted, key=by_score, default=None)
+    # The views rank explanations by the score that is shown, which one of them has.
+    scored = {} if best is None else {place[str(origins[best][0])]: scores[best].value}
+    readable = [at for at, e in enumerate(shown.explanations) if e.error is None]
+
+    def by_readability(at: int) -> tuple[bool, bool, bool, int]:
+        without_text, foreign, newest = by_explanation(at)
+        return without_text, scored.get(at) is None, foreign, newest
+
+    first = min(readable, key=by_readability, default=None)
+    if best is not None and (first is None or place[str(origins[best][0])] != first):
+        best = None  # a score of another explanation than the one shown
+    return _Standing(first, best, scores, ids, origins)
+
+
+def _levels(desk: Desk, feature: FeatureId, top: float) -> tuple[Level, ...]:
     by_level: dict[int, list[ShownWindow]] = {}
     sizes: dict[int, int] = {}
     for level, n, split, document_id, start, tokens, positions, values in levelled_windows(
@@ -287,7 +324,9 @@ def _window(
         ShownToken(*_apart(texts[i]), step_of(values[i], top), values[i], peak=i == peak and values[i] > 0)
         for i in range(first, stop)
     )
-    return ShownWindow(split, document_id, start, shown, max(values, default=0.0), first > 0, stop < len(texts))
+    return ShownWindow(
+        split, document_id, start, shown, max(values, default=0.0), first > 0, stop < len(texts)
+    )
 
 
 def _apart(token: str) -> tuple[str, str]:
@@ -328,7 +367,7 @@ def _nearby(
 
 
 def _named(desk: Desk, sae_id: str, found: Sequence[tuple[int, float, str]]) -> tuple[Near, ...]:
-    names = named_features(desk.db, sae_id, [index for index, _, _ in found])
+    names = named_features(desk.db, sae_id, [index for index, _, _ in found]) if found else {}
     return tuple(
         Near(sae_id, index, *names.get(index, (None, None, ())), figure=cosine, note=note)
         for index, cosine, note in found
@@ -336,22 +375,27 @@ def _named(desk: Desk, sae_id: str, found: Sequence[tuple[int, float, str]]) -> 
 
 
 def _by_direction(desk: Desk, feature: FeatureId) -> NearBy:
-    found = [(int(i), float(c), "") for i, c in near_directions(desk.db, feature, N_NEAR)]
+    near = near_directions(desk.db, feature, N_NEAR) if desk.has_directions else []
+    found = [(int(i), float(c), "") for i, c in near]
     missing = None if found else "no candidate was found whose decoder direction is within a cosine of 0.7"
     return NearBy("By decoder direction", "cosine", _named(desk, feature.sae_id, found), missing)
 
 
 def _by_activity(desk: Desk, feature: FeatureId, *, asked: bool) -> NearBy:
     title, what = "By activity", "cosine of activations over the harvested tokens"
-    if desk.n_activations == 0:
-        return NearBy(title, what, (), "needs a harvest: a release carries a few windows per feature only")
+    if desk.n_activations == 0 or feature.sae_id not in desk.windowed:
+        return NearBy(title, what, (), "needs a harvest; a release carries a few windows per feature only")
     if desk.n_activations > MANY_ACTIVATIONS and not asked:
-        return NearBy(title, what, (), f"sought among {desk.n_activations:,} activations when asked for", ask=True)
+        return NearBy(
+            title, what, (), f"sought among {desk.n_activations:,} activations when asked for", ask=True
+        )
     desk.once("norms", lambda: fill_norms(desk.db))
     found = [
         (int(i), float(c), f"{n:,} tokens together") for i, c, n in active_together(desk.db, feature, N_NEAR)
     ]
-    return NearBy(title, what, _named(desk, feature.sae_id, found), None if found else "it fires with no other")
+    return NearBy(
+        title, what, _named(desk, feature.sae_id, found), None if found else "it fires with no other"
+    )
 
 
 def _by_explanation(
@@ -364,26 +408,30 @@ def _by_explanation(
         return NearBy(title, what, (), f"sought among {desk.index.n_texts:,} when asked for", ask=True)
     if not any(character.isalnum() for character in explanation.text):
         return NearBy(title, what, (), "its explanation has no words")
-    numbers = searched_numbers(desk.db, desk.index.ranked(explanation.text, limit=N_NEAR + 1).numbers)
-    rows = [row for row in shelf_rows(desk.db, numbers) if (row[0], row[2]) != (feature.sae_id, feature.index)]
-    near = tuple(Near(row[0], row[2], row[3], row[5], (), None) for row in rows[:N_NEAR])
+    hits = desk.index.search(explanation.text, limit=N_NEAR + 1).hits
+    near = tuple(
+        Near(hit.sae_id, hit.index, hit.explanation, hit.score, (), None)
+        for hit in hits
+        if (hit.sae_id, hit.index) != (feature.sae_id, feature.index)
+    )[:N_NEAR]
     return NearBy(title, what, near, None if near else "no other is like it")
 
 
-def _simulation(desk: Desk, feature: FeatureId, rows: Sequence[Row], *, simulated: bool) -> ShownSimulation:
-    """Of the score that the catalog shows, a row of `headline_rows`."""
-    if not rows:
+def _simulation(desk: Desk, feature: FeatureId, stand: _Standing, *, simulated: bool) -> ShownSimulation:
+    """Of the score that the catalog shows."""
+    if stand.score is None:
         return ShownSimulation(None, (), 0, "it was not scored; `safesail score` scores its explanation")
-    score = ShownScore(*rows[0][1:])
+    score, origin = stand.scores[stand.score], stand.origins[stand.score]
     if desk.source.is_release:
         missing = "a release holds the score and not the simulator's answers; the store that made it has both"
         return ShownSimulation(score, (), 0, missing)
     if not simulated:
         return ShownSimulation(score, (), 0, None)
-    origin = next(o for o in score_origins(desk.db, feature) if o[:3] == (rows[0][0], score.method, score.simulator))
     replays: Replays = desk.once("replays", lambda: Replays(desk.db))
     try:
-        said = replays.simulation(ScoreKey(feature, str(origin[0]), score.simulator, origin[3], str(origin[5])))
+        said = replays.simulation(
+            ScoreKey(feature, str(origin[0]), score.simulator, origin[3], str(origin[5]))
+        )
     except NotFoundError as error:
         return ShownSimulation(score, (), 0, str(error))
     return ShownSimulation(score, _beside(said), len(said.windows), None)
@@ -406,34 +454,43 @@ def _beside(said: Simulation) -> tuple[SimulatedWindow, ...]:
         )
         error = sum(abs(u.true / top_true - u.predicted / top_said) for u in units)
         windows.append(SimulatedWindow(units, error, any(window.units.active)))
-    return tuple(sorted(windows, key=lambda w: (not w.active, -w.error))[:N_SIMULATED])
+    return tuple(sorted(windows, key=_rank)[:N_SIMULATED])
 
 
-def _origins(desk: Desk, feature: FeatureId, shown: ShownFeature) -> tuple[Origin, ...]:
-    hashes = explanation_ids(desk.db, feature)
+def _rank(window: SimulatedWindow) -> tuple[bool, float, tuple[str, ...]]:
+    """Active ones first, then those mistaken most; by the text where that is the same."""
+    return not window.active, -round(window.error, 6), tuple(unit.text for unit in window.units)
+
+
+def _origins(shown: ShownFeature, stand: _Standing) -> tuple[Origin, ...]:
     explained = [
         Origin("explanation", f"{e.explainer} ({e.origin})", None, prompt_hash, None, None)
-        for e, (_, prompt_hash) in zip(shown.explanations, hashes, strict=True)
+        for e, (_, prompt_hash) in zip(shown.explanations, stand.ids, strict=True)
     ]
     scored = [
         Origin(f"score, {method}", simulator, run_id, prompt_hash, settings_hash, tokens)
-        for _, method, simulator, run_id, prompt_hash, settings_hash, tokens in score_origins(desk.db, feature)
+        for _, method, simulator, run_id, prompt_hash, settings_hash, tokens in stand.origins
     ]
     return (*explained, *scored)
 
 
-def _neuronpedia(feature: FeatureId) -> str | None:
+def _neuronpedia(desk: Desk, feature: FeatureId) -> str | None:
     """Its page there, where SAELens' directory names the SAE's, or the SAE bears the name of one of theirs."""
-    name = feature.sae_id.removeprefix("neuronpedia:")
+    folder = desk.once(("neuronpedia", feature.sae_id), lambda: _neuronpedia_sae(feature.sae_id))
+    return f"https://www.neuronpedia.org/{folder}/{feature.index}" if folder else None
+
+
+def _neuronpedia_sae(sae_id: str) -> str | None:
+    name = sae_id.removeprefix("neuronpedia:")
     if "/" not in name:  # as all of their names have, and those of the directory
         return None
     if name in neuronpedia_saes():
-        return f"https://www.neuronpedia.org/{name}/{feature.index}"
+        return name
     return next(
         (
-            f"https://www.neuronpedia.org/{theirs}/{feature.index}"
+            theirs
             for theirs, saes in neuronpedia_saes().items()
-            if any(f"{c.release}/{c.sae_id}" == feature.sae_id for c in saes)
+            if any(f"{c.release}/{c.sae_id}" == sae_id for c in saes)
         ),
         None,
     )

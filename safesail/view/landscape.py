@@ -111,7 +111,9 @@ def place(texts: Sequence[MapText], n_all: int, folder: Path, meaning: Vectors |
     points, (kept, shuffled) = made
     method = "t-SNE" if len(texts) <= LANDMARKS else f"t-SNE of {LANDMARKS:,} and the nearest of these"
     vectors_of = "MiniLM vectors" if meaning is not None else "TF-IDF vectors of words"
-    return Landscape(tuple(texts), points, n_all, f"{method}, on {vectors_of}", meaning is not None, kept, shuffled)
+    return Landscape(
+        tuple(texts), points, n_all, f"{method}, on {vectors_of}", meaning is not None, kept, shuffled
+    )
 
 
 def word_vectors(texts: Sequence[str]) -> Vectors:
@@ -122,7 +124,7 @@ def word_vectors(texts: Sequence[str]) -> Vectors:
 
     # Runs of letters inside words: forms of one word share most, and scripts without blanks have words too.
     weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), min_df=2 if len(texts) > 200 else 1,
-                              max_features=40_000, sublinear_tf=True, dtype=np.float32)  # fmt: skip
+                              max_features=40_000, sublinear_tf=True)  # fmt: skip
     counts = weights.fit_transform(texts)
     wanted = max(2, min(N_DIMENSIONS, min(counts.shape) - 1))
     reduced: Any = TruncatedSVD(wanted, random_state=0).fit_transform(counts)
@@ -132,7 +134,11 @@ def word_vectors(texts: Sequence[str]) -> Vectors:
 def _projected(vectors: Vectors) -> Points:
     """In [0, 1], the same whenever it is computed on one machine."""
     n = len(vectors)
-    chosen = np.arange(n) if n <= LANDMARKS else np.sort(np.random.default_rng(0).choice(n, LANDMARKS, replace=False))
+    chosen = (
+        np.arange(n)
+        if n <= LANDMARKS
+        else np.sort(np.random.default_rng(0).choice(n, LANDMARKS, replace=False))
+    )
     placed = _tsne(vectors[chosen])
     if len(chosen) < n:
         placed = _among(vectors, vectors[chosen], placed)
@@ -147,7 +153,9 @@ def _tsne(vectors: Vectors) -> Points:
     start = PCA(2, random_state=0).fit_transform(vectors)
     start = start / max(float(start[:, 0].std()), 1e-9) * 1e-4
     perplexity = min(30.0, (len(vectors) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=750, n_jobs=1).fit_transform(vectors)
+    return TSNE(2, perplexity=perplexity, init=start, random_state=0, max_iter=750, n_jobs=1).fit_transform(
+        vectors
+    )
 
 
 def _among(vectors: Vectors, landmarks: Vectors, placed: Points) -> Points:
@@ -183,7 +191,9 @@ def _near_points(points: Points, asked: Int[np.ndarray, " m"], k: int) -> Int[np
     return np.concatenate(parts)
 
 
-def _nearest(distance: Float[np.ndarray, "m n"], itself: Int[np.ndarray, " m"], k: int) -> Int[np.ndarray, "m k"]:
+def _nearest(
+    distance: Float[np.ndarray, "m n"], itself: Int[np.ndarray, " m"], k: int
+) -> Int[np.ndarray, "m k"]:
     distance[np.arange(len(itself)), itself] = np.inf
     return np.argpartition(distance, k - 1, axis=1)[:, :k]
 
@@ -219,7 +229,9 @@ def points_script(landscape: Landscape, saes: Sequence[str], domains: Sequence[s
     """
     number = {sae_id: at for at, sae_id in enumerate(saes)}
     texts = landscape.texts
-    scores = [0 if t.score is None else 1 + round(254 * (min(max(t.score, -0.2), 1.0) + 0.2) / 1.2) for t in texts]
+    scores = [
+        0 if t.score is None else 1 + round(254 * (min(max(t.score, -0.2), 1.0) + 0.2) / 1.2) for t in texts
+    ]
     columns = {
         "xy": np.round(landscape.points * 65535).astype("<u2"),
         "index": np.array([t.index for t in texts], "<u4"),
@@ -246,7 +258,9 @@ def texts_script(landscape: Landscape, chunk: int) -> str:
 
 def script_json(value: Any) -> str:
     """JSON that stands in a script file: ASCII alone, so that neither a character nor an encoding can end it early."""
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False).replace(
+        "<", "\\u003c"
+    )
 
 
 def shortened(landscape: Landscape, most: int) -> Landscape:

@@ -174,10 +174,9 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
 
 def listed_feature(row: tuple[Any, ...]) -> ListedFeature:
     """A row of `shelf_rows`."""
-    sae_id, layer, index, explanation, tags, *figures, density, top_tokens, reason = row
-    return ListedFeature(
-        sae_id, layer, index, explanation, tuple(tags), *figures, density, tuple(top_tokens or ()), reason
-    )
+    cells = list(row)
+    cells[4], cells[12] = tuple(cells[4]), tuple(cells[12] or ())
+    return ListedFeature(*cells)
 
 
 def _search(desk: Desk, query: ListQuery) -> tuple[RankedTexts | None, list[int] | None]:
@@ -281,15 +280,15 @@ def _choices(
         "sae": {key: sae.sae_id for key, sae in desk.saes_by_key.items()},
         "least": {},
     }
-    chosen = {"state": query.state, "domain": query.domain, "sae": query.sae}
     facets: dict[str, list[Choice]] = {}
     for facet, title in (("state", "State"), ("domain", "Domain"), ("least", "Score at least"),
                          ("layer", "Layer"), ("sae", "SAE")):  # fmt: skip
         choices: list[Choice] = []
         for key, n in counted[facet]:
-            given = names[facet].get(key, key)
-            is_chosen = given == chosen.get(facet, getattr(query, facet))
-            choices.append(Choice(str(given), n, query.link(**{facet: "" if is_chosen else given}), is_chosen))
+            name = names[facet].get(key, key)
+            given = key if facet == "state" else name
+            is_chosen = given == getattr(query, facet)
+            choices.append(Choice(str(name), n, query.link(**{facet: "" if is_chosen else given}), is_chosen))
         if len(choices) > 1 or any(choice.chosen for choice in choices):
             facets[title] = choices
     return facets
@@ -298,6 +297,4 @@ def _choices(
 def _sort_choices(query: ListQuery, *, searched: bool) -> list[Choice]:
     names = ({RELEVANCE: "best match"} if searched else {}) | SORT_NAMES
     usual = RELEVANCE if searched else "score"
-    return [
-        Choice(name, 0, sort, chosen=sort == (query.sort or usual)) for sort, name in names.items()
-    ]
+    return [Choice(name, 0, sort, chosen=sort == (query.sort or usual)) for sort, name in names.items()]

@@ -31,7 +31,9 @@ def policy(*, exported: bool) -> str:
     """As a header, or for a page that is a file and may lie on a web server: there `'self'` alone names no file."""
     given = dict(POLICY)
     if exported:
-        given |= {name: f"{given[name]} file:" for name in ("script-src", "style-src", "img-src", "form-action")}
+        given |= {
+            name: f"{given[name]} file:" for name in ("script-src", "style-src", "img-src", "form-action")
+        }
         given["connect-src"] = "'none'"
     else:
         given["frame-ancestors"] = "'none'"  # a page's own tag may not say this
@@ -56,10 +58,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"figure": figure, "significant": significant, "count": count, "token": token_text}
-    made.globals |= {
+    made.globals.update({
         "score_axis": score_axis, "score_words": score_words, "marks_of": marks_of, "histogram": histogram,
         "version": __version__,
-    }  # fmt: skip
+    })  # fmt: skip
     return made
 
 
@@ -70,10 +72,14 @@ NAVIGATION = (("index", "Features"), ("map", "Map"), ("saes", "SAEs"), ("costs",
 
 def render(template: str, desk: Desk, links: Links, **shown: Any) -> str:
     """A page as HTML."""
-    return environment().get_template(template).render(
-        desk=desk,
-        links=links,
-        navigation=NAVIGATION,
-        policy=policy(exported=True) if links.exported else None,
-        **shown,
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            desk=desk,
+            links=links,
+            navigation=NAVIGATION,
+            policy=policy(exported=True) if links.exported else None,
+            **shown,
+        )
     )

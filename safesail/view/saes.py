@@ -127,14 +127,25 @@ def _plots(ranked: list[ScoredSae], series: tuple[str, ...], measure: str) -> li
 
     sparse = [d for d in dots("l0") if d.x > 0]
     if sparse:
-        svg = scatter(sparse, Axis("L0, mean active features per token", log=True), Axis(measure), joined=True)
-        plots.append(Plot(f"{measure} by sparsity", svg, "bars: 95 % interval; crosses: null, sides of the pairs drawn"))
+        svg = scatter(
+            sparse, Axis("L0, mean active features per token", log=True), Axis(measure), joined=True
+        )
+        plots.append(
+            Plot(
+                f"{measure} by sparsity", svg, "bars: 95 % interval; crosses: null, sides of the pairs drawn"
+            )
+        )
     if by_layer := dots("layer"):
         svg = scatter(by_layer, Axis("layer", whole=True), Axis(measure), joined=False)
         plots.append(Plot(f"{measure} by layer and hook", svg, "early layers left, late ones right"))
     lossy = [d for d in dots("l0", "fvu") if d.x > 0]
     if lossy:
-        svg = scatter(lossy, Axis("L0, mean active features per token", log=True), Axis("variance unexplained"), joined=True)
+        svg = scatter(
+            lossy,
+            Axis("L0, mean active features per token", log=True),
+            Axis("variance unexplained"),
+            joined=True,
+        )
         plots.append(Plot("reconstruction by sparsity", svg, "on the texts of the concept pairs"))
     return plots
 
@@ -171,5 +182,7 @@ def _add_coverage(desk: Desk, ranked: list[ScoredSae], found: dict[str, list[Cel
 
 
 def _best(saes: list[str], cells: list[Cell | None]) -> str | None:
-    known = [(cell.value, name) for name, cell in zip(saes, cells, strict=True) if cell and cell.value is not None]
+    known = [
+        (cell.value, name) for name, cell in zip(saes, cells, strict=True) if cell and cell.value is not None
+    ]
     return max(known)[1] if known else None

@@ -60,7 +60,9 @@ class Reading:
         """Open the catalog; its faults come out here."""
 
         def opening() -> Desk:
-            return self._stack.enter_context(open_desk(path, by=options.by, memory=options.memory, quiet=quiet))
+            return self._stack.enter_context(
+                open_desk(path, by=options.by, memory=options.memory, quiet=quiet)
+            )
 
         self._desk = self._pool.submit(opening).result()
 
@@ -75,9 +77,7 @@ class Reading:
         assert self._desk is not None, "not open"
         return self._desk
 
-    async def read(
-        self, task: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    async def read(self, task: Callable[Concatenate[Desk, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a task on the desk, after those that came before."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: task(self.desk, *args, **kwargs))
@@ -91,7 +91,9 @@ class Reading:
             if given is None:
                 self._map.set_result(None)
             else:
-                threading.Thread(target=_settle, args=(self._map, lambda: make_map(given)), daemon=True).start()
+                threading.Thread(
+                    target=_settle, args=(self._map, lambda: make_map(given)), daemon=True
+                ).start()
         if not self._map.done():
             return None, self._map_size
         return self._map.result(), 0
@@ -227,11 +229,15 @@ async def _known_fault(request: Request, error: Exception) -> Response:
 
 async def _unknown_fault(request: Request, error: Exception) -> Response:
     logger.error("unexpected %s at %s", type(error).__name__, request.url.path)
-    return _failed(request, 500, "That did not work", f"Unexpected {type(error).__name__}; the terminal says more.")
+    return _failed(
+        request, 500, "That did not work", f"Unexpected {type(error).__name__}; the terminal says more."
+    )
 
 
 @contextmanager
-def running(path: Path, options: ViewOptions, *, quiet: bool) -> Generator[tuple[uvicorn.Server, str, socket.socket]]:
+def running(
+    path: Path, options: ViewOptions, *, quiet: bool
+) -> Generator[tuple[uvicorn.Server, str, socket.socket]]:
     """A server that is ready to be run, its address and its socket; the catalog is open within the block.
 
     Raises:
@@ -245,7 +251,12 @@ def running(path: Path, options: ViewOptions, *, quiet: bool) -> Generator[tuple
         try:
             app = create_app(reading, own_hosts(port))
             config = uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, ws="none", timeout_graceful_shutdown=2
+                app,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_graceful_shutdown=2,
             )
             yield uvicorn.Server(config), f"http://127.0.0.1:{port}/", sock
         finally:
@@ -258,6 +269,8 @@ def _listening(port: int) -> Generator[socket.socket]:
     try:
         sock = socket.create_server(("127.0.0.1", port))
     except OSError as error:
-        raise ConfigError(f"port {port} cannot be had ({error.strerror}); name another --port, or 0") from error
+        raise ConfigError(
+            f"port {port} cannot be had ({error.strerror}); name another --port, or 0"
+        ) from error
     with sock:
         yield sock
