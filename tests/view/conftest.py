@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten planted features, explained and scored by the built-in model; an SAE beside them; a selection of both."""
     path = tmp_path_factory.mktemp("view") / "planted.duckdb"
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # Playwright may have an event loop in this thread, and there can be one only
+        pool.submit(fill, path).result()
+    return path
+
+
+def fill(path: Path) -> None:
+    """Make the planted store."""
     make_store(path)
     config = AutointerpConfig.model_validate(
         {"scoring": {"method": "pooled", "draws": 50, "pool": {"features": 5, "max_rounds": 3}}}
@@ -83,7 +93,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "INSERT INTO feature_concepts VALUES (?, ?, 0, 'violence.weapon.bomb', 0.9, 0.1, 16, true)",
                 [selection, sae],
             )
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -120,11 +129,14 @@ def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[s
 def pages(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted store, exported."""
     out = tmp_path_factory.mktemp("export") / "pages"
-    export(store, out, OPTIONS, quiet=True)
+    with ThreadPoolExecutor(
+        1
+    ) as pool:  # Playwright has an event loop in this thread, and there can be one only
+        pool.submit(export, store, out, OPTIONS, quiet=True).result()
     return out
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: as long as Playwright runs, no `asyncio.run` can in this thread
 def chromium() -> Generator[Browser]:
     """Debian's Chromium, or any that SAFESAIL_BROWSER names."""
     program = os.environ.get("SAFESAIL_BROWSER") or shutil.which("chromium")

@@ -113,7 +113,11 @@
         const chosen = String(value) === query[name];
         const link = make("a", { href: address({ [name]: chosen ? "" : String(value) }) },
           make("span", {}, plain(String(label))), make("span", { class: "n" }, count(n)));
-        if (chosen) { link.className = "chosen"; link.setAttribute("aria-current", "true"); }
+        if (chosen) {
+          link.className = "chosen";
+          link.setAttribute("aria-current", "true");
+          link.firstChild.append(" ", make("span", { class: "vh" }, "(chosen; remove)"));
+        }
         return make("li", {}, link);
       });
       const made = make("details", {}, make("summary", {}, title), make("ul", {}, ...items));
