@@ -58,10 +58,11 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"figure": figure, "significant": significant, "count": count, "token": token_text}
-    made.globals.update({
+    ours: dict[str, Any] = {
         "score_axis": score_axis, "score_words": score_words, "marks_of": marks_of, "histogram": histogram,
         "version": __version__,
-    })  # fmt: skip
+    }  # fmt: skip
+    made.globals.update(ours)
     return made
 
 

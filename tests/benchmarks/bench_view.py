@@ -55,7 +55,8 @@ def add_windows(path: Path) -> None:
         db.execute("INSERT OR IGNORE INTO harvest_saes SELECT sae_key, 1 FROM saes WHERE sae_id = 'sae-00'")
         db.execute(
             "INSERT INTO windows SELECT 1, i, 'd' || (i // 8), (i % 8) * 64,"
-            " CASE WHEN i % 2 = 0 THEN 'train' ELSE 'test' END, [], list_transform(range(64), lambda t: ' w' || (hash(i * 64 + t) % 5000))"
+            " CASE WHEN i % 2 = 0 THEN 'train' ELSE 'test' END,"
+            " [], list_transform(range(64), lambda t: ' w' || (hash(i * 64 + t) % 5000))"
             f" FROM range({N_WINDOWS}) r(i)"
         )
         db.execute(
@@ -197,7 +198,7 @@ def exported(store: Path, out: Path) -> dict[str, Any]:
     from safesail.view.config import ViewOptions
     from safesail.view.export import export
 
-    report = export(store, out, ViewOptions(by="words"), quiet=True)
+    report = export(store, out, ViewOptions(port=0, by="words"), quiet=True)
     return {
         "pages": report.pages, "megabytes": round(report.bytes / 1e6, 1),
         "bytes_per_page": round(report.bytes / report.pages),

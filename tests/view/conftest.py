@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, Request, sync_playwright
 
 from safesail.autointerp.clients import ChatSettings
 from safesail.autointerp.config import AutointerpConfig
@@ -25,7 +25,7 @@ from safesail.store.connection import open_writer
 from safesail.view.config import ViewOptions
 from safesail.view.export import export
 from safesail.view.server import running
-from tests.pool_runs import N_FEATURES, SAE, WORDS, make_store
+from tests.pool_runs import N_FEATURES, SAE, make_store
 
 CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -121,7 +121,7 @@ def serving(path: Path) -> Generator[str]:
 @pytest.fixture(scope="session")
 def server(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
     """A server over a copy of the planted store: within one process, a locked store is locked for all."""
-    with serving(shutil.copy(store, tmp_path_factory.mktemp("served") / store.name)) as address:
+    with serving(Path(shutil.copy(store, tmp_path_factory.mktemp("served") / store.name))) as address:
         yield address
 
 
@@ -167,6 +167,11 @@ class Watched:
         if not request.url.startswith(("http://127.0.0.1:", "file://", "data:", "blob:")):
             self.outside.append(request.url)
 
+    def dismiss(self, dialog: Dialog) -> None:
+        """No page of ours opens one."""
+        self.complaints.append("a dialog")
+        dialog.dismiss()
+
     def check(self) -> None:
         """Nothing complained and nothing went outside."""
         assert self.complaints == []
@@ -196,7 +201,7 @@ def look(chromium: Browser) -> Generator[Look]:
             "console",
             lambda said: watched.complaints.append(said.text) if said.type in ("error", "warning") else None,
         )
-        watched.page.on("dialog", lambda dialog: (watched.complaints.append("a dialog"), dialog.dismiss()))
+        watched.page.on("dialog", watched.dismiss)
         return watched
 
     yield opened
@@ -204,6 +209,3 @@ def look(chromium: Browser) -> Generator[Look]:
         watched.check()
     for context in contexts:
         context.close()
-
-
-WORD = WORDS[0]

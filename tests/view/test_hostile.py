@@ -20,8 +20,9 @@ TAGS = {
     "html", "head", "body", "meta", "title", "link", "script", "a", "header",
     "nav", "button", "span", "main", "footer",
     "p", "section", "h1", "h2", "h3", "dl", "div", "dt", "dd", "form", "label", "input", "select", "option", "aside",
-    "details", "summary", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "svg", "line", "path", "circle",
-    "rect", "text", "polyline", "article", "mark", "i", "b", "textarea", "code", "figure", "figcaption", "canvas",
+    "details", "summary", "ul", "ol", "li", "table", "thead", "tbody", "tr", "th", "td", "svg", "line", "path",
+    "circle", "rect", "text", "polyline", "article", "mark", "i", "b", "textarea", "code", "figure",
+    "figcaption", "canvas",
     "noscript",
 }  # fmt: skip
 ADDRESSES = {"href", "src", "action"}
@@ -73,7 +74,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def evil_server(evil: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
-    with serving(shutil.copy(evil, tmp_path_factory.mktemp("served") / "<b>evil.duckdb")) as address:
+    with serving(Path(shutil.copy(evil, tmp_path_factory.mktemp("served") / "<b>evil.duckdb"))) as address:
         yield address
 
 

@@ -4,6 +4,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -28,7 +29,7 @@ from tests.view.conftest import OPTIONS, SAE, serving
 
 def get(
     address: str, headers: Mapping[str, str] | None = None, method: str = "GET"
-) -> tuple[int, str, Mapping[str, str]]:
+) -> tuple[int, str, Message]:
     """Status, text and headers of an answer."""
     request = urllib.request.Request(address, headers=dict(headers or {}), method=method)
     try:
