@@ -1,5 +1,6 @@
 """`safesail view`."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from safesail.cli.options import quiet_option, source_option
 
 if TYPE_CHECKING:
     from safesail.catalog.search import By
+    from safesail.view.config import ViewOptions
 
 
 @click.command()
@@ -64,16 +66,15 @@ def view(
     _serve(store, options, in_browser=in_browser, quiet=quiet)
 
 
-def _serve(store: Path, options: "object", *, in_browser: bool, quiet: bool) -> None:
+def _serve(store: Path, options: "ViewOptions", *, in_browser: bool, quiet: bool) -> None:
     """Until the reader has seen enough (Ctrl-C)."""
     import webbrowser
 
-    from safesail.view.config import ViewOptions
     from safesail.view.server import running
 
-    assert isinstance(options, ViewOptions)
     with running(store, options, quiet=quiet) as (server, address, sock):
         click.echo(f"{store} at {address} (Ctrl-C ends it)")
         if in_browser:
             webbrowser.open(address)
-        server.run(sockets=[sock])
+        with suppress(KeyboardInterrupt):  # how a person ends it
+            server.run(sockets=[sock])

@@ -241,12 +241,12 @@ EXTRAS = ("effects", "logit_lens")
 
 def extra_tables(db: Db) -> tuple[str, ...]:
     """Those of `EXTRAS` that this catalog has, with the columns that the others are read by."""
-    found = rows(
+    selected = rows(
         db,
         "SELECT table_name FROM information_schema.columns WHERE table_schema = 'main'"
         " AND column_name IN ('sae_id', 'feature') GROUP BY 1 HAVING count(*) = 2",
     )
-    names = {str(row[0]) for row in found}
+    names = {str(row[0]) for row in selected}
     return tuple(name for name in EXTRAS if name in names)
 
 

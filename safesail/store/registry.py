@@ -124,9 +124,9 @@ def all_runs(db: Db) -> list[dict[str, Any]]:
     `budget` is the limit that the run was given, where its settings say it; else None.
     """
     names = ("run_id", "stage", "version", "started", "seconds", "budget")
-    found = rows(
+    selected = rows(
         db,
         "SELECT run_id, stage, version, strftime(started_at, '%Y-%m-%d %H:%M'), seconds, settings ->> '$.budget'"
         " FROM runs ORDER BY started_at, run_id",
     )
-    return [dict(zip(names, row, strict=True)) for row in found]
+    return [dict(zip(names, row, strict=True)) for row in selected]

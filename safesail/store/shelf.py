@@ -135,13 +135,13 @@ def shelf_page(
         where += f" AND ({key} {further} ? OR ({key} = ? AND n {after} ?))"
         values += [cursor.key, cursor.key, cursor.n]
     way, ties = ("DESC" if falls != backwards else "ASC"), ("DESC" if backwards else "ASC")
-    found = rows(
+    selected = rows(
         db,
         f"SELECT n, CAST({key} AS DOUBLE) AS key FROM shelf WHERE {where}"
         f" ORDER BY key {way}, n {ties} LIMIT {int(limit)}",
         values,
     )
-    ordered = reversed(found) if backwards else found
+    ordered = reversed(selected) if backwards else selected
     return [(int(n), float(at)) for n, at in ordered]
 
 
@@ -222,13 +222,13 @@ def _flags(db: Db, wanted: Facets, conditions: Mapping[Any, str]) -> list[tuple[
 
 def searched_numbers(db: Db, numbers: Sequence[int]) -> list[int]:
     """Rows of the shelf of explanations that a search numbered (`number_texts`), in the order given."""
-    found = rows(
+    selected = rows(
         db,
         'SELECT s.number, c.rowid FROM searched s JOIN temp.catalog c USING (sae_id, "index")'
         " WHERE s.number IN (SELECT unnest(CAST(? AS BIGINT[])))",
         [list(numbers)],
     )
-    at = {int(number): int(n) for number, n in found}
+    at = {int(number): int(n) for number, n in selected}
     return [at[n] for n in numbers]
 
 

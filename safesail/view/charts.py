@@ -144,7 +144,7 @@ class Axis:
 def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
     """Points with intervals, and their nulls as crosses; those of a series are joined where asked."""
     width, height, left, bottom = 560, 300, 58, 48
-    xs = [_place(d.x, x) for d in dots]
+    xs = [_position(d.x, x) for d in dots]
     ys = [v for d in dots for v in (d.y, d.low, d.high, d.null) if v is not None]
     x_low, x_high = _spread(min(xs), max(xs))
     y_low, y_high = _spread(min(ys), max(ys))
@@ -161,7 +161,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
                   _text(left - 8, at_y(tick) + 4, significant(tick), "tick end")]  # fmt: skip
     last = -1e9
     for value in sorted({d.x for d in dots}) if x.log or x.whole else _ticks(x_low, x_high):
-        at = at_x(_place(value, x))
+        at = at_x(_position(value, x))
         parts.append(_line(at, height - bottom, at, height - bottom + 5, "axis"))
         if at - last >= 34:
             parts.append(_text(at, height - bottom + 19, significant(value), "tick"))
@@ -169,7 +169,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
     if joined:
         parts += _curves(dots, at_x, at_y, x)
     for dot in dots:
-        parts += _dot(dot, at_x(_place(dot.x, x)), at_y)
+        parts += _dot(dot, at_x(_position(dot.x, x)), at_y)
     turned = f"translate(14 {height / 2 - 10}) rotate(-90)"
     parts.append(_text((left + width) / 2, height - 8, x.title, "title"))
     parts.append(f'<text class="title" transform="{turned}">{escape(y.title)}</text>')
@@ -177,7 +177,7 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
     return _svg(width, height, "plot", words, parts)
 
 
-def _place(value: float, axis: Axis) -> float:
+def _position(value: float, axis: Axis) -> float:
     return math.log(max(value, 1e-9)) if axis.log else value
 
 
@@ -187,7 +187,7 @@ def _curves(dots: Sequence[Dot], at_x: Placed, at_y: Placed, x: Axis) -> list[st
         curves.setdefault(dot.series, []).append(dot)
     return [
         f'<polyline class="curve s{series % SERIES}" points="'
-        + " ".join(f"{at_x(_place(d.x, x))},{at_y(d.y)}" for d in curve)
+        + " ".join(f"{at_x(_position(d.x, x))},{at_y(d.y)}" for d in curve)
         + '"/>'
         for series, curve in curves.items()
         if len(curve) > 1

@@ -248,10 +248,10 @@ class _Standing:
     """Which explanation and which score of a feature the catalog shows, by the rules of its views."""
 
     explanation: int | None
-    """Its place in `ShownFeature.explanations`."""
+    """Where it stands in `ShownFeature.explanations`."""
 
     score: int | None
-    """Its place in `scores`."""
+    """Where it stands in `scores`."""
 
     scores: Sequence[ShownScore]
     """All of the feature, newest first."""
@@ -268,10 +268,10 @@ def _standing(desk: Desk, feature: FeatureId, shown: ShownFeature) -> _Standing:
     if not shown.explanations:
         return _Standing(None, None, (), (), ())
     ids, origins = explanation_ids(desk.db, feature), score_origins(desk.db, feature)
-    place = {str(row[0]): at for at, row in enumerate(ids)}  # the newest first
+    rank_of = {str(row[0]): at for at, row in enumerate(ids)}  # the newest first
     in_turn = [iter(explanation.scores) for explanation in shown.explanations]
-    origins = [origin for origin in origins if str(origin[0]) in place]
-    scores = [next(in_turn[place[str(origin[0])]]) for origin in origins]
+    origins = [origin for origin in origins if str(origin[0]) in rank_of]
+    scores = [next(in_turn[rank_of[str(origin[0])]]) for origin in origins]
     method = desk.methods.get(feature.sae_id)
     counted = [at for at, o in enumerate(origins) if (o[1], o[2], o[5]) == method]
 
@@ -280,11 +280,11 @@ def _standing(desk: Desk, feature: FeatureId, shown: ShownFeature) -> _Standing:
         return explanation.text is None, explanation.lang != "en", at
 
     def by_score(at: int) -> tuple[bool, bool, bool, int]:
-        return scores[at].value is None, *by_explanation(place[str(origins[at][0])])
+        return scores[at].value is None, *by_explanation(rank_of[str(origins[at][0])])
 
     best = min(counted, key=by_score, default=None)
     # The views rank explanations by the score that is shown, which one of them has.
-    scored = {} if best is None else {place[str(origins[best][0])]: scores[best].value}
+    scored = {} if best is None else {rank_of[str(origins[best][0])]: scores[best].value}
     readable = [at for at, e in enumerate(shown.explanations) if e.error is None]
 
     def by_readability(at: int) -> tuple[bool, bool, bool, int]:
@@ -292,7 +292,7 @@ def _standing(desk: Desk, feature: FeatureId, shown: ShownFeature) -> _Standing:
         return without_text, scored.get(at) is None, foreign, newest
 
     first = min(readable, key=by_readability, default=None)
-    if best is not None and (first is None or place[str(origins[best][0])] != first):
+    if best is not None and (first is None or rank_of[str(origins[best][0])] != first):
         best = None  # a score of another explanation than the one shown
     return _Standing(first, best, scores, ids, origins)
 
@@ -366,19 +366,21 @@ def _nearby(
     ]
 
 
-def _named(desk: Desk, sae_id: str, found: Sequence[tuple[int, float, str]]) -> tuple[Near, ...]:
-    names = named_features(desk.db, sae_id, [index for index, _, _ in found]) if found else {}
+def _named(desk: Desk, sae_id: str, neighbours: Sequence[tuple[int, float, str]]) -> tuple[Near, ...]:
+    names = named_features(desk.db, sae_id, [index for index, _, _ in neighbours]) if neighbours else {}
     return tuple(
         Near(sae_id, index, *names.get(index, (None, None, ())), figure=cosine, note=note)
-        for index, cosine, note in found
+        for index, cosine, note in neighbours
     )
 
 
 def _by_direction(desk: Desk, feature: FeatureId) -> NearBy:
     near = near_directions(desk.db, feature, N_NEAR) if desk.has_directions else []
-    found = [(int(i), float(c), "") for i, c in near]
-    missing = None if found else "no candidate was found whose decoder direction is within a cosine of 0.7"
-    return NearBy("By decoder direction", "cosine", _named(desk, feature.sae_id, found), missing)
+    neighbours = [(int(i), float(c), "") for i, c in near]
+    missing = (
+        None if neighbours else "no candidate was found whose decoder direction is within a cosine of 0.7"
+    )
+    return NearBy("By decoder direction", "cosine", _named(desk, feature.sae_id, neighbours), missing)
 
 
 def _by_activity(desk: Desk, feature: FeatureId, *, asked: bool) -> NearBy:
@@ -390,11 +392,14 @@ def _by_activity(desk: Desk, feature: FeatureId, *, asked: bool) -> NearBy:
             title, what, (), f"sought among {desk.n_activations:,} activations when asked for", ask=True
         )
     desk.once("norms", lambda: fill_norms(desk.db))
-    found = [
+    neighbours = [
         (int(i), float(c), f"{n:,} tokens together") for i, c, n in active_together(desk.db, feature, N_NEAR)
     ]
     return NearBy(
-        title, what, _named(desk, feature.sae_id, found), None if found else "it fires with no other"
+        title,
+        what,
+        _named(desk, feature.sae_id, neighbours),
+        None if neighbours else "it fires with no other",
     )
 
 

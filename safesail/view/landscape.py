@@ -89,7 +89,7 @@ def read_texts(db: Db) -> list[MapText]:
     return [MapText(*row[2:]) for row in drawn_texts(db, MAX_POINTS)]
 
 
-def place(texts: Sequence[MapText], n_all: int, folder: Path, meaning: Vectors | None = None) -> Landscape:
+def project(texts: Sequence[MapText], n_all: int, folder: Path, meaning: Vectors | None = None) -> Landscape:
     """Place explanations, or read where they were placed before.
 
     Args:

@@ -134,7 +134,7 @@ class Listing:
 
     previous: str | None
     next: str | None
-    found: str | None
+    search_method: str | None
     """How hits were found; None: nothing was searched for."""
 
     capped: bool
@@ -158,7 +158,6 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
     else:
         page, previous, following = _sorted_page(desk, wanted, query)
     listed = tuple(listed_feature(row) for row in shelf_rows(desk.db, page))
-    found = None if result is None else result.method
     return Listing(
         query=query,
         rows=listed,
@@ -166,7 +165,7 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
         facets=_choices(desk, query, counted),
         previous=previous,
         next=following,
-        found=found,
+        search_method=None if result is None else result.method,
         capped=numbers is not None and len(numbers) >= MAX_HITS,
         sorts=_sort_choices(query, searched=numbers is not None),
     )
@@ -215,10 +214,10 @@ def _sorted_page(desk: Desk, wanted: Facets, query: ListQuery) -> tuple[list[int
     """Numbers of a page by sort key, and the links beside it."""
     sort = query.sort if query.sort in SORTS else "score" if desk.totals.scored else "feature"
     cursor = _cursor(query)
-    found = shelf_page(desk.db, wanted, sort, cursor, PAGE_ROWS + 1)
+    keyed = shelf_page(desk.db, wanted, sort, cursor, PAGE_ROWS + 1)
     backwards = cursor is not None and cursor.backwards
-    more = len(found) > PAGE_ROWS
-    page = found[-PAGE_ROWS:] if backwards else found[:PAGE_ROWS]
+    more = len(keyed) > PAGE_ROWS
+    page = keyed[-PAGE_ROWS:] if backwards else keyed[:PAGE_ROWS]
     before = more if backwards else cursor is not None
     after = more if not backwards else True
     return (

@@ -11,7 +11,7 @@ from safesail.resources import cache_dir
 from safesail.view.costs import cost_page
 from safesail.view.desk import Desk
 from safesail.view.feature import FeaturePage, feature_page
-from safesail.view.landscape import FEWEST, Landscape, MapText, Vectors, place, read_texts
+from safesail.view.landscape import FEWEST, Landscape, MapText, Vectors, project, read_texts
 from safesail.view.links import Links, listing, sae_folder
 from safesail.view.listing import ListQuery, list_features
 from safesail.view.render import render
@@ -133,7 +133,7 @@ def map_input(desk: Desk) -> MapInput | None:
 
 def make_map(given: MapInput) -> Landscape:
     """Place the explanations: seconds for thousands, and kept for the next time."""
-    return place(given.texts, given.n_all, given.folder, given.meaning)
+    return project(given.texts, given.n_all, given.folder, given.meaning)
 
 
 def map_html(desk: Desk, links: Links, landscape: Landscape | None, *, making: int = 0) -> str:

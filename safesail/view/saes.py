@@ -153,28 +153,28 @@ def _plots(ranked: list[ScoredSae], series: tuple[str, ...], measure: str) -> li
 def _scopes(desk: Desk, ranked: list[ScoredSae], scope: str, measure: str) -> tuple[Scope, ...]:
     """Rows of concepts or domains, a cell for every SAE; the colour scale runs over the whole table."""
     column = {sae.selection_id: number for number, sae in enumerate(ranked)}
-    found: dict[str, list[Cell | None]] = {}
+    by_scope: dict[str, list[Cell | None]] = {}
     scores = scope_scores(desk.db, list(column), scope, measure)
     values = [value for _, _, value, *_ in scores if value is not None]
     low, high = min(values, default=0.0), max(values, default=1.0)
     for selection_id, name, value, null, at_least, at_most in scores:
         share = 0.0 if value is None or high <= low else (value - low) / (high - low)
-        row = found.setdefault(name, [None] * len(ranked))
+        row = by_scope.setdefault(name, [None] * len(ranked))
         row[column[selection_id]] = Cell(value, null, at_least, at_most, round(10 * share))
     if scope == "concept":
-        _add_coverage(desk, ranked, found)
+        _add_coverage(desk, ranked, by_scope)
     return tuple(
         Scope(name, tuple(cells), _best([sae.sae_id for sae in ranked], cells))
-        for name, cells in sorted(found.items())
+        for name, cells in sorted(by_scope.items())
     )
 
 
-def _add_coverage(desk: Desk, ranked: list[ScoredSae], found: dict[str, list[Cell | None]]) -> None:
+def _add_coverage(desk: Desk, ranked: list[ScoredSae], by_scope: dict[str, list[Cell | None]]) -> None:
     """How many features stand for a concept in each SAE, how many of them are explained, and how well."""
     column = {sae.sae_id: number for number, sae in enumerate(ranked)}
     for concept_id, _, _, _, sae_id, candidates, explained, best in concept_coverage(desk.db):
         at = column.get(sae_id)
-        cells = found.get(concept_id)
+        cells = by_scope.get(concept_id)
         if at is None or cells is None:
             continue
         cell = cells[at] or Cell(None, None, None, None, 0)

@@ -59,12 +59,12 @@ class Reading:
     def open(self, path: Path, options: ViewOptions, *, quiet: bool) -> None:
         """Open the catalog; its faults come out here."""
 
-        def opening() -> Desk:
+        def enter() -> Desk:
             return self._stack.enter_context(
                 open_desk(path, by=options.by, memory=options.memory, quiet=quiet)
             )
 
-        self._desk = self._pool.submit(opening).result()
+        self._desk = self._pool.submit(enter).result()
 
     def close(self) -> None:
         """Close it, in the thread that opened it."""
@@ -190,9 +190,9 @@ async def _map_hits(request: Request) -> Response:
     reading = _reading(request)
     landscape = await _placed(reading)
     query = request.query_params.get("q", "")[:MAX_QUERY]
-    found = await reading.read(lambda desk: desk.index.search(query, limit=MAX_HITS).hits)
+    hits = await reading.read(lambda desk: desk.index.search(query, limit=MAX_HITS).hits)
     number = await asyncio.to_thread(_numbers, landscape)
-    return JSONResponse([number[key] for hit in found if (key := (hit.sae_id, hit.index)) in number])
+    return JSONResponse([number[key] for hit in hits if (key := (hit.sae_id, hit.index)) in number])
 
 
 def _numbers(landscape: Landscape) -> dict[tuple[str, int], int]:

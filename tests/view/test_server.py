@@ -1,6 +1,12 @@
 """What the server sends, and to whom."""
 
+import html
 import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -10,12 +16,14 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
+from click.testing import CliRunner
 
 from safesail.autointerp.replay import Replays, ScoreKey
 from safesail.autointerp.score import agreement
+from safesail.cli.main import cli
 from safesail.domain.ids import FeatureId
 from safesail.errors import ConfigError, NotFoundError
-from safesail.store.connection import open_reader
+from safesail.store.connection import open_reader, open_writer
 from safesail.store.feature_page import score_origins
 from safesail.store.sql import value
 from safesail.view.config import ViewOptions
@@ -58,10 +66,10 @@ class Text(HTMLParser):
             self.words += data.split()
 
 
-def text_of(html: str) -> list[str]:
+def text_of(page: str) -> list[str]:
     """Words of a page's main part."""
     reader = Text()
-    reader.feed(html[html.index("<main") : html.index("</main>")])
+    reader.feed(page[page.index("<main") : page.index("</main>")])
     return reader.words
 
 
@@ -133,9 +141,9 @@ def test_nothing_is_written(server: str, method: str) -> None:
     ],
 )
 def test_wrong_addresses_get_a_page_that_says_so(server: str, path: str, status: int) -> None:
-    got, html, _ = get(server + path)
+    got, page, _ = get(server + path)
     assert got == status
-    assert "Traceback" not in html
+    assert "Traceback" not in page
 
 
 def test_the_server_cannot_be_reached_from_elsewhere(store: Path) -> None:
@@ -236,6 +244,41 @@ def test_level_windows_are_of_their_level(store: Path) -> None:
     assert all(w.maximum == 0 for w in silent)
 
 
+def test_the_command_serves_until_it_is_interrupted(store: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "safesail",
+        "view",
+        "--store",
+        str(store),
+        "--port",
+        "0",
+        "--by",
+        "words",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
+        assert address is not None
+        assert "planted.duckdb" in get(address[0])[1]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_the_command_exports_and_refuses_in_one_line(store: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "x").touch()
+    asked = ["view", "--quiet", "--store", str(store), "--export"]
+    with pytest.raises(ConfigError, match="name a new folder"):
+        CliRunner().invoke(cli, [*asked, str(taken)], standalone_mode=False, catch_exceptions=False)
+    alone = CliRunner().invoke(cli, ["view", "--store", str(store), "--redact", "violence"])
+    assert (alone.exit_code, "belongs to --export" in alone.output) == (2, True)
+
+
 def test_a_tokens_colour_is_its_share_of_the_top() -> None:
     assert [step_of(v, 10.0) for v in (-1.0, 0.0, 0.01, 5.0, 10.0, 99.0)] == [0, 0, 1, 5, 10, 10]
 
@@ -269,14 +312,21 @@ def test_a_redacted_release_shows_nothing_of_what_it_masks(
             assert secret not in get(address + path)[1]
 
 
-def test_an_export_takes_no_foreign_folder(store: Path, pages: Path, tmp_path: Path) -> None:
-    (tmp_path / "letter.txt").write_text("keep me")
+def test_an_export_takes_the_place_of_an_earlier_one_only(tmp_path: Path) -> None:
+    path = tmp_path / "empty.duckdb"
+    with open_writer(path):
+        pass
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("keep me")
     with pytest.raises(ConfigError, match="holds something else"):
-        export(store, tmp_path, OPTIONS, quiet=True)
-    assert (tmp_path / "letter.txt").read_text() == "keep me"
-    (pages / "index.html").read_text()  # an earlier one is replaced, whole
-    export(store, pages, OPTIONS, quiet=True)
-    assert (pages / "index.html").is_file()
+        export(path, tmp_path / "mine", OPTIONS, quiet=True)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "keep me"
+    for _ in range(2):
+        export(path, tmp_path / "pages", OPTIONS, quiet=True)
+        assert (tmp_path / "pages" / "index.html").is_file()
+        (tmp_path / "pages" / "old.html").touch()
+    export(path, tmp_path / "pages", OPTIONS, quiet=True)
+    assert not (tmp_path / "pages" / "old.html").exists()
 
 
 def test_a_release_is_not_redacted_again(release: Path, tmp_path: Path) -> None:
@@ -302,17 +352,13 @@ def test_pages_of_an_export_lead_nowhere_that_is_not_there(pages: Path) -> None:
 
 
 def test_json_on_a_feature_page_is_the_feature(pages: Path) -> None:
-    html = (next((pages / "features").glob(f"{SAE}-*")) / "3.html").read_text()
-    import html as escapes
-
-    start = html.index('<textarea id="json"')
-    held = html[html.index(">", start) + 1 : html.index("</textarea>", start)]
-    assert json.loads(escapes.unescape(held))["index"] == 3
+    page = (next((pages / "features").glob(f"{SAE}-*")) / "3.html").read_text()
+    start = page.index('<textarea id="json"')
+    held = page[page.index(">", start) + 1 : page.index("</textarea>", start)]
+    assert json.loads(html.unescape(held))["index"] == 3
 
 
 def test_stores_without_anything_have_pages_too(tmp_path: Path) -> None:
-    from safesail.store.connection import open_writer
-
     path = tmp_path / "empty.duckdb"
     with open_writer(path):
         pass
@@ -323,10 +369,6 @@ def test_stores_without_anything_have_pages_too(tmp_path: Path) -> None:
 
 
 def test_effects_are_shown_where_their_table_is(store: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from safesail.store.connection import open_writer
-
     path = tmp_path / "effects.duckdb"
     shutil.copy(store, path)
     with open_writer(path) as db:
