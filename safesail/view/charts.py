@@ -84,7 +84,7 @@ def score_words(marks: ScoreMarks) -> str:
 
 def histogram(bins: Sequence[int], top: float, marks: Sequence[tuple[str, float | None]]) -> Markup:
     """Counts by equal bins from 0 to `top`, on a scale of logarithms, with named places on the axis."""
-    width, height, left, bottom = 560, 170, 46, 40
+    width, height, left, bottom = 560, 170, 60, 40
     plot = height - bottom - 16
     most = max(bins, default=0)
     scale = plot / math.log10(1 + most) if most else 0.0
@@ -143,7 +143,7 @@ class Axis:
 
 def scatter(dots: Sequence[Dot], x: Axis, y: Axis, *, joined: bool) -> Markup:
     """Points with intervals, and their nulls as crosses; those of a series are joined where asked."""
-    width, height, left, bottom = 560, 300, 58, 48
+    width, height, left, bottom = 560, 300, 76, 48
     xs = [_position(d.x, x) for d in dots]
     ys = [v for d in dots for v in (d.y, d.low, d.high, d.null) if v is not None]
     x_low, x_high = _spread(min(xs), max(xs))
