@@ -94,9 +94,11 @@ def served(path: Path) -> Generator[Served]:
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found is not None, "it did not start"
         address = found[0].rstrip("/")
-        get(f"{address}/static/icon.svg")
-        yield Served(address, psutil.Process(process.pid), time.perf_counter() - began)
-        process.terminate()
+        try:
+            get(f"{address}/static/icon.svg")
+            yield Served(address, psutil.Process(process.pid), time.perf_counter() - began)
+        finally:
+            process.terminate()
 
 
 def get(address: str) -> bytes:
@@ -129,7 +131,7 @@ def pages_of(n: int) -> dict[str, list[str]]:
     words = vocabulary(np.random.default_rng(0))
     drawn = [(int(i) // D_SAE, int(i) % D_SAE) for i in rng.integers(0, n, 60)]
     asked = [f"{words[a]} {words[b]}" for a, b in rng.integers(20, 2000, (40, 2))]
-    tags = ("politics", "violence", "insult", "weapons", "fraud", "hate")
+    tags = ("politics", "violence", "pornography", "terror", "fraud", "hate")
     return {
         "start": ["/"] * 20,
         "search": [f"/?q={quote(text)}" for text in asked],
