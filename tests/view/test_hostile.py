@@ -109,13 +109,8 @@ def test_pages_of_the_server_hold_our_markup_only(evil_server: str) -> None:
 def test_what_an_address_says_is_text_too(evil_server: str) -> None:
     for n, text in enumerate(STRINGS):
         asked = quote(text[:290], safe="")
-        paths = (
-            f"/?q={asked}",
-            f"/feature?sae={asked}&index=0",
-            f"/?sae={asked}",
-            f"/?domain={asked}&after={asked}",
-        )
-        for path in paths[:2] if n % 4 else paths:
+        lists = (f"/?q={asked}", f"/?sae={asked}", f"/?domain={asked}&after={asked}")
+        for path in (f"/feature?sae={asked}&index=0", lists[n % 3] if n % 4 == 0 else "/nowhere"):
             status, html, _ = get(evil_server + path)
             assert status in (200, 400, 404), (path, status)
             check(html)
