@@ -1,7 +1,6 @@
-"""What the page of one feature reads beside `shown.py`: windows by level, histogram, neighbours, what others add."""
+"""What the page of one feature reads beside `shown.py`: windows by level, histogram, neighbours."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from safesail.domain.ids import FeatureId
 from safesail.store.connection import Db
@@ -225,43 +224,3 @@ def explanation_ids(db: Db, feature: FeatureId) -> list[Row]:
         "SELECT explanation_id, prompt_hash FROM explanations WHERE sae_id = ? AND feature = ? ORDER BY ordinal DESC",
         [feature.sae_id, feature.index],
     )
-
-
-@dataclass(frozen=True)
-class Extra:
-    """Rows of a table that a later stage keeps about features, as they are."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-
-
-EXTRAS = ("effects", "logit_lens")
-"""Tables that may be there: with the columns sae_id and feature."""
-
-
-def extra_tables(db: Db) -> tuple[str, ...]:
-    """Those of `EXTRAS` that this catalog has, with the columns that the others are read by."""
-    selected = rows(
-        db,
-        "SELECT table_name FROM information_schema.columns WHERE table_schema = 'main'"
-        " AND column_name IN ('sae_id', 'feature') GROUP BY 1 HAVING count(*) = 2",
-    )
-    names = {str(row[0]) for row in selected}
-    return tuple(name for name in EXTRAS if name in names)
-
-
-def extra_rows(db: Db, table: str, feature: FeatureId, limit: int = 50) -> Extra:
-    """What one of `extra_tables` holds of a feature."""
-    assert table in EXTRAS, table
-    held = db.execute(
-        f"SELECT * EXCLUDE (sae_id, feature) FROM {table} WHERE sae_id = ? AND feature = ? LIMIT {int(limit)}",
-        [feature.sae_id, feature.index],
-    )
-    columns = tuple(str(column[0]) for column in held.description or ())
-    return Extra(columns, tuple(held.fetchall()))
-
-
-def extra_features(db: Db, table: str) -> int:
-    """Features of which a table of `extra_tables` says something."""
-    assert table in EXTRAS, table
-    return int(value(db, f"SELECT count(DISTINCT (sae_id, feature)) FROM {table}"))

@@ -12,7 +12,9 @@ import pyarrow as pa
 from safesail.store.connection import Db
 from safesail.store.sql import Row, rows, value
 
-State = Literal["explained", "scored", "above_chance", "beyond_lookup", "unexplained", "hidden"]
+State = Literal[
+    "explained", "scored", "above_chance", "beyond_lookup", "with_effect", "unexplained", "hidden"
+]
 """What may be asked of a feature: `hidden` ones have a masked explanation."""
 
 STATES: dict[str, str] = {
@@ -20,6 +22,7 @@ STATES: dict[str, str] = {
     "scored": "score IS NOT NULL",
     "above_chance": "above_chance",
     "beyond_lookup": "beyond_lookup",
+    "with_effect": "with_effect",
     "unexplained": "NOT explained",
     "hidden": "hidden",
 }
@@ -91,7 +94,8 @@ def fill_shelf(db: Db, domains: Mapping[str, int]) -> None:
                    c.explanation IS NOT NULL AND c.explanation <> '***' AS explained,
                    coalesce(c.explanation = '***', false) AS hidden,
                    coalesce(c.score_low > c.chance_score, false) AS above_chance,
-                   coalesce(c.beyond_lookup = 'yes', false) AS beyond_lookup
+                   coalesce(c.beyond_lookup = 'yes', false) AS beyond_lookup,
+                   coalesce(c.effect = 'yes', false) AS with_effect
             FROM temp.catalog c JOIN saes s USING (sae_id)
             LEFT JOIN tagged t ON t.sae_id = c.sae_id AND t.feature = c."index"
             ORDER BY n
@@ -147,12 +151,12 @@ def shelf_page(
 
 def shelf_rows(db: Db, numbers: Sequence[int]) -> list[Row]:
     """sae_id, layer, index, explanation, tags, score, low, high, chance, lookup, beyond_lookup, density, top_tokens,
-    reason; of rows with these numbers, in their order.
+    reason, effect; of rows with these numbers, in their order.
     """  # noqa: D205
     selected = rows(
         db,
         'SELECT rowid, sae_id, layer, "index", explanation, tags, score, score_low, score_high, chance_score,'
-        " lookup_score, beyond_lookup, density, top_tokens, score_reason FROM temp.catalog"
+        " lookup_score, beyond_lookup, density, top_tokens, score_reason, effect FROM temp.catalog"
         f" WHERE rowid IN ({', '.join(str(int(n)) for n in numbers) or 'NULL'})",
     )
     by_number = {int(row[0]): row[1:] for row in selected}
@@ -248,6 +252,10 @@ class Totals:
     """Whose explanation knows more than a table token -> mean activation."""
 
     with_lookup: int
+    with_effect: int
+    """Which are shown to do something: changing them changes what the model says next more than other features do."""
+
+    measured_effect: int
     tagged: int
 
 
@@ -258,6 +266,7 @@ def totals(db: Db) -> Totals:
         "SELECT count(*), count(*) FILTER (explained), count(*) FILTER (hidden), count(score),"
         " count(*) FILTER (above_chance), (SELECT count(chance_score) FROM temp.catalog),"
         " count(*) FILTER (beyond_lookup), (SELECT count(lookup_score) FROM temp.catalog),"
+        " count(*) FILTER (with_effect), (SELECT count(effect) FROM temp.catalog),"
         " count(*) FILTER (mask <> 0) FROM shelf",
     )
     return Totals(*map(int, row))

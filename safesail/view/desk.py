@@ -19,8 +19,6 @@ from safesail.concepts.taxonomy import taxonomy
 from safesail.store.calls import total_tokens
 from safesail.store.connection import Db
 from safesail.store.feature_page import (
-    extra_features,
-    extra_tables,
     has_rows,
     headline_methods,
     n_activations,
@@ -73,9 +71,6 @@ class Desk:
 
         self.totals: Totals = totals(db)
         self.saes = [ShownSae(*row) for row in shelf_saes(db)]
-        self.extras = {table: extra_features(db, table) for table in extra_tables(db)}
-        """Tables of later stages that are there, and of how many features they say something."""
-
         self.tokens_spent = total_tokens(db)
         self.memo: dict[Any, Any] = {}
         """Results that a page keeps for the next one; keyed by what they are of."""

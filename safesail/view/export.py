@@ -153,6 +153,7 @@ def _write_list(
             rows.append([
                 number[f.sae_id], f.index, f.layer, f.explanation, list(f.tags), f.score, f.low, f.high, f.chance,
                 f.lookup, int(f.beyond_lookup == "yes"), f.density, desk.masks[n], list(f.top_tokens[:6]),
+                int(f.effect == "yes"),
             ])  # fmt: skip
     catalog = {
         "saes": [sae.sae_id for sae in desk.saes],

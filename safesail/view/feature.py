@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from safesail.autointerp.replay import Replays, ScoreKey
 from safesail.autointerp.units import Simulation
@@ -15,12 +16,10 @@ from safesail.prompting.marking import crop
 from safesail.store.feature_page import (
     MANY_ACTIVATIONS,
     N_LEVELS,
-    Extra,
     Statistics,
     active_together,
     control_windows,
     explanation_ids,
-    extra_rows,
     fill_norms,
     levelled_windows,
     named_features,
@@ -40,6 +39,13 @@ N_CONTROLS = 3
 
 BEFORE, AFTER = 40, 16
 """Tokens round the strongest one; the whole window stands in the JSON."""
+
+EFFECTS = {
+    "log_odds_followers": "what follows it in other texts",
+    "log_odds_key_words": "its concept's words",
+    "log_odds_lens": "the tokens of its logit lens",
+}
+"""Sets of tokens whose log-odds are measured."""
 
 N_NEAR = 8
 N_BINS = 32
@@ -188,7 +194,15 @@ class FeaturePage:
     nearby: tuple[NearBy, ...]
     simulation: ShownSimulation
     concepts: tuple[ShownConcept, ...]
-    extras: dict[str, Extra]
+    effects: tuple[dict[str, Any], ...]
+    """Changes of log-odds, as `ShownFeature.effects` has them."""
+
+    risen: tuple[str, ...]
+    """Tokens that steering makes likelier."""
+
+    output: dict[str, Any] | None
+    """How well its explanation picks these from other features'."""
+
     origins: tuple[Origin, ...]
     neuronpedia: str | None
     """Address of its page there."""
@@ -234,7 +248,9 @@ def feature_page(
         nearby=tuple(_nearby(desk, feature, first, asked=near)),
         simulation=_simulation(desk, feature, stand, simulated=simulated),
         concepts=shown.concepts,
-        extras={table: extra_rows(desk.db, table, feature) for table in desk.extras},
+        effects=tuple(e for e in shown.effects if e["measure"] in EFFECTS),
+        risen=next((tuple(e["tokens"] or ()) for e in shown.effects if e["measure"] == "risen"), ()),
+        output=next((e for e in shown.effects if e["measure"] == "output_score"), None),
         origins=_origins(shown, stand),
         neuronpedia=_neuronpedia(desk, feature),
         previous=feature.index - 1 if feature.index else None,

@@ -39,6 +39,7 @@ STATE_NAMES = {
     "scored": "scored",
     "above_chance": "above chance",
     "beyond_lookup": "above the token table",
+    "with_effect": "shown to do something",
     "unexplained": "not explained",
     "hidden": "masked",
 }
@@ -108,6 +109,9 @@ class ListedFeature:
     top_tokens: tuple[str, ...]
     reason: str | None
     """Why there is no score."""
+
+    effect: str | None
+    """Whether it is shown to do something: `yes`, `no` or `not shown`."""
 
 
 @dataclass(frozen=True)

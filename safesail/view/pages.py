@@ -10,7 +10,7 @@ from safesail.errors import ConfigError
 from safesail.resources import cache_dir
 from safesail.view.costs import cost_page
 from safesail.view.desk import Desk
-from safesail.view.feature import FeaturePage, feature_page
+from safesail.view.feature import EFFECTS, FeaturePage, feature_page
 from safesail.view.landscape import FEWEST, Landscape, MapText, Vectors, project, read_texts
 from safesail.view.links import Links, listing, sae_folder
 from safesail.view.listing import ListQuery, list_features
@@ -85,6 +85,7 @@ def feature_as_html(
         of_sae=listing(sae=shown.shown.sae_id),
         before=before,
         after=after,
+        effect_names=EFFECTS,
         marks=[("Q(0.9)", measured.q90), ("Q(0.999)", measured.q999)],
     )
 

@@ -127,6 +127,14 @@ def fill(path: Path) -> None:
                 "INSERT INTO sae_scores VALUES ('s0', ?, ?, ?, 'detection', 0.8, 0.7, 0.9, 0.5, 0.3, 5, NULL)",
                 [STRINGS[0], "domain" if n % 2 else "concept", text],
             )
+            for measure in ("log_odds_followers", "risen"):
+                db.execute(
+                    "INSERT INTO effects (sae_id, feature, condition, texts, measure, expected, value, null_value, tokens,"
+                    " n_texts, reason, seed, settings, settings_hash, fingerprint, sae_sha256, texts_id)"
+                    " VALUES (?, ?, ?, ?, ?, 1, 0.5, 0.1, ?, 8, ?, 0, ?, ?, ?, ?, ?)",
+                    [sae, n, text, text, measure, [text], *[text] * 6],
+                )
+            db.execute("INSERT INTO logit_lens VALUES (?, ?, ?, [1.0], ?, [-1.0])", [sae, n, [text], [text]])
             db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, now(), now(), 1)", [text, text, "{}", text])
             db.execute(
                 "INSERT INTO llm_calls (cache_key, run_id, stage, model, endpoint, prompt_hash, request, status,"

@@ -368,20 +368,21 @@ def test_stores_without_anything_have_pages_too(tmp_path: Path) -> None:
     assert export(path, tmp_path / "out", OPTIONS, quiet=True).pages == 4
 
 
-def test_effects_are_shown_where_their_table_is(store: Path, tmp_path: Path) -> None:
-    path = tmp_path / "effects.duckdb"
-    shutil.copy(store, path)
+def test_effects_stand_beside_their_nulls(store: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(store, tmp_path / "effects.duckdb"))
     with open_writer(path) as db:
-        db.execute(
-            "CREATE TABLE IF NOT EXISTS effects (sae_id TEXT, feature INTEGER, measure TEXT, value DOUBLE)"
-        )
-        names = [row[0] for row in db.execute("DESCRIBE effects").fetchall()]
-        given = {"sae_id": SAE, "feature": 3, "measure": "refusal", "value": 0.25}
-        if set(names) == set(given):
-            db.execute("INSERT INTO effects VALUES (?, 3, 'refusal', 0.25)", [SAE])
-    with open_desk(path, by="words", quiet=True) as desk:
-        assert "effects" in desk.extras
-        extra = feature_page(desk, FeatureId(SAE, 3)).extras["effects"]
-    assert "sae_id" not in extra.columns
-    if set(names) == set(given):
-        assert extra.rows == (("refusal", 0.25),)
+        for measure, value, q in (("log_odds_followers", 0.75, 0.01), ("log_odds_lens", 1.5, None)):
+            db.execute(
+                "INSERT INTO effects (sae_id, feature, condition, texts, measure, expected, value, null_value,"
+                " gain_low, gain_high, q, n_texts, seed, settings, settings_hash, fingerprint, sae_sha256, texts_id)"
+                " VALUES (?, 3, 'ablate', 'firing', ?, 1, ?, 0.125, 0.25, 0.9, ?, 8, 0, '{}', 'h', 'f', 's', 't')",
+                [SAE, measure, value, q],
+            )
+        db.execute("INSERT INTO logit_lens VALUES (?, 3, [' stream'], [2.0], [' desert'], [-2.0])", [SAE])
+    with serving(path) as address:
+        words = " ".join(text_of(get(f"{address}/feature?sae={SAE}&index=3")[1]))
+        assert "ablated firing text what follows it in other texts 0.75 0.12 – 0.25 to 0.90 0.010" in words
+        assert "makes likelier stream" in words
+        assert "less likely desert" in words
+        assert "shown to do something 1 of 1" in " ".join(text_of(get(address + "/")[1]))
+        assert "1 feature" in " ".join(text_of(get(address + "/?state=with_effect")[1]))

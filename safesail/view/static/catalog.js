@@ -11,10 +11,11 @@
     scored: [(r) => r.score !== null, "scored"],
     above_chance: [(r) => r.chance !== null && r.low !== null && r.low > r.chance, "above chance"],
     beyond_lookup: [(r) => r.beyond === 1, "above the token table"],
+    with_effect: [(r) => r.effect === 1, "shown to do something"],
     unexplained: [(r) => r.explanation === null || r.explanation === "***", "not explained"],
     hidden: [(r) => r.explanation === "***", "masked"],
   };
-  const NAMES = ["sae", "index", "layer", "explanation", "tags", "score", "low", "high", "chance", "lookup", "beyond", "density", "mask", "tops"];
+  const NAMES = ["sae", "index", "layer", "explanation", "tags", "score", "low", "high", "chance", "lookup", "beyond", "density", "mask", "tops", "effect"];
   const asked = new URLSearchParams(location.search);
   const query = Object.fromEntries(["q", "domain", "sae", "layer", "least", "state", "sort", "after", "before"].map((k) => [k, asked.get(k) || ""]));
   // As `safesail.view.text.visible` has it on the server.
