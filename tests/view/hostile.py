@@ -129,8 +129,8 @@ def fill(path: Path) -> None:
             )
             for measure in ("log_odds_followers", "risen"):
                 db.execute(
-                    "INSERT INTO effects (sae_id, feature, condition, texts, measure, expected, value, null_value, tokens,"
-                    " n_texts, reason, seed, settings, settings_hash, fingerprint, sae_sha256, texts_id)"
+                    "INSERT INTO effects (sae_id, feature, condition, texts, measure, expected, value, null_value,"
+                    " tokens, n_texts, reason, seed, settings, settings_hash, fingerprint, sae_sha256, texts_id)"
                     " VALUES (?, ?, ?, ?, ?, 1, 0.5, 0.1, ?, 8, ?, 0, ?, ?, ?, ?, ?)",
                     [sae, n, text, text, measure, [text], *[text] * 6],
                 )
