@@ -26,7 +26,7 @@ _LEVELLED = """
 """
 """The highest level shows its strongest windows, the others ones drawn by a hash."""
 
-BLOCK = 4096
+BLOCK = 1024
 """Consecutive windows out of which controls are drawn: all windows of a large harvest would take too long."""
 
 MANY_ACTIVATIONS = 20_000_000

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from safesail.store.connection import Db
 from safesail.store.sql import Row, rows, value
@@ -105,6 +107,20 @@ def fill_shelf(db: Db, domains: Mapping[str, int]) -> None:
         db.unregister("_bits")
 
 
+def _source(wanted: Facets) -> str:
+    """The table that is asked: all features, or the hits of the search of which `fill_hits` was told."""
+    return "shelf" if wanted.among is None else "hits"
+
+
+def fill_hits(db: Db, numbers: Sequence[int]) -> None:
+    """Put the rows with these numbers aside: what has them as `among` reads them alone."""
+    db.execute(
+        "CREATE OR REPLACE TEMP TABLE hits AS SELECT * FROM shelf"
+        " WHERE n IN (SELECT unnest(CAST(? AS BIGINT[])))",
+        [list(numbers)],
+    )
+
+
 def _where(wanted: Facets) -> tuple[str, list[Any]]:
     parts, values = ["true"], list[Any]()
     for column, asked in (
@@ -120,9 +136,6 @@ def _where(wanted: Facets) -> tuple[str, list[Any]]:
         values.append(1 << wanted.domain)
     if wanted.state is not None:
         parts.append(STATES[wanted.state])
-    if wanted.among is not None:
-        parts.append("n IN (SELECT unnest(CAST(? AS BIGINT[])))")
-        values.append(list(wanted.among))
     return " AND ".join(parts), values
 
 
@@ -141,7 +154,7 @@ def shelf_page(
     way, ties = ("DESC" if falls != backwards else "ASC"), ("DESC" if backwards else "ASC")
     selected = rows(
         db,
-        f"SELECT n, CAST({key} AS DOUBLE) AS key FROM shelf WHERE {where}"
+        f"SELECT n, CAST({key} AS DOUBLE) AS key FROM {_source(wanted)} WHERE {where}"
         f" ORDER BY key {way}, n {ties} LIMIT {int(limit)}",
         values,
     )
@@ -157,7 +170,8 @@ def shelf_rows(db: Db, numbers: Sequence[int]) -> list[Row]:
         db,
         'SELECT rowid, sae_id, layer, "index", explanation, tags, score, score_low, score_high, chance_score,'
         " lookup_score, beyond_lookup, density, top_tokens, score_reason, effect FROM temp.catalog"
-        f" WHERE rowid IN ({', '.join(str(int(n)) for n in numbers) or 'NULL'})",
+        " WHERE rowid IN (SELECT unnest(CAST(? AS BIGINT[])))",
+        [list(numbers)],
     )
     by_number = {int(row[0]): row[1:] for row in selected}
     return [by_number[n] for n in numbers]
@@ -183,7 +197,7 @@ def shelf_masks(db: Db) -> list[int]:
 def shelf_count(db: Db, wanted: Facets) -> int:
     """Features that fit."""
     where, values = _where(wanted)
-    return int(value(db, f"SELECT count(*) FROM shelf WHERE {where}", values))
+    return int(value(db, f"SELECT count(*) FROM {_source(wanted)} WHERE {where}", values))
 
 
 def shelf_facets(db: Db, wanted: Facets, n_domains: int) -> dict[str, list[tuple[Any, int]]]:
@@ -209,7 +223,7 @@ def _grouped(db: Db, wanted: Facets, column: str) -> list[tuple[Any, int]]:
     where, values = _where(wanted)
     grouped = rows(
         db,
-        f"SELECT {column}, count(*) FROM shelf WHERE {where} AND {column} IS NOT NULL GROUP BY 1 ORDER BY 1",
+        f"SELECT {column}, count(*) FROM {_source(wanted)} WHERE {where} AND {column} IS NOT NULL GROUP BY 1 ORDER BY 1",
         values,
     )
     return [(row[0], int(row[1])) for row in grouped]
@@ -220,20 +234,16 @@ def _flags(db: Db, wanted: Facets, conditions: Mapping[Any, str]) -> list[tuple[
         return []
     where, values = _where(wanted)
     counts = ", ".join(f"count(*) FILTER ({condition})" for condition in conditions.values())
-    (row,) = rows(db, f"SELECT {counts} FROM shelf WHERE {where}", values)
+    (row,) = rows(db, f"SELECT {counts} FROM {_source(wanted)} WHERE {where}", values)
     return [(name, int(n)) for name, n in zip(conditions, row, strict=True) if n]
 
 
-def searched_numbers(db: Db, numbers: Sequence[int]) -> list[int]:
-    """Rows of the shelf of explanations that a search numbered (`number_texts`), in the order given."""
-    selected = rows(
-        db,
-        'SELECT s.number, c.rowid FROM searched s JOIN temp.catalog c USING (sae_id, "index")'
-        " WHERE s.number IN (SELECT unnest(CAST(? AS BIGINT[])))",
-        [list(numbers)],
-    )
-    at = {int(number): int(n) for number, n in selected}
-    return [at[n] for n in numbers]
+def searched_rows(db: Db) -> NDArray[np.int64]:
+    """Row of the shelf of every explanation that can be searched, by the number that `number_texts` gives it."""
+    columns = db.execute(
+        "SELECT rowid AS n FROM temp.catalog WHERE trim(explanation) NOT IN ('', '***') ORDER BY sae_id, \"index\""
+    ).fetchnumpy()
+    return np.asarray(columns["n"], dtype=np.int64)
 
 
 @dataclass(frozen=True)

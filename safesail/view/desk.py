@@ -11,6 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from safesail.catalog.embedder import open_index
 from safesail.catalog.query import parse_memory
 from safesail.catalog.search import By, SearchIndex
@@ -27,7 +30,15 @@ from safesail.store.feature_page import (
 from safesail.store.overview import all_tags
 from safesail.store.query import hold_catalog, lock
 from safesail.store.search import known_concepts
-from safesail.store.shelf import MAX_DOMAINS, Totals, fill_shelf, shelf_masks, shelf_saes, totals
+from safesail.store.shelf import (
+    MAX_DOMAINS,
+    Totals,
+    fill_shelf,
+    searched_rows,
+    shelf_masks,
+    shelf_saes,
+    totals,
+)
 
 OTHER = "other"
 """Domain of tags for which no bit is left."""
@@ -86,6 +97,11 @@ class Desk:
     def domain_of_tag(self) -> dict[str, str]:
         """Domain of every tag."""
         return domains_of_tags(self.db)
+
+    @cached_property
+    def searched(self) -> NDArray[np.int64]:
+        """Row of the shelf of every explanation, by the number that searches give it."""
+        return searched_rows(self.db)
 
     @cached_property
     def masks(self) -> list[int]:

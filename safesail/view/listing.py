@@ -11,7 +11,7 @@ from safesail.store.shelf import (
     STATES,
     Cursor,
     Facets,
-    searched_numbers,
+    fill_hits,
     shelf_count,
     shelf_facets,
     shelf_page,
@@ -155,6 +155,8 @@ def list_features(desk: Desk, query: ListQuery) -> Listing:
     """
     result, numbers = _search(desk, query)
     wanted = _facets(desk, query, numbers)
+    if numbers is not None:
+        fill_hits(desk.db, numbers)
     n, counted = desk.once(("facets", wanted), lambda: _counted(desk, wanted))
     by_rank = numbers is not None and query.sort in ("", RELEVANCE)
     if by_rank:
@@ -189,7 +191,7 @@ def _search(desk: Desk, query: ListQuery) -> tuple[RankedTexts | None, list[int]
 
     def search() -> tuple[RankedTexts, list[int]]:
         ranked = desk.index.ranked(query.q, limit=MAX_HITS)
-        return ranked, searched_numbers(desk.db, ranked.numbers)
+        return ranked, desk.searched[ranked.numbers].tolist()
 
     return desk.once(("search", query.q), search)
 

@@ -95,7 +95,7 @@ def test_there_are_many() -> None:
 
 
 def test_pages_of_the_server_hold_our_markup_only(evil_server: str) -> None:
-    for n, text in enumerate(STRINGS):
+    for n, text in list(enumerate(STRINGS))[::3]:  # those whose SAE bears the string too; an export has all
         status, html, _ = get(evil_server + address_of(n))
         assert status == 200, text
         check(html)
@@ -120,7 +120,10 @@ def test_files_of_an_export_hold_our_markup_only(evil_pages: Path) -> None:
     pages = list(evil_pages.rglob("*.html"))
     assert len(pages) == len(STRINGS) + 4
     for page in pages:
-        check(page.read_text(encoding="utf-8"))
+        html = page.read_text(encoding="utf-8")
+        check(html)
+        if page.stem.isdigit():  # the string is there, whole
+            assert str(escape(visible(STRINGS[int(page.stem)])))[:200] in html
     for script in (evil_pages / "data").iterdir():
         text = script.read_text(encoding="ascii")  # no character could end it early
         assert "<" not in text
