@@ -223,7 +223,8 @@ def _grouped(db: Db, wanted: Facets, column: str) -> list[tuple[Any, int]]:
     where, values = _where(wanted)
     grouped = rows(
         db,
-        f"SELECT {column}, count(*) FROM {_source(wanted)} WHERE {where} AND {column} IS NOT NULL GROUP BY 1 ORDER BY 1",
+        f"SELECT {column}, count(*) FROM {_source(wanted)} WHERE {where} AND {column} IS NOT NULL"
+        " GROUP BY 1 ORDER BY 1",
         values,
     )
     return [(row[0], int(row[1])) for row in grouped]
