@@ -199,7 +199,7 @@ class PoolScorer:
         """
         self._explanations |= {explanation_id(e): e for e in explanations}
         self._know([e.feature for e in explanations])
-        await self._recall(explanations)
+        await self.recall(explanations)
         while self.stopped_by is None:
             open_ones = [e for e in explanations if self._is_open(e, rounds)]
             if not open_ones:
@@ -246,7 +246,7 @@ class PoolScorer:
         cost = expected_cost(self._db, self._client.inner, request, STAGE, prices)
         return amount(cost, budget) / len(of), gap(cost, budget)
 
-    async def _recall(self, explanations: Sequence[Explanation]) -> None:
+    async def recall(self, explanations: Sequence[Explanation]) -> None:
         """Take what earlier runs were told of these explanations, or were about to ask, from the cache."""
         asked = {explanation_id(e) for e in explanations}
         pools = [

@@ -56,7 +56,7 @@ class MeaningIndex:
 
     def __init__(self, embedder: Embedder, vectors: Float[np.ndarray, "n d_vector"]) -> None:
         self._embedder = embedder
-        self._vectors = vectors
+        self.vectors = vectors
         self._basis = np.eye(embedder.d_vector, dtype=np.float32)
         if len(vectors) > EXACT:
             self._basis = _principal_directions(vectors)
@@ -109,7 +109,7 @@ class MeaningIndex:
         numbers = np.argpartition(-likeness, n)[:n] if len(likeness) > n else np.arange(len(likeness))
         numbers = np.sort(numbers[likeness[numbers] > -np.inf])
         # Rounded: a product's last digit may depend on how many rows it had.
-        cosines = np.round(np.asarray(self._vectors[numbers], dtype=np.float32) @ query, 5)
+        cosines = np.round(np.asarray(self.vectors[numbers], dtype=np.float32) @ query, 5)
         order = np.argsort(-cosines, kind="stable")[:limit]
         return [(int(numbers[i]), float(cosines[i])) for i in order if cosines[i] >= MIN_COSINE]
 

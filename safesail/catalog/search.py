@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from safesail.catalog.meaning import Embedder, MeaningIndex, read_vectors
 from safesail.catalog.words import WordIndex, WordMatches, parse_terms
 from safesail.concepts.taxonomy import taxonomy
@@ -48,6 +51,22 @@ class SearchResult:
     """False where only some of the matches by words were ranked."""
 
 
+@dataclass(frozen=True)
+class RankedTexts:
+    """Numbers of the best texts, best first, and how they were found."""
+
+    ranked: tuple[tuple[int, float], ...]
+    """(number, rank), as `Hit.rank` has it."""
+
+    method: str
+    complete: bool
+
+    @property
+    def numbers(self) -> list[int]:
+        """Without their ranks."""
+        return [number for number, _ in self.ranked]
+
+
 class SearchIndex:
     """The texts of one open catalog, ready to be searched; made where they are not kept already."""
 
@@ -82,6 +101,11 @@ class SearchIndex:
         """Whether the texts' vectors were made."""
         return read_vectors(self._vector_path(embedder), (self.n_texts, embedder.d_vector)) is not None
 
+    @property
+    def vectors(self) -> NDArray[np.float16] | None:
+        """Of the texts' meaning, by their numbers; None: they are searched by words only."""
+        return None if self._meaning is None else self._meaning.vectors
+
     def close(self) -> None:
         """Close the files."""
         if self._words is not None:
@@ -109,9 +133,24 @@ class SearchIndex:
         """
         if limit < 1:
             raise ConfigError(f"a limit is at least 1, not {limit}")
-        terms = parse_terms(text)
+        parse_terms(text)
         tags = taxonomy().tags_of(domain) if domain is not None else ()
         allowed = matching_texts(self._db, tags, min_score) if tags or min_score is not None else None
+        ranked = self.ranked(text, limit=limit, allowed=allowed)
+        return SearchResult(self._hits(list(ranked.ranked)), ranked.method, ranked.complete)
+
+    def ranked(self, text: str, *, limit: int, allowed: NDArray[np.bool_] | None = None) -> RankedTexts:
+        """Numbers of the texts that match `text`, best first.
+
+        Args:
+            text: Words.
+            limit: At most so many.
+            allowed: Whether each text may be found; all may where None.
+
+        Raises:
+            ConfigError: no words.
+        """
+        terms = parse_terms(text)
         # Deeper than the answer where both are asked: what is tenth in both belongs before what is first in one.
         depth = limit if self._words is None or self._meaning is None else limit + 100
         # At the same time: both spend theirs outside Python. SQLite stays in the thread that opened it.
@@ -121,7 +160,7 @@ class SearchIndex:
         rankings = [matches.ranked] * (self._words is not None) + ([near.result()] if near else [])
         ranked = fuse(rankings) if len(rankings) > 1 else rankings[0]
         common = f"; too common to count: {', '.join(matches.left_out)}" if matches.left_out else ""
-        return SearchResult(self._hits(ranked[:limit]), f"{self.method}{common}", matches.complete)
+        return RankedTexts(tuple(ranked[:limit]), f"{self.method}{common}", matches.complete)
 
     def _vector_path(self, embedder: Embedder) -> Path:
         return self._folder / f"{self._digest}.{embedder.name}.npy"

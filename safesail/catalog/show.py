@@ -199,7 +199,7 @@ def show_feature(db: Db, feature: FeatureId, *, n_windows: int = 5) -> ShownFeat
 
 def read_windows(db: Db, feature: FeatureId, limit: int) -> tuple[ShownWindow, ...]:
     """The feature's strongest windows, strongest first, each character whole."""
-    return tuple(_window(*cells) for cells in exemplar_rows(db, feature, limit))
+    return tuple(_window(*cells) for cells in exemplar_rows(db, feature, limit)) if limit else ()
 
 
 def _window(

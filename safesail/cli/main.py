@@ -19,6 +19,7 @@ from safesail.cli.public import catalog
 from safesail.cli.selecting import select_sae
 from safesail.cli.terminal import guard_streams
 from safesail.cli.training import train_sae
+from safesail.cli.viewing import view
 from safesail.errors import SafeSailError
 from safesail.version import __version__
 
@@ -54,7 +55,7 @@ def cli() -> None:
 
 
 for _command in (
-    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, diagnose,
+    models, fetch, train_sae, concepts, select_sae, harvest, explain, score, ledger, cache, catalog, view, diagnose,
     intervene, run, migrate, doctor,
 ):  # fmt: skip
     cli.add_command(_command)

@@ -39,14 +39,7 @@ class CallTable:
 
     def lookup(self, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
         """A good answer given before, in any run; or else, where `bad` ones are asked for, the newest bad one."""
-        row = one(
-            self._db,
-            "SELECT answer, finish, input_tokens, output_tokens, usage_source FROM llm_calls"
-            " WHERE cache_key = ? AND (status = 'ok' OR (? AND status = 'failed' AND answer IS NOT NULL))"
-            " ORDER BY status = 'ok' DESC, CASE WHEN status = 'ok' THEN call_id ELSE -call_id END LIMIT 1",
-            [cache_key, bad],
-        )
-        return None if row is None else LLMAnswer(*row)
+        return find_answer(self._db, cache_key, bad=bad)
 
     def discard(self, cache_key: str, error: str) -> None:
         """Good answers to this question are none, for the reason `error`: they are not given again."""
@@ -95,6 +88,18 @@ class CallTable:
             [self._run_id],
         )
         return [Spent(row[0], row[1], int(row[2]), row[3], int(row[4])) for row in spent]
+
+
+def find_answer(db: Db, cache_key: str, *, bad: bool = False) -> LLMAnswer | None:
+    """A good answer that the store holds; or else, where `bad` ones are asked for, the newest bad one."""
+    row = one(
+        db,
+        "SELECT answer, finish, input_tokens, output_tokens, usage_source FROM llm_calls"
+        " WHERE cache_key = ? AND (status = 'ok' OR (? AND status = 'failed' AND answer IS NOT NULL))"
+        " ORDER BY status = 'ok' DESC, CASE WHEN status = 'ok' THEN call_id ELSE -call_id END LIMIT 1",
+        [cache_key, bad],
+    )
+    return None if row is None else LLMAnswer(*row)
 
 
 _TOKENS = "CAST(coalesce(input_tokens, reserved) AS HUGEINT) + coalesce(output_tokens, 0)"

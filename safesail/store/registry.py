@@ -110,3 +110,23 @@ def finish_run(db: Db, run_id: str) -> None:
 def utc_now() -> datetime:
     """The time in UTC, without a zone, as the store's TIMESTAMP columns hold it."""
     return datetime.now(UTC).replace(tzinfo=None)
+
+
+def run_settings(db: Db, run_id: str) -> str | None:
+    """The settings of a run as JSON; None: the store does not know it."""
+    row = one(db, "SELECT settings FROM runs WHERE run_id = ?", [run_id])
+    return None if row is None else str(row[0])
+
+
+def all_runs(db: Db) -> list[dict[str, Any]]:
+    """Runs by column, oldest first: run_id, stage, version, started, seconds (None: unfinished), budget.
+
+    `budget` is the limit that the run was given, where its settings say it; else None.
+    """
+    names = ("run_id", "stage", "version", "started", "seconds", "budget")
+    selected = rows(
+        db,
+        "SELECT run_id, stage, version, strftime(started_at, '%Y-%m-%d %H:%M'), seconds, settings ->> '$.budget'"
+        " FROM runs ORDER BY started_at, run_id",
+    )
+    return [dict(zip(names, row, strict=True)) for row in selected]

@@ -360,3 +360,18 @@ def near_features(db: Db, sae_id: str, cosine: float) -> list[tuple[int, int]]:
         [sae_id, cosine],
     )
     return [(int(a), int(b)) for a, b in result]
+
+
+def scope_scores(
+    db: Db, selection_ids: Sequence[str], scope: str, measure: str
+) -> list[tuple[str, str, float | None, float | None, float | None, float | None]]:
+    """selection_id, concept or domain, value, null, low, high: one figure of several selections."""
+    return [
+        (str(row[0]), str(row[1]), *row[2:])
+        for row in rows(
+            db,
+            "SELECT selection_id, scope_id, value, null_value, low, high FROM sae_scores"
+            " WHERE list_contains(?, selection_id) AND scope = ? AND measure = ? ORDER BY scope_id, selection_id",
+            [list(selection_ids), scope, measure],
+        )
+    ]

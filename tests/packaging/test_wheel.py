@@ -33,6 +33,8 @@ def test_wheel_carries_prompts_pipelines_and_data(wheel: Path) -> None:
         "prompts/explain/v1.j2",
     ):
         assert f"safesail/_bundled/{needed}" in names
+    for needed in ("templates/layout.html", "static/view.css", "static/map.js"):
+        assert f"safesail/view/{needed}" in names
     assert [n for n in names if n.endswith("sae_weights.safetensors")]
     assert not [n for n in names if n.startswith("tests/") or ".duckdb" in n or "/runs/" in n]
 
@@ -81,3 +83,5 @@ def test_installed_wheel_runs_outside_the_checkout(wheel: Path, tmp_path: Path) 
     )
     assert '"index": 7' in found
     assert '"density": 0.25' in found
+    assert "4 pages" in safesail("view", "--quiet", "--store", "made.duckdb", "--export", "pages")
+    assert (store.parent / "pages" / "static" / "view.css").is_file()
