@@ -29,11 +29,14 @@ def test_stand_in_features_have_windows_of_every_kind() -> None:
 
 
 def test_the_cost_follows_the_settings_of_explaining_and_scoring() -> None:
-    usual = usual_cost(TEXTS, 20, chat(), AutointerpConfig())
-    unlined = usual_cost(TEXTS, 20, chat(), AutointerpConfig(chance_every=0))
+    segments = {"scoring": {"method": "segment"}}
+    usual = usual_cost(TEXTS, 20, chat(), AutointerpConfig.read(segments, "test"))
+    unlined = usual_cost(TEXTS, 20, chat(), AutointerpConfig.read({**segments, "chance_every": 0}, "test"))
     assert unlined.cost.tokens < usual.cost.tokens
     assert unlined.cost.calls == 2 * unlined.n_features  # 20 windows go into one call
     assert usual.of(2 * usual.n_features).tokens == pytest.approx(2 * usual.cost.tokens)
+    pooled = usual_cost(TEXTS, 20, chat(), AutointerpConfig())
+    assert pooled.cost.tokens < usual.cost.tokens
 
 
 def test_an_endpoint_is_priced_without_a_key_and_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

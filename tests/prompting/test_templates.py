@@ -27,6 +27,12 @@ PAIRS: dict[str, Any] = {
 }  # fmt: skip
 
 CASES: dict[str, dict[str, Any]] = {
+    "simulate/intruder_v1": {
+        "groups": [
+            [("A", "The <<cat>> sat."), ("B", "A <<cat>> ran.")],
+            [("A", "<<Dogs>> bark."), ("B", "No <<dog>>.")],
+        ]
+    },
     "concepts/generate_v1": PAIRS | {"worn": [], "kept": []},
     "concepts/generate_v1 again": PAIRS | {"worn": ["bribe", "paid"], "kept": ["The clerk took gifts."]},
     "explain/v1": EXPLAIN | {"tags": ["weapons", "insult"]},
