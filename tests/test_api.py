@@ -1,5 +1,6 @@
 """`import safesail`: instant, with a pinned list of names, and a notebook's few lines on real models and stores."""
 
+import asyncio
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 import safesail
+from safesail.autointerp.report import RunReport
 from safesail.catalog.api import Catalog
 from safesail.errors import ConfigError, FingerprintError
 from safesail.store.connection import open_writer
@@ -143,7 +145,11 @@ def test_stages_as_functions(made: Made, tmp_path: Path) -> None:
     shutil.copy(made.out / "safesail.duckdb", store)
     explained = safesail.explain(store, budget="1M", n_features=3)
     assert explained.explained
-    scored = safesail.score(store, budget="1M", n_features=2, scoring={"method": "detection"})
+
+    async def cell() -> RunReport:  # a notebook runs its cells inside a loop
+        return safesail.score(store, budget="1M", n_features=2, scoring={"method": "detection"})
+
+    scored = asyncio.run(cell())
     assert len(scored.scored) + len(scored.undefined) == 2
     built = safesail.release(store, tmp_path / "release", name="mine")
     assert built.name == "mine"

@@ -1,6 +1,5 @@
 """What a run would cost and bring, without asking anybody."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from safesail.autointerp.simulator import STAGE as SIMULATE
 from safesail.store.calls import usage_so_far
 from safesail.store.connection import Db
 from safesail.store.explanations import read_scores
+from safesail.waiting import wait_for
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def forecast(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig) -
         PricingClient(db, models[1], prices, None),
     )
     walk = make_walk(db, ChatPair(explainer, simulator, budget), settings, None)
-    asyncio.run(walk.run(plan, quiet=True))
+    wait_for(walk.run(plan, quiet=True))
     costs = [explainer.expected[feature] + simulator.expected[feature] for feature in plan.features]
     finished, spent = 0, Cost()
     for cost in costs:

@@ -1,6 +1,5 @@
 """What a simulator said of a feature's windows, read again from the answers that the store keeps. Asks nobody."""
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from safesail.store.calls import find_answer
 from safesail.store.connection import Db
 from safesail.store.explanations import read_explanations
 from safesail.store.registry import run_settings
+from safesail.waiting import wait_for
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Replays:
             NotFoundError: the store does not hold it any more, and why.
         """
         try:
-            return asyncio.run(self._simulation(key))
+            return wait_for(self._simulation(key))
         except* SafeSailError as group:
             first = group.exceptions[0]
             raise NotFoundError(str(first)) from group

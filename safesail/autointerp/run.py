@@ -1,6 +1,5 @@
 """`explain` and `score` on a store: the entry points of command line and pipelines."""
 
-import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from safesail.store.connection import Db, open_reader, open_writer
 from safesail.store.explanations import authors_of, explained_features, read_explanation, record_all_tags
 from safesail.store.intruders import IntruderScore
 from safesail.store.registry import finish_run, start_run
+from safesail.waiting import wait_for
 
 
 def explain_store(
@@ -102,7 +102,7 @@ def calibrate_store(
         calibrator = Calibrator(db, client, settings, alone, sae_id, run_id)
         explanations = [read_explanation(db, f, choice.authors) for f in features]
         try:
-            calibration = asyncio.run(calibrator.run(explanations, quiet=quiet))
+            calibration = wait_for(calibrator.run(explanations, quiet=quiet))
         except* SafeSailError as group:
             raise group.exceptions[0] from group
         finish_run(db, run_id)
@@ -135,7 +135,7 @@ def detect_intruders(
             for start in tqdm(range(0, len(features), size), desc="intruders", unit="batch", disable=quiet):
                 if test.stopped_by is None:
                     batch = features[start : start + size]
-                    asyncio.run(test.test(batch, decide=False))
+                    wait_for(test.test(batch, decide=False))
                     scores += test.scores(batch)
         except* SafeSailError as group:
             raise group.exceptions[0] from group
@@ -235,7 +235,7 @@ def run_plan(db: Db, plan: Plan, chat: ChatSettings, config: AutointerpConfig, *
     clients = chat.open(db, run_id)
     walk = make_walk(db, clients, settings, origin)
     try:
-        report = asyncio.run(walk.run(plan, quiet=quiet))
+        report = wait_for(walk.run(plan, quiet=quiet))
     except* SafeSailError as group:
         raise group.exceptions[0] from group  # the first one says why; the others followed from it
     report.run_id = run_id

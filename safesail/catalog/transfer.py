@@ -12,6 +12,7 @@ import httpx2
 
 from safesail.errors import ConfigError, DataError, NotFoundError
 from safesail.version import __version__
+from safesail.waiting import wait_for
 
 MAX_REDIRECTS = 5
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -219,6 +220,6 @@ def run_to_end(task: Coroutine[Any, Any, _Result]) -> _Result:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(task)
+        return wait_for(task)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, task).result()

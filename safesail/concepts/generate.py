@@ -1,6 +1,5 @@
 """`concepts generate`: a chat model writes a concept's pairs, under a budget, and a concept file comes out."""
 
-import asyncio
 import math
 import re
 from collections import Counter
@@ -26,6 +25,7 @@ from safesail.store.calls import CallTable
 from safesail.store.connection import Db, open_writer
 from safesail.store.registry import finish_run, start_run
 from safesail.version import __version__
+from safesail.waiting import wait_for
 
 STAGE = "concepts"
 LANGUAGES = {"en": "English", "zh": "Chinese (简体中文)"}
@@ -162,7 +162,7 @@ def generate_concept(
         client = options.client(db, run_id)
         with tqdm(total=draft.n, desc="pairs", unit="pair", disable=quiet) as bar:
             writing = _write(draft, client, str(options.model), template, config, bar)
-            ended, calls = asyncio.run(writing)
+            ended, calls = wait_for(writing)
         finish_run(db, run_id)
     author = (
         f"{options.model} @ {client.endpoint}, prompt {STAGE}/{config.template} {template.prompt_hash[:12]}"
