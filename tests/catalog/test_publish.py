@@ -109,10 +109,8 @@ def test_pushed_got_back_verified_loaded_and_used(stored: Path, sae: Path, tmp_p
     imported = safesail.load(
         str(tmp_path / "tiny"), [str(theirs / "saes")], catalog=tmp_path / "them.duckdb", device="cpu"
     )
-    diagnosis = imported.diagnose("he and she")
-    assert "Recipes for apple pie" in set(diagnosis.fired["explanation"])
-    assert diagnosis.fired["share_higher"].isna().to_numpy().all()  # nobody harvested there
-    assert diagnosis.unexplained[0].n_features == diagnosis.fired["feature"].nunique()
+    diagnosed = imported.diagnose("he and she").fired
+    assert "Recipes for apple pie" in set(diagnosed["explanation"])
 
 
 def test_a_public_set_is_not_taken_for_a_private_one_and_old_tables_go(stored: Path, tmp_path: Path) -> None:
