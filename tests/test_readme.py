@@ -56,7 +56,7 @@ def commands() -> list[str]:
 def differs(line: str, true: str) -> bool:
     """Whether a line of README is not the true line, numbers compared to two figures or .02."""
     parts = [re.split(f"({NUMBER.pattern})", part) for part in line.split("…")]
-    pattern = ".*".join(
+    pattern = ".*?".join(
         "".join(f"({NUMBER.pattern})" if i % 2 else re.escape(p) for i, p in enumerate(part))
         for part in parts
     )
@@ -88,6 +88,7 @@ def first_difference(told: str, true: str) -> str | None:
 def test_lines_are_compared_as_said() -> None:
     assert first_difference("a 0.770\n…\nz\n", "a 0.77\nb\nc\nz\n") is None
     assert first_difference("sha … 95 rows", "sha 9af3 95 rows") is None
+    assert first_difference("a … 95  …  no", "a 2026-12-01 95 0.31 no") is None
     assert first_difference("a 0.70\n", "a 0.77\n") is not None
     assert first_difference("a\n", "a\nb\n") == "README ends before: b"
     assert first_difference("a\nb\n", "a\n") == "README: b\ntrue:   (nothing more)"
