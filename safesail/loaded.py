@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from safesail.domain.pieces import joined_text
 from safesail.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class LoadedModel:
 
         Args:
             prompt: The text.
-            settings: Of `safesail.diagnose.config.DiagnoseConfig`: chat, generate.
+            settings: Of `safesail.diagnose.config.DiagnoseConfig`: chat, generate, target.
 
         Returns:
-            `.fired` (a DataFrame), `.strongest()`, `.unexplained`, `.answer`, `.tokens`.
+            `.fired` (a DataFrame), `.strongest()`, `.unexplained`, `.answer`, `.path`, `.tokens`.
 
         Raises:
             ConfigError: no token, more than the model takes, or a wrong setting.
@@ -143,7 +144,7 @@ class LoadedModel:
         (new,) = self.subject.generate(
             [ids], max_tokens=max_tokens, interventions=edits, temperature=temperature, seed=seed
         )
-        return "".join(self.subject.token_strings(new))
+        return joined_text(self.subject.token_strings(new))
 
     def attribute(self, prompt: str, target: str) -> pd.DataFrame:
         """Which features a prediction rests on: gradient x activation, in one backward pass.

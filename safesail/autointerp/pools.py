@@ -179,19 +179,20 @@ class Gathered:
 
     @property
     def simulation(self) -> Simulation:
-        """As of a feature that was asked about alone."""
+        """As of a feature that was asked about alone; the order in which answers came leaves no trace."""
         windows = tuple(
             Simulated(
-                units, predicted[0] if len(predicted) == 1 else tuple(np.mean(predicted, axis=0).tolist())
+                units,
+                predicted[0] if len(predicted) == 1 else tuple(np.mean(sorted(predicted), axis=0).tolist()),
             )
-            for units, predicted in self.said.values()
+            for _, (units, predicted) in sorted(self.said.items(), key=lambda item: item[0])
         )
         return Simulation(windows, tuple(self.failures), self.n_failed, round(self.tokens))
 
     @property
     def chance(self) -> float | None:
         """Correlation of the others' ratings with the truth, over all of them; None where it is undefined."""
-        figure = correlation(self.by_others)
+        figure = correlation(sorted(self.by_others, key=lambda w: (w.units.texts, w.predicted)))
         return None if isinstance(figure, Undefined) else figure
 
 

@@ -118,6 +118,11 @@ def _variance(columns: SparseColumns, spread: Spread | None) -> float | Undefine
     return columns.squared_error / spread.about_mean
 
 
+def has_tags(tags: object) -> bool:
+    """Whether a cell of the column `tags` holds any; it may be missing."""
+    return isinstance(tags, list | tuple | np.ndarray) and len(tags) > 0
+
+
 def strongest(fired: pd.DataFrame, *, per_layer: int, tagged: bool) -> pd.DataFrame:
     """Features that fire strongest on the prompt and the answer, layer by layer.
 
@@ -132,7 +137,7 @@ def strongest(fired: pd.DataFrame, *, per_layer: int, tagged: bool) -> pd.DataFr
     """
     own = fired.loc[fired["role"] != "template"]
     if tagged:
-        own = own.loc[[isinstance(tags, list | tuple | np.ndarray) and len(tags) > 0 for tags in own["tags"]]]
+        own = own.loc[own["tags"].map(has_tags).astype(bool)]
     columns = ["layer", "feature", "normalised", "token", "position", "n_tokens", *_SAID]
     if own.empty:
         return pd.DataFrame({name: pd.Series(dtype=object) for name in columns})

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 
+from safesail.diagnose.firing import has_tags
 from safesail.diagnose.path import PredictionPath
 from safesail.diagnose.run import Diagnosis
 from safesail.domain.text import clean_text
@@ -35,7 +35,7 @@ def render(diagnosis: Diagnosis, model: str) -> str:
     )
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     fired = diagnosis.fired
-    is_tagged = fired["tags"].map(_has_tags).astype(bool)
+    is_tagged = fired["tags"].map(has_tags).astype(bool)
     tagged = bool(is_tagged.any())
     shown = fired.loc[is_tagged] if tagged else fired
     firing = set(shown["sae"])
@@ -57,10 +57,6 @@ def render(diagnosis: Diagnosis, model: str) -> str:
             for u in by_layer
         ],
     )  # fmt: skip
-
-
-def _has_tags(tags: Any) -> bool:
-    return isinstance(tags, list | tuple | np.ndarray) and len(tags) > 0
 
 
 COLUMN, ROW, MARGIN = 52, 100, 60
@@ -184,7 +180,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
 
 def _shown(name: str, value: Any) -> str:
     if name == "tags":
-        return clean_text(", ".join(value)) if _has_tags(value) else "-"
+        return clean_text(", ".join(value)) if has_tags(value) else "-"
     if value is None or pd.isna(value):
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else clean_text(str(value)).replace("\n", "⏎")

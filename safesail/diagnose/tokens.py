@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safesail.domain.pieces import piece_bytes
+from safesail.domain.pieces import joined_text, piece_bytes
 from safesail.errors import ConfigError
 from safesail.subject.chat import round_text
 from safesail.subject.protocol import Subject
@@ -68,7 +68,7 @@ def with_answer(subject: Subject, tokens: Tokens, answer: Sequence[int]) -> Toke
 def answer_text(tokens: Tokens) -> str:
     """What the model answered."""
     own = [s for s, role in zip(tokens.strings, tokens.roles, strict=True) if role == "answer"]
-    return b"".join(map(piece_bytes, own)).decode("utf-8", "replace")
+    return joined_text(own)
 
 
 def spans_of(strings: Sequence[str]) -> list[Span]:

@@ -45,6 +45,11 @@ def has_pieces(tokens: Sequence[str]) -> bool:
     return any("\\x" in token or token == _UNKNOWN for token in tokens)
 
 
+def joined_text(tokens: Sequence[str]) -> str:
+    r"""The text that tokens make, their pieces of characters spelled `\xe4`; what is no character becomes U+FFFD."""
+    return b"".join(map(piece_bytes, tokens)).decode("utf-8", "replace")
+
+
 def join_pieces(
     tokens: Sequence[str], activations: Sequence[float]
 ) -> tuple[tuple[str, ...], tuple[float, ...]]:

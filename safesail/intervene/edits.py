@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from safesail.domain.ids import FeatureId
+from safesail.domain.pieces import joined_text
 from safesail.errors import ConfigError, meant
 from safesail.sae.edit import Change, ablate, add, clamp, edit_features, scale, where_active
 from safesail.sae.protocol import SAE
@@ -132,7 +133,7 @@ def continuations(
         (new,) = subject.generate(
             [ids], max_tokens=max_tokens, interventions=interventions, temperature=temperature, seed=seed
         )
-        return Continuation("".join(subject.token_strings(new)), _perplexity(subject, ids, new))
+        return Continuation(joined_text(subject.token_strings(new)), _perplexity(subject, ids, new))
 
     return continued(()), continued(edits)
 

@@ -1,7 +1,7 @@
 """Who shares a prompt, which windows it shows, and what a round of it says."""
 
 import asyncio
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from safesail.autointerp.pools import (
     cut_silent,
     draw_groups,
 )
+from safesail.autointerp.units import Simulation
 from safesail.domain.ids import FeatureId
 from safesail.domain.records import Window
 from safesail.errors import UnparsableAnswerError
@@ -145,6 +146,23 @@ def test_a_window_that_comes_twice_counts_once_by_its_mean() -> None:
         gathered.add(A, Round([BOMB], {A: [(rating, 0.0)]}), CONFIG, ())
     (window,) = gathered.simulation.windows
     assert window.predicted == (6.0, 0.0)
+
+
+def test_the_order_in_which_answers_come_leaves_no_trace() -> None:
+    rounds = [
+        Round([BOMB, CHOIR], {A: [(8.0, 0.0), (1.0, 0.0)], B: [(0.0, 2.0), (8.0, 0.0)]}),
+        Round([SOUP, BOMB], {A: [(0.0, 3.0), (0.1, 0.2)], B: [(1.0, 0.0), (0.0, 0.0)]}),
+        Round([BOMB], {A: [(0.3, 0.7)], B: [(0.0, 0.0)]}),
+    ]
+    found: list[tuple[Simulation, float | None]] = []
+    for ordered in permutations(rounds):
+        gathered = Gathered()
+        for said in ordered:
+            gathered.add(A, said, CONFIG, ())
+        found.append((gathered.simulation, gathered.chance))
+    assert len(found[0][0].windows) == 3
+    # A fresh run has its answers one round after the other, the next one all at once: intervals draw windows by number.
+    assert all(figures == found[0] for figures in found)
 
 
 def test_a_bad_answer_is_an_error_with_its_bill(db: Db) -> None:

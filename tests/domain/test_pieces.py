@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safesail.domain.pieces import join_pieces, spell_byte_level, spell_tokens
+from safesail.domain.pieces import join_pieces, joined_text, spell_byte_level, spell_tokens
 
 CASES: dict[str, tuple[list[str], list[float], list[str], list[float]]] = {
     "whole ones stay": (["a", " b", "了"], [0, 2, 1], ["a", " b", "了"], [0, 2, 1]),
@@ -73,3 +73,8 @@ def test_tokens_in_the_byte_alphabet_are_spelled_as_text() -> None:
     assert spell_tokens(["café", " au"]) == ["café", " au"]
     assert spell_tokens(["▁the", "cat"]) == [" the", "cat"]
     assert spell_byte_level("中") == "中", "no name of bytes"
+
+
+def test_tokens_make_their_text_whatever_they_are_cut_into() -> None:
+    assert joined_text(["say ", "\\xe4\\xbd", "\\xa0", "!"]) == "say 你!"
+    assert joined_text(["\\xe4\\xbd", "a"]) == "\ufffda"
